@@ -16,7 +16,13 @@ pub use frame::{DownBody, DownFrame, UpBody, UpFrame};
 
 /// The messages of `proto/gatesvr.proto`, generated; with the feature `grpc` also the stubs of its services.
 #[allow(missing_docs, unreachable_pub, reason = "generated; the documentation is in the schema")]
-#[allow(clippy::all, clippy::too_many_lines, clippy::unwrap_used, reason = "generated")]
+#[allow(
+    clippy::all,
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    clippy::allow_attributes_without_reason,
+    reason = "generated"
+)]
 pub mod wire {
     include!(concat!(env!("OUT_DIR"), "/gatesvr.proto.rs"));
 }

@@ -1,0 +1,57 @@
+# Sourced by ./test: the Rust tests, by cargo-nextest where it is installed, else by cargo test.
+
+# rust_components: rustfmt and clippy belong to the toolchain, but a minimal rustup profile leaves them out.
+rust_components() {
+  if ! command -v cargo >/dev/null; then
+    echo "cargo is missing: install Rust 1.95 or later (https://rustup.rs) and run ./test again" >&2
+    exit 1
+  fi
+  if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
+    rustup component add rustfmt clippy
+  fi
+}
+
+rust_tests() {
+  say "Rust tests"
+  if cargo nextest --version >/dev/null 2>&1; then
+    rust_tests_by_nextest
+    rust_tests_by_cargo --doc
+  else
+    rust_tests_by_cargo
+  fi
+}
+
+# The counts come from the JUnit file that .config/nextest.toml asks for, so the terminal keeps nextest's own display.
+rust_tests_by_nextest() {
+  # nextest's own directory lies in the workspace, whatever the target directory is.
+  local report=$PWD/target/nextest/default/junit.xml status line total bad
+  rm -f "$report"
+  cargo nextest run "${locked[@]}" --workspace --no-fail-fast --no-tests=pass "${filters[@]}" </dev/null
+  status=$?
+  line=$(grep -m 1 -o '<testsuites [^>]*>' "$report" 2>/dev/null)
+  total=$(attribute tests "$line")
+  bad=$(($(attribute failures "$line") + $(attribute errors "$line")))
+  count $((total - bad)) "$bad" "$status" "cargo nextest"
+}
+
+# attribute NAME ELEMENT: the number in NAME="..." of an XML element, 0 if there is none.
+attribute() {
+  local number
+  number=$(grep -o " $1=\"[0-9]*\"" <<<"$2" | tr -dc 0-9)
+  echo "${number:-0}"
+}
+
+# libtest has no time limit of its own, so the whole run has one: a test that hangs must fail, not stall CI.
+rust_tests_by_cargo() {
+  local log=$tools/cargo-test.log status
+  timeout --foreground 1500 cargo test "${locked[@]}" --workspace --no-fail-fast "$@" -- "${filters[@]}" \
+    </dev/null >"$log" 2>&1
+  status=$?
+  [ "$status" -eq 0 ] || cat "$log" >&2
+  count "$(sum_of passed "$log")" "$(sum_of failed "$log")" "$status" "cargo test $*"
+}
+
+# sum_of WORD LOG: the sum of the numbers before WORD in libtest's result lines.
+sum_of() {
+  awk -v word="$1;" '/^test result: / { for (i = 2; i <= NF; i++) if ($i == word) n += $(i - 1) } END { print n + 0 }' "$2"
+}
