@@ -1,1 +1,4 @@
-//! placeholder
+//! The gateway.
+
+pub mod upstream;
+pub mod zone;
