@@ -19,10 +19,10 @@ pub enum Advice {
 }
 
 macro_rules! codes {
-    ($(#[$doc:meta])* $name:ident: $($(#[$line:meta])* $variant:ident = $number:literal, $text:literal;)+) => {
+    ($(#[$doc:meta])* $name:ident: $($(#[doc = $line:literal])+ $variant:ident = $number:literal, $text:literal;)+) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$line])* $variant,)+ }
+        pub enum $name { $($(#[doc = $line])+ $variant,)+ }
 
         impl $name {
             /// Every code of the table, in its order.
@@ -36,6 +36,11 @@ macro_rules! codes {
             /// The name on the wire and in the documentation.
             pub const fn name(self) -> &'static str {
                 match self { $($name::$variant => $text,)+ }
+            }
+
+            /// What it means, in one line of the documentation.
+            pub fn meaning(self) -> &'static str {
+                match self { $($name::$variant => concat!($($line),+).trim(),)+ }
             }
         }
 

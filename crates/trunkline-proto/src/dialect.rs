@@ -38,9 +38,16 @@ impl Dialect {
 
     /// Writes a client's frame.
     pub fn encode_up(self, frame: &UpFrame) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.encode_up_into(frame, &mut out);
+        out
+    }
+
+    /// Writes a client's frame after what `out` already holds, such as a length to be filled in.
+    pub fn encode_up_into(self, frame: &UpFrame, out: &mut Vec<u8>) {
         match self {
-            Dialect::Protobuf => protobuf::encode_up(frame),
-            Dialect::Json => json::encode_up(frame),
+            Dialect::Protobuf => protobuf::encode_up(frame, out),
+            Dialect::Json => json::encode_up(frame, out),
         }
     }
 
@@ -54,9 +61,16 @@ impl Dialect {
 
     /// Writes a gateway's frame.
     pub fn encode_down(self, frame: &DownFrame) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.encode_down_into(frame, &mut out);
+        out
+    }
+
+    /// Writes a gateway's frame after what `out` already holds, such as a length to be filled in.
+    pub fn encode_down_into(self, frame: &DownFrame, out: &mut Vec<u8>) {
         match self {
-            Dialect::Protobuf => protobuf::encode_down(frame),
-            Dialect::Json => json::encode_down(frame),
+            Dialect::Protobuf => protobuf::encode_down(frame, out),
+            Dialect::Json => json::encode_down(frame, out),
         }
     }
 }

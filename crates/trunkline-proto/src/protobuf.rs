@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use prost::Message;
+use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
 
 use crate::dialect::DecodeError;
 use crate::frame::{DownBody, DownFrame, UpBody, UpFrame};
@@ -30,7 +31,7 @@ pub(crate) fn decode_up(frame: &Bytes) -> Result<UpFrame, DecodeError> {
     Ok(UpFrame { msg_id: request.msg_id, seq_id: request.seq_id, headers: request.headers, body })
 }
 
-pub(crate) fn encode_up(frame: &UpFrame) -> Vec<u8> {
+pub(crate) fn encode_up(frame: &UpFrame, out: &mut Vec<u8>) {
     let (r#type, payload) = match &frame.body {
         UpBody::Start(m) => (RequestType::RequestStart as i32, m.encode_to_vec()),
         UpBody::Stop(m) => (RequestType::RequestStop as i32, m.encode_to_vec()),
@@ -45,15 +46,15 @@ pub(crate) fn encode_up(frame: &UpFrame) -> Vec<u8> {
         UpBody::Refresh(m) => (RequestType::RequestRefresh as i32, m.encode_to_vec()),
         UpBody::Unknown(name) => (name.parse().unwrap_or_default(), Vec::new()),
     };
-    ClientRequest {
+    let request = ClientRequest {
         msg_id: frame.msg_id,
         seq_id: frame.seq_id,
         r#type,
         payload: payload.into(),
         headers: frame.headers.clone(),
         openid: String::new(),
-    }
-    .encode_to_vec()
+    };
+    write(&request, out);
 }
 
 pub(crate) fn decode_down(frame: &Bytes) -> Result<DownFrame, DecodeError> {
@@ -61,8 +62,8 @@ pub(crate) fn decode_down(frame: &Bytes) -> Result<DownFrame, DecodeError> {
     down_from_wire(push, MAX_GROUP_DEPTH)
 }
 
-pub(crate) fn encode_down(frame: &DownFrame) -> Vec<u8> {
-    down_to_wire(frame).encode_to_vec()
+pub(crate) fn encode_down(frame: &DownFrame, out: &mut Vec<u8>) {
+    write(&down_to_wire(frame), out);
 }
 
 fn down_from_wire(push: ServerPush, depth: u32) -> Result<DownFrame, DecodeError> {
@@ -123,7 +124,8 @@ fn down_to_wire(frame: &DownFrame) -> ServerPush {
     }
 }
 
-/// The second layout of StartRequest, which the seed's own binaries speak.
+/// The second layout of StartRequest, which the seed's own binaries speak. Our extensions (fields 16 and up) are
+/// the same in both.
 #[derive(Clone, PartialEq, prost::Message)]
 struct LegacyStart {
     #[prost(string, tag = "1")]
@@ -137,35 +139,44 @@ struct LegacyStart {
 }
 
 fn decode_start(payload: Bytes) -> Result<wire::StartRequest, DecodeError> {
-    if !is_legacy_start(&payload)? {
-        return decode(payload);
-    }
+    let Some(extensions) = legacy_extensions(&payload)? else { return decode(payload) };
     let legacy: LegacyStart = decode(payload)?;
+    let start: wire::StartRequest = decode(extensions.into())?;
+    let device_id = if start.device_id.is_empty() { legacy.client_id } else { start.device_id };
     Ok(wire::StartRequest {
         openid: legacy.openid,
         auth_token: legacy.auth_token,
         last_acked_seq_id: legacy.last_acked_seq_id,
-        device_id: legacy.client_id,
-        ..wire::StartRequest::default()
+        device_id,
+        ..start
     })
 }
 
-/// Field 3 as bytes, or a field 4 of any kind, says the second layout.
-fn is_legacy_start(payload: &Bytes) -> Result<bool, DecodeError> {
-    use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
+/// Field 3 as bytes, or a field 4 of any kind, says the second layout; then the fields from 16 up are returned.
+/// The tags are looked at before any decoding, because a generated decoder refuses a field of the other type.
+fn legacy_extensions(payload: &Bytes) -> Result<Option<Vec<u8>>, DecodeError> {
+    let (mut legacy, mut extensions) = (false, Vec::new());
     let mut rest = payload.clone();
     while !rest.is_empty() {
+        let field = rest.clone();
         let (tag, kind) = decode_key(&mut rest).map_err(malformed)?;
-        if tag == 4 || (tag == 3 && kind == WireType::LengthDelimited) {
-            return Ok(true);
-        }
         skip_field(kind, tag, &mut rest, DecodeContext::default()).map_err(malformed)?;
+        legacy |= tag == 4 || (tag == 3 && kind == WireType::LengthDelimited);
+        if tag >= 16 {
+            extensions.extend_from_slice(&field[..field.len() - rest.len()]);
+        }
     }
-    Ok(false)
+    Ok(legacy.then_some(extensions))
 }
 
 fn decode<M: Message + Default>(payload: Bytes) -> Result<M, DecodeError> {
     M::decode(payload).map_err(malformed)
+}
+
+fn write(message: &impl Message, out: &mut Vec<u8>) {
+    out.reserve(message.encoded_len());
+    let written = message.encode(out);
+    debug_assert!(written.is_ok(), "a vector has room for everything");
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "it is the shape that map_err calls")]
