@@ -1,0 +1,255 @@
+//! What a log's lock guards: its epoch, its head, what is kept, and who is parked.
+//!
+//! A log that nobody has published to yet is these few words and nothing else, because most channels of most
+//! sessions are silent: the window is made with the first publication.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use slab::Slab;
+
+use super::chunks::Chunks;
+use super::subscription::Unpark;
+use super::window::{Seq, Slot, Window};
+use crate::broker::{Direction, Page};
+use crate::item::Variant;
+use crate::limits::HistoryLimits;
+use crate::names::{Epoch, Offset, Position};
+
+/// Where a position is in the log.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// At the head: nothing to read.
+    Head,
+    /// Before this publication, and nothing is missing between.
+    At(Seq),
+    /// Something is missing; reading goes on from there.
+    Gap { next: Position },
+}
+
+/// The guarded part of a log.
+#[derive(Debug)]
+pub(super) struct State {
+    /// `None` until the first publication.
+    epoch: Option<Epoch>,
+    /// A position (e, 0) with this epoch or a later one, below `epoch`, is before the first publication.
+    since: Epoch,
+    /// The head that is answered until the first publication.
+    absent: Epoch,
+    head: Offset,
+    live: bool,
+    subscriptions: u32,
+    /// Rises with everything that a parked reader must see: who parked in an earlier one has been unparked.
+    pub(super) generation: u64,
+    pub(super) parked: Slab<Arc<dyn Unpark>>,
+    kept: Option<Box<Kept>>,
+}
+
+/// What a log has once something was published.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) window: Window,
+    pub(super) variants: [Chunks; Variant::COUNT],
+    pub(super) encodings: [u64; Variant::COUNT],
+}
+
+/// Those who were parked; to be unparked after the lock is released.
+#[must_use]
+pub(super) struct Woken(Slab<Arc<dyn Unpark>>);
+
+impl Woken {
+    pub(super) fn unpark(self) {
+        for (_, unpark) in &self.0 {
+            unpark.unpark();
+        }
+    }
+}
+
+impl State {
+    pub(super) fn new(since: Epoch, now: Epoch) -> Self {
+        State {
+            epoch: None,
+            since,
+            absent: now.max(since),
+            head: Offset(0),
+            live: false,
+            subscriptions: 0,
+            generation: 1,
+            parked: Slab::new(),
+            kept: None,
+        }
+    }
+
+    pub(super) fn epoch(&self) -> Option<Epoch> {
+        self.epoch
+    }
+
+    pub(super) fn head(&self) -> Offset {
+        self.head
+    }
+
+    pub(super) fn head_position(&self) -> Position {
+        Position { epoch: self.epoch.unwrap_or(self.absent), offset: self.head }
+    }
+
+    pub(super) fn subscriptions(&self) -> u32 {
+        self.subscriptions
+    }
+
+    pub(super) fn window(&self) -> Option<&Window> {
+        self.kept.as_ref().map(|kept| &kept.window)
+    }
+
+    pub(super) fn kept_mut(&mut self) -> Option<&mut Kept> {
+        self.kept.as_deref_mut()
+    }
+
+    pub(super) fn encodings(&self) -> [u64; Variant::COUNT] {
+        self.kept.as_ref().map_or([0; Variant::COUNT], |kept| kept.encodings)
+    }
+
+    /// The position before the oldest kept publication: where a reader goes on after a loss.
+    fn oldest(&self) -> Position {
+        let offset = self.window().and_then(Window::floor).unwrap_or(self.head);
+        Position { offset, ..self.head_position() }
+    }
+
+    pub(super) fn place(&self, at: Position) -> Place {
+        let before_first = at.offset == Offset(0) && at.epoch >= self.since;
+        let Some(epoch) = self.epoch else {
+            return if before_first { Place::Head } else { Place::Gap { next: self.oldest() } };
+        };
+        if at.epoch != epoch && !(before_first && at.epoch < epoch) || at.offset > self.head {
+            return Place::Gap { next: self.oldest() };
+        }
+        if at.offset == self.head {
+            return Place::Head;
+        }
+        let found = self.window().and_then(|window| {
+            let seq = window.after(at.offset)?;
+            Some((seq, window.slot(seq)?.prev))
+        });
+        match found {
+            Some((seq, prev)) if prev <= at.offset => Place::At(seq),
+            Some((_, prev)) => Place::Gap { next: Position { epoch, offset: prev } },
+            None => Place::Gap { next: self.oldest() },
+        }
+    }
+
+    /// Begins the epoch of a channel that had none.
+    pub(super) fn begin(&mut self, head: Position) {
+        self.epoch = Some(head.epoch);
+        self.head = head.offset;
+    }
+
+    /// Appends, trims, and takes out those who are parked.
+    pub(super) fn push(&mut self, slot: Slot, limits: HistoryLimits) -> Woken {
+        self.head = slot.offset;
+        let kept = self.kept.get_or_insert_with(|| {
+            Box::new(Kept {
+                window: Window::new(0, limits),
+                variants: Default::default(),
+                encodings: [0; Variant::COUNT],
+            })
+        });
+        kept.window.set_limits(limits);
+        kept.window.push(slot, self.live);
+        kept.release();
+        self.wake()
+    }
+
+    /// Everyone who is parked, to be unparked once; whoever parks from now on waits for the next.
+    fn wake(&mut self) -> Woken {
+        self.generation += 1;
+        // Those woken will mostly park again: room for as many saves growing under the lock, step by step.
+        let room = Slab::with_capacity(self.parked.len());
+        Woken(std::mem::replace(&mut self.parked, room))
+    }
+
+    pub(super) fn reset(&mut self, head: Position, since: Epoch) -> Woken {
+        self.since = since;
+        self.absent = head.epoch.max(since);
+        self.epoch = (head.offset > Offset(0)).then_some(head.epoch);
+        self.head = head.offset;
+        if let Some(kept) = &mut self.kept {
+            // Numbers go on, so that bytes which a reader is encoding now are not taken for new publications'.
+            kept.window = Window::new(kept.window.end(), HistoryLimits::NONE);
+            kept.release();
+        }
+        self.wake()
+    }
+
+    pub(super) fn expire(&mut self, uptime: Duration) {
+        let live = self.live;
+        if let Some(kept) = &mut self.kept {
+            kept.window.trim(uptime, live);
+            kept.release();
+        }
+    }
+
+    pub(super) fn keep_live(&mut self, keep: bool) {
+        self.live = keep;
+    }
+
+    pub(super) fn subscribed(&mut self) {
+        self.subscriptions += 1;
+    }
+
+    /// One subscription less. With the last, what was encoded is dropped: the next reader makes it anew.
+    pub(super) fn unsubscribed(&mut self) {
+        self.subscriptions -= 1;
+        if self.subscriptions == 0
+            && let Some(kept) = &mut self.kept
+        {
+            kept.variants = Default::default();
+        }
+    }
+
+    pub(super) fn page(&self, since: Option<Position>, limit: usize, direction: Direction) -> Page {
+        let place = since.map(|since| self.place(since));
+        let mut page = Page { position: self.head_position(), publications: Vec::new(), recovered: true };
+        let Some((window, epoch)) = self.window().zip(self.epoch) else {
+            page.recovered = !matches!(place, Some(Place::Gap { .. }));
+            return page;
+        };
+        let (first, end) = (window.history_first(), window.end());
+        let from = match place {
+            None if direction == Direction::Forward => first,
+            None | Some(Place::Head) => end,
+            Some(Place::At(seq)) => seq,
+            Some(Place::Gap { next }) => {
+                page.recovered = false;
+                window.after(next.offset).unwrap_or(end)
+            }
+        };
+        match direction {
+            Direction::Forward => {
+                page.recovered &= from >= first;
+                let range = from.max(first)..end;
+                page.publications.extend(range.take(limit).filter_map(|seq| window.entry(epoch, seq)));
+            }
+            Direction::Reverse => {
+                // `from` is the first after `since`; a reverse page is what lies strictly before `since` itself.
+                let until = match since {
+                    Some(since) if page.recovered => window
+                        .slot(from.wrapping_sub(1))
+                        .map_or(from, |slot| if slot.offset == since.offset { from - 1 } else { from }),
+                    _ => from,
+                };
+                let range = (first..until.max(first)).rev();
+                page.publications.extend(range.take(limit).filter_map(|seq| window.entry(epoch, seq)));
+            }
+        }
+        page
+    }
+}
+
+impl Kept {
+    /// Drops the bytes of what the window has dropped.
+    fn release(&mut self) {
+        let base = self.window.base();
+        for chunks in &mut self.variants {
+            chunks.release_before(base);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Waiting at a log's head without a queue, a waker list that grows, or a lost wake-up.
+//!
+//! Whether a reader is at the head and its parking are one step under the log's lock, so nothing can be published
+//! between them; and a reader is parked at most once, however often it asks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use slab::Slab;
+
+use super::state::Place;
+use super::{Cursor, Log};
+
+/// What to do when something was published after the head at which a reader parked.
+pub trait Unpark: Send + Sync {
+    /// Called once for each time of parking, from the publisher's thread, outside all locks of the log. It must not
+    /// block: it marks work, it does not do it.
+    fn unpark(&self);
+}
+
+impl std::fmt::Debug for dyn Unpark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Unpark")
+    }
+}
+
+/// A reader's place among those who can park at a log. Dropping it takes it away in O(1) and leaves nothing behind;
+/// an `unpark` that is already on its way may still come.
+#[derive(Debug)]
+pub struct Subscription {
+    log: Arc<Log>,
+    unpark: Arc<dyn Unpark>,
+    /// The generation in which it parked last, and its key there. Read and written under the log's lock only, so the
+    /// lock orders them; they are atomic so that parking needs no `&mut`.
+    generation: AtomicU64,
+    key: AtomicUsize,
+}
+
+impl Log {
+    /// Registers a reader. It counts as live until the subscription is dropped.
+    pub fn subscribe(self: &Arc<Self>, unpark: Arc<dyn Unpark>) -> Subscription {
+        self.state.lock().subscribed();
+        Subscription { log: self.clone(), unpark, generation: AtomicU64::new(0), key: AtomicUsize::new(0) }
+    }
+}
+
+impl Subscription {
+    /// The log that it reads.
+    pub fn log(&self) -> &Arc<Log> {
+        &self.log
+    }
+
+    /// Parks at the head. True: parked, the next publication unparks it once. False: there is something to read
+    /// already, so read again.
+    pub fn park(&self, cursor: &Cursor) -> bool {
+        let mut state = self.log.state.lock();
+        if state.place(cursor.position) != Place::Head {
+            return false;
+        }
+        if self.generation.load(Ordering::Relaxed) == state.generation {
+            return true;
+        }
+        let key = state.parked.insert(self.unpark.clone());
+        self.key.store(key, Ordering::Relaxed);
+        self.generation.store(state.generation, Ordering::Relaxed);
+        true
+    }
+
+    /// Takes back the last [`Subscription::park`], if nothing has unparked it yet.
+    pub fn unpark_quietly(&self) {
+        let mut state = self.log.state.lock();
+        if self.generation.swap(0, Ordering::Relaxed) == state.generation {
+            state.parked.remove(self.key.load(Ordering::Relaxed));
+            if state.parked.is_empty() {
+                // The room of those who are gone goes with them.
+                state.parked = Slab::new();
+            }
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.unpark_quietly();
+        self.log.state.lock().unsubscribed();
+    }
+}
