@@ -72,6 +72,41 @@ pub enum Code {
     ResultUnknown,
 }
 
+impl Code {
+    /// Every code, in the table's order.
+    pub const ALL: [Code; 9] = [
+        Code::BadRequest,
+        Code::Forbidden,
+        Code::NotFound,
+        Code::TooLarge,
+        Code::Internal,
+        Code::UpstreamFailed,
+        Code::Overloaded,
+        Code::UpstreamTimeout,
+        Code::ResultUnknown,
+    ];
+
+    /// The name in protocol.md section 8's table.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Code::BadRequest => "BAD_REQUEST",
+            Code::Forbidden => "FORBIDDEN",
+            Code::NotFound => "NOT_FOUND",
+            Code::TooLarge => "TOO_LARGE",
+            Code::Internal => "INTERNAL",
+            Code::UpstreamFailed => "UPSTREAM_FAILED",
+            Code::Overloaded => "OVERLOADED",
+            Code::UpstreamTimeout => "UPSTREAM_TIMEOUT",
+            Code::ResultUnknown => "RESULT_UNKNOWN",
+        }
+    }
+
+    /// The code with this name, if a service may answer it.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Code::ALL.into_iter().find(|code| code.name() == name)
+    }
+}
+
 /// A failure.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code:?}: {message}")]
