@@ -1,0 +1,280 @@
+//! The client's side of every protocol: one function, the same [`Connection`].
+//!
+//! It connects once. Retrying, racing and resuming belong to whoever calls it.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use http::HeaderMap;
+use rustls_pki_types::ServerName;
+use tokio::{
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+use web_transport_quinn as wt;
+
+use crate::{
+    ClientTls, Connection, ConnectionInfo, Endpoint, Framing, Protocol, Role, TlsError,
+    defaults::{HANDSHAKE_TIMEOUT, IDLE_TIMEOUT, MAX_FRAME},
+    quic::{self, H3, quic_connection, transport_config, web_transport_connection},
+    server_stream::Io,
+    websocket::{ClientHandshakeError, client_handshake},
+};
+
+/// How to connect.
+#[derive(Clone, Debug)]
+pub struct ConnectOptions {
+    /// What to trust; needed for `tls`, `wss`, `quic` and `wt`.
+    pub tls: Option<ClientTls>,
+    /// Application protocols to offer over `quic`, in order of preference (`wt` always offers `h3`).
+    pub alpns: Vec<String>,
+    /// For everything until the connection is there, name look-up included.
+    pub timeout: Duration,
+    /// The limit of frames from the server.
+    pub max_frame: usize,
+    /// Further headers of the WebSocket or WebTransport request, such as `Origin`.
+    pub headers: HeaderMap,
+    /// A UDP socket to share between many connections; without it each has its own.
+    pub quic_socket: Option<QuicClientSocket>,
+    /// A QUIC connection without a packet for this long is gone.
+    pub idle_timeout: Duration,
+    /// Interval of QUIC keep-alive packets; off when the frames themselves keep the connection alive.
+    pub keep_alive: Option<Duration>,
+}
+
+impl Default for ConnectOptions {
+    /// No trust, the ALPN `trunkline/1`, and the limits of [`crate::defaults`].
+    fn default() -> Self {
+        Self {
+            tls: None,
+            alpns: vec!["trunkline/1".to_owned()],
+            timeout: HANDSHAKE_TIMEOUT,
+            max_frame: MAX_FRAME,
+            headers: HeaderMap::new(),
+            quic_socket: None,
+            idle_timeout: IDLE_TIMEOUT,
+            keep_alive: None,
+        }
+    }
+}
+
+/// A UDP socket for QUIC and WebTransport clients. Clones share it.
+#[derive(Clone, Debug)]
+pub struct QuicClientSocket(quinn::Endpoint);
+
+impl QuicClientSocket {
+    /// Binds. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        quinn::Endpoint::client(address).map(Self)
+    }
+
+    /// Moves every connection to another local address, as a change of network would.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub fn rebind(&self, address: SocketAddr) -> io::Result<()> {
+        self.0.rebind(std::net::UdpSocket::bind(address)?)
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// Not within the time.
+    #[error("no connection within {0:?}")]
+    TimedOut(Duration),
+    /// The host name is unknown.
+    #[error("the host {host:?} cannot be found: {error}")]
+    Resolve {
+        /// The name.
+        host: String,
+        /// What the resolver said.
+        error: io::Error,
+    },
+    /// The link failed; for TLS also: the certificate is not trusted.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The protocol needs [`ConnectOptions::tls`], or the host is no name for a certificate.
+    #[error("TLS: {0}")]
+    Tls(String),
+    /// The server does not speak WebSocket here.
+    #[error("WebSocket: {0}")]
+    WebSocket(#[source] ClientHandshakeError),
+    /// The QUIC handshake failed.
+    #[error("QUIC: {0}")]
+    Quic(String),
+    /// The WebTransport handshake failed.
+    #[error("WebTransport: {0}")]
+    WebTransport(String),
+    /// `memory` has no address.
+    #[error("a memory connection has no address to connect to")]
+    Memory,
+}
+
+impl From<ClientHandshakeError> for ConnectError {
+    fn from(error: ClientHandshakeError) -> Self {
+        match error {
+            ClientHandshakeError::Io(error) => Self::Io(error),
+            error => Self::WebSocket(error),
+        }
+    }
+}
+
+impl From<TlsError> for ConnectError {
+    fn from(error: TlsError) -> Self {
+        Self::Tls(error.to_string())
+    }
+}
+
+/// Connects. On QUIC and WebTransport the frame stream is opened; the server sees it with the first frame.
+///
+/// # Errors
+/// No connection within the time, for one of the reasons of [`ConnectError`].
+pub async fn connect(endpoint: &Endpoint, options: &ConnectOptions) -> Result<Connection, ConnectError> {
+    let attempt = async {
+        match endpoint.protocol {
+            Protocol::Tcp | Protocol::Tls => {
+                let (io, info) = open(endpoint, options, &[]).await?;
+                Ok(io.into_connection(info, Framing::Length, options.max_frame, &[]))
+            }
+            Protocol::WebSocket | Protocol::WebSocketTls => web_socket(endpoint, options).await,
+            Protocol::Quic => raw_quic(endpoint, options).await,
+            Protocol::WebTransport => web_transport(endpoint, options).await,
+            Protocol::Memory => Err(ConnectError::Memory),
+        }
+    };
+    timeout(options.timeout, attempt).await.map_err(|_| ConnectError::TimedOut(options.timeout))?
+}
+
+async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, ConnectError> {
+    let fail = |error| ConnectError::Resolve { host: endpoint.host.clone(), error };
+    let found = lookup_host((endpoint.host.as_str(), endpoint.port)).await.map_err(fail)?;
+    let found: Vec<_> = found.collect();
+    if found.is_empty() {
+        return Err(fail(io::ErrorKind::NotFound.into()));
+    }
+    Ok(found)
+}
+
+/// A TCP stream to the first address that answers, inside TLS if the protocol says so.
+async fn open(
+    endpoint: &Endpoint,
+    options: &ConnectOptions,
+    alpns: &[&str],
+) -> Result<(Io, ConnectionInfo), ConnectError> {
+    let mut failed = None;
+    let mut connected = None;
+    for address in resolve(endpoint).await? {
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                connected = Some(stream);
+                break;
+            }
+            Err(error) => failed = Some(error),
+        }
+    }
+    let Some(stream) = connected else {
+        return Err(failed.unwrap_or_else(|| io::ErrorKind::NotFound.into()).into());
+    };
+    stream.set_nodelay(true)?;
+    let mut info = ConnectionInfo::new(endpoint.protocol);
+    info.peer = stream.peer_addr().ok();
+    info.local = stream.local_addr().ok();
+    if !matches!(endpoint.protocol, Protocol::Tls | Protocol::WebSocketTls) {
+        return Ok((Io::Plain(stream), info));
+    }
+    let name = ServerName::try_from(endpoint.host.clone())
+        .map_err(|_| ConnectError::Tls(format!("{:?} is no name for a certificate", endpoint.host)))?;
+    let stream = TlsConnector::from(trust(options)?.tcp_config(alpns)).connect(name, stream).await?;
+    let io = Io::Tls(Box::new(tokio_rustls::TlsStream::Client(stream)));
+    info.alpn = io.alpn();
+    Ok((io, info))
+}
+
+async fn web_socket(endpoint: &Endpoint, options: &ConnectOptions) -> Result<Connection, ConnectError> {
+    let (mut io, mut info) = open(endpoint, options, &["http/1.1"]).await?;
+    let agreed =
+        client_handshake(&mut io, &endpoint.authority(), &endpoint.path_and_query, &options.headers).await?;
+    info.path = Some(endpoint.path_and_query.clone());
+    info.subprotocol = agreed.subprotocol;
+    let framing = Framing::WebSocket { role: Role::Client };
+    Ok(io.into_connection(info, framing, options.max_frame, &agreed.read_ahead))
+}
+
+async fn raw_quic(endpoint: &Endpoint, options: &ConnectOptions) -> Result<Connection, ConnectError> {
+    let alpns: Vec<&str> = options.alpns.iter().map(String::as_str).collect();
+    let (connection, own) = dial(endpoint, options, &alpns).await?;
+    let info = quic_info(endpoint, &connection);
+    let stream = connection.open_bi().await.map_err(|error| ConnectError::Quic(error.to_string()))?;
+    Ok(quic_connection(info, connection, stream, options.max_frame, own))
+}
+
+async fn web_transport(endpoint: &Endpoint, options: &ConnectOptions) -> Result<Connection, ConnectError> {
+    let fail = |error: &dyn std::fmt::Display| ConnectError::WebTransport(error.to_string());
+    let url = format!("https://{}{}", endpoint.authority(), endpoint.path_and_query);
+    let url = url::Url::parse(&url).map_err(|error| fail(&error))?;
+    let (connection, own) = dial(endpoint, options, &[H3]).await?;
+    let mut info = quic_info(endpoint, &connection);
+    info.path = Some(endpoint.path_and_query.clone());
+    let request = wt::proto::ConnectRequest::new(url).with_headers(options.headers.clone());
+    let session = wt::Session::connect(connection, request).await.map_err(|error| fail(&error))?;
+    let stream = session.open_bi().await.map_err(|error| fail(&error))?;
+    Ok(web_transport_connection(info, session, stream, options.max_frame, own))
+}
+
+fn quic_info(endpoint: &Endpoint, connection: &quinn::Connection) -> ConnectionInfo {
+    let mut info = ConnectionInfo::new(endpoint.protocol);
+    info.peer = Some(connection.remote_address());
+    info.alpn = quic::alpn(connection);
+    info
+}
+
+/// A QUIC connection, and its endpoint if nobody shares it.
+async fn dial(
+    endpoint: &Endpoint,
+    options: &ConnectOptions,
+    alpns: &[&str],
+) -> Result<(quinn::Connection, Option<quinn::Endpoint>), ConnectError> {
+    let fail = |error: &dyn std::fmt::Display| ConnectError::Quic(error.to_string());
+    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(trust(options)?.quic_config(alpns))
+        .map_err(|error| fail(&error))?;
+    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    let mut transport = transport_config(options.idle_timeout);
+    transport.keep_alive_interval(options.keep_alive);
+    config.transport_config(Arc::new(transport));
+    let mut failed = None;
+    for address in resolve(endpoint).await? {
+        let own = match &options.quic_socket {
+            Some(_) => None,
+            None => Some(quinn::Endpoint::client(unspecified(address))?),
+        };
+        let socket = own.as_ref().or_else(|| options.quic_socket.as_ref().map(|shared| &shared.0));
+        let Some(socket) = socket else { continue };
+        let attempt = socket.connect_with(config.clone(), address, &endpoint.host);
+        match attempt.map_err(|error| fail(&error))?.await {
+            Ok(connection) => return Ok((connection, own)),
+            Err(error) => failed = Some(error),
+        }
+    }
+    Err(failed.map_or_else(|| fail(&"no address answers"), |error| fail(&error)))
+}
+
+fn unspecified(peer: SocketAddr) -> SocketAddr {
+    match peer {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    }
+}
+
+fn trust(options: &ConnectOptions) -> Result<&ClientTls, ConnectError> {
+    options.tls.as_ref().ok_or_else(|| ConnectError::Tls("say which certificates to trust".to_owned()))
+}

@@ -1,0 +1,199 @@
+//! What a connection is made of: its description, its two halves, and what can arrive on it.
+//!
+//! A [`Connection`] is plain data: it is taken apart by its owner. Dropping the writer ends the write side,
+//! dropping every part ends the link.
+
+use std::{fmt, io, net::SocketAddr};
+
+use bytes::Bytes;
+
+use crate::{ByteWriter, FrameReader, Streams};
+
+/// One live link to a peer.
+pub struct Connection {
+    /// Who and what is on the other side.
+    pub info: ConnectionInfo,
+    /// Frames from the peer.
+    pub reader: FrameReader,
+    /// Bytes to the peer.
+    pub writer: ByteWriter,
+    /// Further streams and datagrams, where the protocol has them.
+    pub streams: Streams,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("info", &self.info).finish_non_exhaustive()
+    }
+}
+
+/// What is known of a connection when it is handed over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnectionInfo {
+    /// How the peer is connected.
+    pub protocol: Protocol,
+    /// The peer's address at the time of the handshake (a QUIC peer may move later).
+    pub peer: Option<SocketAddr>,
+    /// Our own address; for QUIC the address of the listening socket.
+    pub local: Option<SocketAddr>,
+    /// The application protocol that TLS or QUIC agreed on.
+    pub alpn: Option<String>,
+    /// The `Origin` header of a WebSocket or WebTransport request.
+    pub origin: Option<String>,
+    /// The path of a WebSocket or WebTransport request, without its query.
+    pub path: Option<String>,
+    /// The query of a WebSocket or WebTransport request, without its `?`.
+    pub query: Option<String>,
+    /// The WebSocket subprotocol that was agreed on.
+    pub subprotocol: Option<String>,
+}
+
+impl ConnectionInfo {
+    /// A description that names the protocol and nothing else.
+    #[must_use]
+    pub fn new(protocol: Protocol) -> Self {
+        Self {
+            protocol,
+            peer: None,
+            local: None,
+            alpn: None,
+            origin: None,
+            path: None,
+            query: None,
+            subprotocol: None,
+        }
+    }
+}
+
+/// The protocols that carry connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// Plain TCP.
+    Tcp,
+    /// TLS over TCP.
+    Tls,
+    /// WebSocket over plain TCP.
+    WebSocket,
+    /// WebSocket over TLS.
+    WebSocketTls,
+    /// Raw QUIC.
+    Quic,
+    /// WebTransport over HTTP/3.
+    WebTransport,
+    /// A pair within one process.
+    Memory,
+}
+
+impl Protocol {
+    /// Every protocol, in a stable order that counters can use.
+    pub const ALL: [Self; 7] = [
+        Self::Tcp,
+        Self::Tls,
+        Self::WebSocket,
+        Self::WebSocketTls,
+        Self::Quic,
+        Self::WebTransport,
+        Self::Memory,
+    ];
+
+    /// The name used in figures and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::WebSocket => "websocket",
+            Self::WebSocketTls => "websocket-tls",
+            Self::Quic => "quic",
+            Self::WebTransport => "webtransport",
+            Self::Memory => "memory",
+        }
+    }
+
+    /// Whether nobody between the two ends can read the bytes.
+    #[must_use]
+    pub fn is_encrypted(self) -> bool {
+        !matches!(self, Self::Tcp | Self::WebSocket)
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Whether a frame's payload is text. Only WebSocket knows the difference; everything else is binary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FrameKind {
+    /// Any bytes.
+    Binary,
+    /// Valid UTF-8: the reader has checked it.
+    Text,
+}
+
+/// One whole frame from the peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Binary or text.
+    pub kind: FrameKind,
+    /// The payload; it may share its memory with other frames of the same read.
+    pub bytes: Bytes,
+}
+
+/// What a [`FrameReader`] yields.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Incoming {
+    /// A frame.
+    Frame(Frame),
+    /// A WebSocket ping: the owner of the write side answers it with [`crate::Framing::pong`].
+    Ping(Bytes),
+    /// A WebSocket pong.
+    Pong(Bytes),
+    /// The peer closed with a code: a WebSocket close frame (answer it with [`crate::Framing::close`]), or
+    /// the application code of a QUIC or WebTransport connection. Nothing follows.
+    Close {
+        /// The code, absent when a WebSocket close frame has none.
+        code: Option<u16>,
+        /// The reason, often empty.
+        reason: String,
+    },
+}
+
+/// Why reading ended before the peer ended it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// A frame declares more than the limit. Nothing was allocated for it.
+    #[error("frame of {length} bytes is over the limit of {limit}")]
+    TooLarge {
+        /// The declared length; for a fragmented message the sum so far.
+        length: u64,
+        /// The limit.
+        limit: usize,
+    },
+    /// The peer broke the WebSocket protocol.
+    #[error("protocol violation ({close_code}): {reason}")]
+    Protocol {
+        /// The WebSocket code to close with: 1002, or 1007 for text that is not UTF-8.
+        close_code: u16,
+        /// What was wrong.
+        reason: &'static str,
+    },
+    /// The link failed, or ended in the middle of a frame.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl ReadError {
+    /// The WebSocket close code that says this: 1009 for a frame over the limit.
+    #[must_use]
+    pub fn close_code(&self) -> u16 {
+        match self {
+            Self::TooLarge { .. } => 1009,
+            Self::Protocol { close_code, .. } => *close_code,
+            Self::Io(_) => 1006,
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Every tuned number of the connection level, with its reason. Nothing here reads a configuration.
+
+use std::time::Duration;
+
+/// Largest payload of one frame, or of one WebSocket message over all its fragments.
+pub const MAX_FRAME: usize = 1 << 20;
+
+/// A handshake (TLS, HTTP upgrade, QUIC) that takes longer is dropped. A round trip to the far side of the
+/// world is 0.3 s and a full handshake needs at most four, so 5 s leaves room for two lost packets.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a QUIC or WebTransport peer may take to open its frame stream once the handshake is done: the
+/// same 10 s that a session has for its START.
+pub const FIRST_STREAM_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Handshakes that may be under way at once on one listener. A TLS handshake holds about 20 KB, so the cap
+/// bounds what unauthenticated peers cost at 20 MB.
+pub const MAX_HANDSHAKES: usize = 1024;
+
+/// At the cap a newcomer may replace the oldest handshake once that is this old. Real handshakes end well
+/// within it, so a storm of them waits in the kernel's backlog, while silent peers cost others at most this.
+pub const HANDSHAKE_GRACE: Duration = Duration::from_secs(1);
+
+/// Pause of an accept loop that found no descriptor or memory left: long enough not to spin, short enough to
+/// be unnoticed once some connection has ended.
+pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// Pending connections that the kernel keeps for an accept loop that is busy.
+pub const BACKLOG: u32 = 4096;
+
+/// Size of the read buffer that all connections of one thread share: the largest read that still fits the
+/// second-level cache with room to spare; sixteen TLS records of 4 KB, or four full ones.
+pub const READ_BUFFER: usize = 64 << 10;
+
+/// Above TLS and QUIC the writer copies at most this much at once: one full TLS record.
+pub const COPY: usize = 16 << 10;
+
+/// Above TLS and QUIC a connection accepts bytes only while less than this is unsent, so that a slow reader
+/// cannot hold more plaintext than the kernel's own socket buffer would.
+pub const UNSENT: usize = 64 << 10;
+
+/// The send window of a QUIC connection once it carries more than the frame stream: 1 MiB fills 80 Mbit/s
+/// at a round trip of 100 ms, which the 64 KiB of the frame stream alone would not.
+pub const STREAMS_SEND_WINDOW: u64 = 1 << 20;
+
+/// Bidirectional streams a peer may have open at once: the frame stream, 16 service streams, the CONNECT
+/// stream of WebTransport, and as many again that are just closing.
+pub const MAX_BIDI_STREAMS: u32 = 36;
+
+/// Unidirectional streams a peer may have open at once: HTTP/3 needs three (control and two QPACK streams).
+pub const MAX_UNI_STREAMS: u32 = 16;
+
+/// Receive window of one QUIC stream. A frame of 1 MiB passes in a few round trips; a peer that fills it
+/// while nobody reads costs this much and no more.
+pub const STREAM_RECEIVE_WINDOW: u32 = 256 << 10;
+
+/// Receive window of one QUIC connection, over all its streams.
+pub const RECEIVE_WINDOW: u32 = 1 << 20;
+
+/// A QUIC connection without a packet for this long is gone. The session level calls a peer silent after 2.5
+/// heartbeats of 25 s = 62.5 s; QUIC must not decide earlier.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Largest head of an HTTP upgrade, request or response: hyper's own default order, enough for cookies.
+pub const MAX_HTTP_HEAD: usize = 16 << 10;
+
+/// Largest reason of a WebSocket close frame: control frames hold 125 bytes, two of them are the code.
+pub const MAX_CLOSE_REASON: usize = 123;
+
+/// Bytes that wait in one direction of an in-memory connection, as a socket's buffer would.
+pub const MEMORY_BUFFER: usize = 64 << 10;

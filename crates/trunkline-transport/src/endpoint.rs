@@ -1,0 +1,128 @@
+//! Where a client connects to, chosen at run time by a URL.
+
+use std::{fmt, str::FromStr};
+
+use http::Uri;
+
+use crate::Protocol;
+
+/// An address with its protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// How to connect.
+    pub protocol: Protocol,
+    /// A host name or address, an IPv6 one without its brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// Path and query of the request, for WebSocket and WebTransport; begins with `/`.
+    pub path_and_query: String,
+}
+
+/// Why a URL names no endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{url:?} names no endpoint: {reason}; write tcp|tls|ws|wss|quic|wt://host:port[/path]")]
+pub struct EndpointError {
+    url: String,
+    reason: &'static str,
+}
+
+impl Endpoint {
+    /// Reads `tcp|tls|ws|wss|quic|wt://host:port/path`. The web's schemes have the web's default ports
+    /// (`ws` 80, `wss` and `wt` 443); `https` stands for `wt`.
+    ///
+    /// # Errors
+    /// The scheme is unknown, or the host or a needed port is missing.
+    pub fn from_url(url: &str) -> Result<Self, EndpointError> {
+        let fail = |reason| EndpointError { url: url.to_owned(), reason };
+        let uri: Uri = url.parse().map_err(|_| fail("it is not a URL"))?;
+        let (protocol, default_port) = match uri.scheme_str().ok_or_else(|| fail("the scheme is missing"))? {
+            "tcp" => (Protocol::Tcp, None),
+            "tls" => (Protocol::Tls, None),
+            "ws" => (Protocol::WebSocket, Some(80)),
+            "wss" => (Protocol::WebSocketTls, Some(443)),
+            "quic" => (Protocol::Quic, None),
+            "wt" | "https" => (Protocol::WebTransport, Some(443)),
+            _ => return Err(fail("the scheme is unknown")),
+        };
+        let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| fail("the host is missing"))?;
+        let port = uri.port_u16().or(default_port).ok_or_else(|| fail("the port is missing"))?;
+        let path_and_query = uri.path_and_query().map_or("/", |path| path.as_str());
+        Ok(Self {
+            protocol,
+            host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            port,
+            path_and_query: if path_and_query.is_empty() { "/" } else { path_and_query }.to_owned(),
+        })
+    }
+
+    /// `host:port`, an IPv6 address in brackets.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    fn from_str(url: &str) -> Result<Self, Self::Err> {
+        Self::from_url(url)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Tls => "tls",
+            Protocol::WebSocket => "ws",
+            Protocol::WebSocketTls => "wss",
+            Protocol::Quic => "quic",
+            Protocol::WebTransport => "wt",
+            Protocol::Memory => "memory",
+        };
+        let path = if self.path_and_query == "/" { "" } else { &self.path_and_query };
+        write!(f, "{scheme}://{}{path}", self.authority())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Endpoint;
+    use crate::Protocol;
+
+    #[test]
+    fn urls_name_protocol_host_port_and_path() {
+        let cases = [
+            ("tcp://127.0.0.1:8090", Protocol::Tcp, "127.0.0.1", 8090, "/"),
+            ("tls://example.org:1", Protocol::Tls, "example.org", 1, "/"),
+            ("ws://example.org", Protocol::WebSocket, "example.org", 80, "/"),
+            ("wss://example.org/ws?x=1", Protocol::WebSocketTls, "example.org", 443, "/ws?x=1"),
+            ("quic://[::1]:8453", Protocol::Quic, "::1", 8453, "/"),
+            ("wt://localhost:8453/a", Protocol::WebTransport, "localhost", 8453, "/a"),
+            ("https://localhost:8453/a", Protocol::WebTransport, "localhost", 8453, "/a"),
+        ];
+        for (url, protocol, host, port, path) in cases {
+            let endpoint: Endpoint = url.parse().unwrap();
+            assert_eq!(endpoint.protocol, protocol, "{url}");
+            assert_eq!((endpoint.host.as_str(), endpoint.port), (host, port), "{url}");
+            assert_eq!(endpoint.path_and_query, path, "{url}");
+            assert_eq!(Endpoint::from_url(&endpoint.to_string()).unwrap(), endpoint, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_endpoint_says_what_to_write() {
+        for url in
+            ["", "localhost:1", "tcp://localhost", "quic://h", "ftp://h:1", "tcp://:1", "tcp://h:99999", "/x"]
+        {
+            let error = Endpoint::from_url(url).unwrap_err().to_string();
+            assert!(error.contains("tcp|tls|ws|wss|quic|wt://host:port"), "{url}: {error}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! How frames are told apart on a byte stream: headers and control frames, as bytes.
+//!
+//! Pure functions of their arguments (a client's WebSocket mask aside). Nothing here reads or writes a socket.
+
+use bytes::Bytes;
+
+use crate::{FrameKind, defaults::MAX_CLOSE_REASON, websocket};
+
+/// Which side of a WebSocket connection we are. A client masks what it sends, a server does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// We accepted the connection.
+    Server,
+    /// We opened the connection.
+    Client,
+}
+
+/// The framing of a connection. Publications are encoded once per framing, so it is a cheap key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Framing {
+    /// A big-endian `u32` length, then the payload. Binary and text are not told apart.
+    Length,
+    /// One frame is one WebSocket message (RFC 6455).
+    WebSocket {
+        /// Our side of the connection.
+        role: Role,
+    },
+}
+
+impl Framing {
+    /// The longest header there is: a masked WebSocket frame with a 64-bit length.
+    pub const MAX_HEADER: usize = 14;
+
+    /// Bytes of the header of a frame with this payload.
+    #[must_use]
+    pub fn header_len(self, payload_len: usize) -> usize {
+        match self {
+            Self::Length => 4,
+            Self::WebSocket { role } => websocket::header_len(role, payload_len),
+        }
+    }
+
+    /// Appends the header of a frame whose payload follows unchanged.
+    ///
+    /// The client role writes a mask of zeros here, under which the payload is its own masked form; use
+    /// [`Framing::frame`] for a random mask. A payload over `u32::MAX` cannot be said under
+    /// [`Framing::Length`]; every limit of ours is far below, and the length would saturate.
+    pub fn write_header(self, kind: FrameKind, payload_len: usize, out: &mut Vec<u8>) {
+        match self {
+            Self::Length => {
+                let length = u32::try_from(payload_len).unwrap_or(u32::MAX);
+                out.extend_from_slice(&length.to_be_bytes());
+            }
+            Self::WebSocket { role } => {
+                websocket::write_header(role, websocket::opcode(kind), payload_len, [0; 4], out);
+            }
+        }
+    }
+
+    /// A whole frame.
+    #[must_use]
+    pub fn frame(self, kind: FrameKind, payload: &[u8]) -> Bytes {
+        match self {
+            Self::Length => {
+                let mut out = Vec::with_capacity(4 + payload.len());
+                self.write_header(kind, payload.len(), &mut out);
+                out.extend_from_slice(payload);
+                out.into()
+            }
+            Self::WebSocket { role } => websocket::frame(role, websocket::opcode(kind), payload),
+        }
+    }
+
+    /// A WebSocket ping; `None` where the framing has none. The payload is cut to 125 bytes.
+    #[must_use]
+    pub fn ping(self, payload: &[u8]) -> Option<Bytes> {
+        self.control(websocket::PING, payload)
+    }
+
+    /// A WebSocket pong; `None` where the framing has none. The payload is cut to 125 bytes.
+    #[must_use]
+    pub fn pong(self, payload: &[u8]) -> Option<Bytes> {
+        self.control(websocket::PONG, payload)
+    }
+
+    /// A WebSocket close frame; `None` where the framing has none. The reason is cut, at a character
+    /// boundary, to the 123 bytes that fit. The codes 1005 and 1006 mean "no code" and are never sent: they
+    /// give an empty close frame.
+    #[must_use]
+    pub fn close(self, code: u16, reason: &str) -> Option<Bytes> {
+        if matches!(code, 1005 | 1006) {
+            return self.control(websocket::CLOSE, &[]);
+        }
+        let mut end = reason.len().min(MAX_CLOSE_REASON);
+        while !reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        let mut payload = Vec::with_capacity(2 + end);
+        payload.extend_from_slice(&code.to_be_bytes());
+        payload.extend_from_slice(&reason.as_bytes()[..end]);
+        self.control(websocket::CLOSE, &payload)
+    }
+
+    fn control(self, opcode: u8, payload: &[u8]) -> Option<Bytes> {
+        let Self::WebSocket { role } = self else { return None };
+        let payload = &payload[..payload.len().min(websocket::MAX_CONTROL)];
+        Some(websocket::frame(role, opcode, payload))
+    }
+}

@@ -1,0 +1,31 @@
+//! A connection within one process: two ends joined by two byte pipes, for tests and embedding.
+//!
+//! It frames and limits exactly as a socket would. It has no further streams, and no close codes of its own.
+
+use crate::{
+    ByteWriter, Connection, ConnectionInfo, FrameReader, Framing, Protocol, Role, Streams,
+    defaults::MEMORY_BUFFER, reader::Source, writer::Sink,
+};
+
+/// Two ends of one connection. Under [`Framing::WebSocket`] the first end has the role given, the second the
+/// other one. A reader refuses frames over `max_frame`.
+#[must_use]
+pub fn pair(framing: Framing, max_frame: usize) -> (Connection, Connection) {
+    let (first, second) = tokio::io::duplex(MEMORY_BUFFER);
+    let opposite = match framing {
+        Framing::Length => Framing::Length,
+        Framing::WebSocket { role: Role::Server } => Framing::WebSocket { role: Role::Client },
+        Framing::WebSocket { role: Role::Client } => Framing::WebSocket { role: Role::Server },
+    };
+    (end(first, framing, max_frame), end(second, opposite, max_frame))
+}
+
+fn end(stream: tokio::io::DuplexStream, framing: Framing, max_frame: usize) -> Connection {
+    let (read, write) = tokio::io::split(stream);
+    Connection {
+        info: ConnectionInfo::new(Protocol::Memory),
+        reader: FrameReader::new(Source::Memory(read), framing, max_frame, &[]),
+        writer: ByteWriter::new(Sink::Memory(write), framing),
+        streams: Streams::unsupported(),
+    }
+}

@@ -1,0 +1,240 @@
+//! The listener for QUIC and WebTransport on one UDP port.
+//!
+//! Every handshake, up to the client's first bidirectional stream, is a task of its own under a deadline. When
+//! half of the handshakes are taken, unvalidated addresses are sent a Retry first, so that forged Initials
+//! cost nothing. It judges no path and no origin: they are told in the connection's description.
+
+use std::{
+    fmt, io,
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
+
+use quinn_proto::ConnectionIdGenerator;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use web_transport_quinn as wt;
+
+use super::{H3, Secret, alpn, quic_connection, transport_config, web_transport_connection};
+use crate::{
+    Connection, ConnectionInfo, Protocol, ReloadableCertificate, Socket,
+    accept::{Handshakes, sleep_until},
+    defaults::{FIRST_STREAM_TIMEOUT, HANDSHAKE_TIMEOUT, IDLE_TIMEOUT, MAX_FRAME, MAX_HANDSHAKES},
+    tls::quic_server_config,
+};
+
+/// Makes a connection-id generator for an endpoint, so that ids can carry a worker's number.
+pub type ConnectionIdFactory = Arc<dyn Fn() -> Box<dyn ConnectionIdGenerator> + Send + Sync>;
+
+/// Options of a [`QuicListener`].
+#[derive(Clone)]
+pub struct QuicOptions {
+    /// What the server presents.
+    pub certificate: ReloadableCertificate,
+    /// Application protocols, in order of preference; `h3` is WebTransport, every other one raw QUIC.
+    pub alpns: Vec<String>,
+    /// Connection ids; quinn's own generator when absent.
+    pub connection_ids: Option<ConnectionIdFactory>,
+    /// Stateless resets; random when absent, so that a restarted process cannot end old connections.
+    pub reset_key: Option<Secret>,
+    /// Retry and address-validation tokens; random when absent.
+    pub token_key: Option<Secret>,
+    /// TLS tickets; without a key there are none.
+    pub ticket_key: Option<Secret>,
+    /// For the QUIC and HTTP/3 handshakes.
+    pub handshake_timeout: Duration,
+    /// From the end of the handshake to the client's first bidirectional stream.
+    pub first_stream_timeout: Duration,
+    /// Handshakes at once.
+    pub max_handshakes: usize,
+    /// The limit of frames from the peer.
+    pub max_frame: usize,
+    /// A connection without a packet for this long is gone.
+    pub idle_timeout: Duration,
+    /// Ends [`QuicListener::accept`].
+    pub cancel: CancellationToken,
+}
+
+impl QuicOptions {
+    /// The limits of [`crate::defaults`], and the application protocols `gatesvr`, `trunkline/1` and `h3`.
+    #[must_use]
+    pub fn new(certificate: ReloadableCertificate) -> Self {
+        Self {
+            certificate,
+            alpns: ["gatesvr", "trunkline/1", H3].map(str::to_owned).to_vec(),
+            connection_ids: None,
+            reset_key: None,
+            token_key: None,
+            ticket_key: None,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+            first_stream_timeout: FIRST_STREAM_TIMEOUT,
+            max_handshakes: MAX_HANDSHAKES,
+            max_frame: MAX_FRAME,
+            idle_timeout: IDLE_TIMEOUT,
+            cancel: CancellationToken::new(),
+        }
+    }
+}
+
+impl fmt::Debug for QuicOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QuicOptions")
+            .field("certificate", &self.certificate)
+            .field("alpns", &self.alpns)
+            .field("handshake_timeout", &self.handshake_timeout)
+            .field("max_handshakes", &self.max_handshakes)
+            .field("max_frame", &self.max_frame)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Accepts QUIC and WebTransport connections. Connections that were handed over outlive it.
+pub struct QuicListener {
+    endpoint: quinn::Endpoint,
+    local: SocketAddr,
+    options: Arc<QuicOptions>,
+    handshakes: Handshakes<Connection>,
+}
+
+impl QuicListener {
+    /// Binds. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// The socket cannot be bound, or the certificate cannot serve QUIC.
+    pub fn bind(socket: Socket<UdpSocket>, options: QuicOptions) -> io::Result<Self> {
+        let socket = match socket {
+            Socket::Bound(socket) => socket,
+            Socket::Address(address) => UdpSocket::bind(address)?,
+        };
+        let local = socket.local_addr()?;
+        let endpoint = quinn::Endpoint::new(
+            endpoint_config(&options),
+            Some(server_config(&options)?),
+            socket,
+            Arc::new(quinn::TokioRuntime),
+        )?;
+        let handshakes = Handshakes::new(options.max_handshakes);
+        Ok(Self { endpoint, local, options: Arc::new(options), handshakes })
+    }
+
+    /// The address that is listened on.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The next connection whose frame stream is open; `None` once cancelled. Cancel-safe.
+    pub async fn accept(&mut self) -> Option<Connection> {
+        loop {
+            let wait_until = self.handshakes.room_at();
+            tokio::select! {
+                biased;
+                () = self.options.cancel.cancelled() => return None,
+                // Ended handshakes first: they make room for new ones.
+                ended = self.handshakes.ended() => {
+                    if ended.is_some() {
+                        return ended;
+                    }
+                }
+                () = sleep_until(wait_until), if wait_until.is_some() => {}
+                incoming = self.endpoint.accept(), if wait_until.is_none() => self.admit(incoming?),
+            }
+        }
+    }
+
+    fn admit(&mut self, incoming: quinn::Incoming) {
+        let busy = self.handshakes.len() >= self.options.max_handshakes / 2;
+        if busy && !incoming.remote_address_validated() && incoming.may_retry() {
+            // It fails only for an address that may not be asked again, which was just checked.
+            drop(incoming.retry());
+            return;
+        }
+        let peer = incoming.remote_address();
+        let options = Arc::clone(&self.options);
+        let local = self.local;
+        self.handshakes.begin(async move {
+            handshake(incoming, local, &options)
+                .await
+                .inspect_err(|error| tracing::debug!(%peer, %error, "QUIC handshake failed"))
+                .ok()
+        });
+    }
+}
+
+impl fmt::Debug for QuicListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QuicListener")
+            .field("local", &self.local)
+            .field("handshakes", &self.handshakes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum HandshakeError {
+    #[error("too slow")]
+    TimedOut(#[from] tokio::time::error::Elapsed),
+    #[error(transparent)]
+    Quic(#[from] quinn::ConnectionError),
+    #[error(transparent)]
+    WebTransport(#[from] wt::ServerError),
+    #[error(transparent)]
+    Session(#[from] wt::SessionError),
+}
+
+async fn handshake(
+    incoming: quinn::Incoming,
+    local: SocketAddr,
+    options: &QuicOptions,
+) -> Result<Connection, HandshakeError> {
+    let deadline = Instant::now() + options.handshake_timeout;
+    let connection = timeout_at(deadline, incoming.accept()?).await??;
+    let alpn = alpn(&connection);
+    let mut info = ConnectionInfo::new(Protocol::Quic);
+    info.peer = Some(connection.remote_address());
+    info.local = Some(local);
+    if alpn.as_deref() != Some(H3) {
+        info.alpn = alpn;
+        let stream = timeout(options.first_stream_timeout, connection.accept_bi()).await??;
+        return Ok(quic_connection(info, connection, stream, options.max_frame, None));
+    }
+    info.alpn = alpn;
+    info.protocol = Protocol::WebTransport;
+    let request = timeout_at(deadline, wt::Request::accept(connection)).await??;
+    info.path = Some(request.url.path().to_owned());
+    info.query = request.url.query().map(str::to_owned);
+    info.origin = request
+        .headers
+        .get(http::header::ORIGIN)
+        .map(|origin| String::from_utf8_lossy(origin.as_bytes()).into_owned());
+    let session = timeout_at(deadline, request.ok()).await??;
+    let stream = timeout(options.first_stream_timeout, session.accept_bi()).await??;
+    Ok(web_transport_connection(info, session, stream, options.max_frame, None))
+}
+
+fn endpoint_config(options: &QuicOptions) -> quinn::EndpointConfig {
+    let mut config = quinn::EndpointConfig::default();
+    if let Some(key) = &options.reset_key {
+        config.reset_key(Arc::new(key.reset_key()));
+    }
+    if let Some(factory) = options.connection_ids.clone() {
+        config.cid_generator(move || factory());
+    }
+    config
+}
+
+fn server_config(options: &QuicOptions) -> io::Result<quinn::ServerConfig> {
+    let unusable = |error: &dyn fmt::Display| io::Error::new(io::ErrorKind::InvalidInput, error.to_string());
+    let alpns: Vec<&str> = options.alpns.iter().map(String::as_str).collect();
+    let tls = quic_server_config(&options.certificate, &alpns, options.ticket_key.as_ref())
+        .map_err(|error| unusable(&error))?;
+    let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(tls).map_err(|error| unusable(&error))?;
+    let token_key = options.token_key.clone().unwrap_or_else(Secret::random);
+    let mut config = quinn::ServerConfig::new(Arc::new(crypto), Arc::new(token_key.token_key()));
+    config.transport_config(Arc::new(transport_config(options.idle_timeout)));
+    // What waits for a handshake to begin is one Initial each; a client repeats what is dropped.
+    config.max_incoming(options.max_handshakes.saturating_mul(4));
+    config.incoming_buffer_size(16 << 10).incoming_buffer_size_total(16 << 20);
+    Ok(config)
+}

@@ -1,0 +1,248 @@
+//! The read side of a connection: bytes in, frames out.
+//!
+//! A reader waits on readiness and reads into a buffer that all connections of a thread share; what it keeps
+//! between reads are the bytes of a frame that has not arrived whole. Not polling it is the back-pressure: it
+//! asks the link for nothing by itself. It answers nothing either (pings, closes): it has no write side.
+
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::BytesMut;
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncRead, DuplexStream, ReadBuf, ReadHalf},
+    net::{TcpStream, tcp::OwnedReadHalf},
+};
+use tokio_rustls::TlsStream;
+
+use crate::{
+    Frame, FrameKind, Framing, Incoming, ReadError,
+    defaults::READ_BUFFER,
+    length,
+    quic::{QuicSource, WebTransportSource},
+    websocket::Decoder,
+};
+
+/// Both halves of a TLS connection: rustls keeps one state for both directions.
+pub(crate) type SharedTls = Arc<Mutex<TlsStream<TcpStream>>>;
+
+/// Frames from the peer, in order.
+pub struct FrameReader {
+    source: Source,
+    decoder: FrameDecoder,
+    /// Bytes that were read and not yet decoded; unallocated while the connection is idle between frames.
+    chunk: BytesMut,
+    /// Whether a frame was cut from `chunk`, so that the rest would pin that frame's memory.
+    shared: bool,
+    ended: bool,
+}
+
+/// Where bytes come from.
+pub(crate) enum Source {
+    Tcp(OwnedReadHalf),
+    Tls(SharedTls),
+    Quic(Box<QuicSource>),
+    WebTransport(Box<WebTransportSource>),
+    Memory(ReadHalf<DuplexStream>),
+}
+
+/// How the bytes end.
+pub(crate) enum End {
+    /// The peer finished its side.
+    Finished,
+    /// The peer closed the connection with an application code.
+    Closed { code: u64, reason: String },
+}
+
+enum FrameDecoder {
+    Length { limit: usize },
+    WebSocket(Decoder),
+}
+
+impl FrameReader {
+    /// `read_ahead` are bytes that the handshake has read beyond its own end.
+    pub(crate) fn new(source: Source, framing: Framing, max_frame: usize, read_ahead: &[u8]) -> Self {
+        let decoder = match framing {
+            Framing::Length => FrameDecoder::Length { limit: max_frame },
+            Framing::WebSocket { role } => FrameDecoder::WebSocket(Decoder::new(role, max_frame)),
+        };
+        Self { source, decoder, chunk: BytesMut::from(read_ahead), shared: false, ended: false }
+    }
+
+    /// The next thing from the peer; `None` once it has ended cleanly, and after an error or a close.
+    ///
+    /// Cancel-safe: all progress is kept in the reader.
+    ///
+    /// # Errors
+    /// A frame over the limit, a broken WebSocket protocol, or a link that failed. Nothing follows an error.
+    pub async fn next(&mut self) -> Result<Option<Incoming>, ReadError> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// Like [`FrameReader::next`], for hand-polled tasks. On `Pending` the task is woken when more has come.
+    ///
+    /// # Errors
+    /// As [`FrameReader::next`].
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Incoming>, ReadError>> {
+        loop {
+            if self.ended {
+                return Poll::Ready(Ok(None));
+            }
+            match self.decode() {
+                Ok(Some(incoming)) => {
+                    self.shared = !self.chunk.is_empty();
+                    self.ended = matches!(incoming, Incoming::Close { .. });
+                    return Poll::Ready(Ok(Some(incoming)));
+                }
+                Ok(None) => {}
+                Err(error) => return self.fail(error),
+            }
+            self.release();
+            match ready!(self.poll_fill(cx)) {
+                Ok(None) => {}
+                Ok(Some(End::Finished)) => return self.finish(),
+                Ok(Some(End::Closed { code, reason })) => {
+                    self.ended = true;
+                    let code = Some(u16::try_from(code).unwrap_or(u16::MAX));
+                    return Poll::Ready(Ok(Some(Incoming::Close { code, reason })));
+                }
+                Err(error) => return self.fail(error.into()),
+            }
+        }
+    }
+
+    /// Whether bytes of an unfinished frame are held.
+    #[must_use]
+    pub fn is_mid_frame(&self) -> bool {
+        !self.chunk.is_empty()
+            || matches!(&self.decoder, FrameDecoder::WebSocket(decoder) if decoder.is_mid_message())
+    }
+
+    /// Reads and forgets until the peer ends, however it does so.
+    pub(crate) async fn drain(&mut self) {
+        self.chunk = BytesMut::new();
+        poll_fn(|cx| {
+            loop {
+                let filled = ready!(self.poll_fill(cx));
+                self.chunk.clear();
+                if !matches!(filled, Ok(None)) {
+                    return Poll::Ready(());
+                }
+            }
+        })
+        .await;
+    }
+
+    fn decode(&mut self) -> Result<Option<Incoming>, ReadError> {
+        if self.chunk.is_empty() {
+            return Ok(None);
+        }
+        match &mut self.decoder {
+            FrameDecoder::Length { limit } => Ok(length::decode(&mut self.chunk, *limit)?
+                .map(|bytes| Incoming::Frame(Frame { kind: FrameKind::Binary, bytes }))),
+            FrameDecoder::WebSocket(decoder) => decoder.decode(&mut self.chunk),
+        }
+    }
+
+    /// Before waiting: an empty chunk gives its memory back, and the rest of a shared one is copied out so
+    /// that three bytes of a header cannot hold 64 KiB of frames that are long gone.
+    fn release(&mut self) {
+        if self.chunk.is_empty() {
+            self.chunk = BytesMut::new();
+        } else if self.shared {
+            self.chunk = BytesMut::from(&self.chunk[..]);
+        }
+        self.shared = false;
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<End>>> {
+        let (source, chunk) = (&mut self.source, &mut self.chunk);
+        with_scratch(|scratch| {
+            let read = ready!(source.poll_read(cx, scratch))?;
+            Poll::Ready(Ok(match read {
+                Read::Bytes(n) => {
+                    if chunk.is_empty() {
+                        *chunk = BytesMut::from(&scratch[..n]);
+                    } else {
+                        chunk.extend_from_slice(&scratch[..n]);
+                    }
+                    None
+                }
+                Read::End(end) => Some(end),
+            }))
+        })
+    }
+
+    fn finish(&mut self) -> Poll<Result<Option<Incoming>, ReadError>> {
+        if self.is_mid_frame() {
+            return self.fail(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        self.ended = true;
+        Poll::Ready(Ok(None))
+    }
+
+    fn fail(&mut self, error: ReadError) -> Poll<Result<Option<Incoming>, ReadError>> {
+        self.ended = true;
+        self.chunk = BytesMut::new();
+        Poll::Ready(Err(error))
+    }
+}
+
+impl std::fmt::Debug for FrameReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FrameReader")
+            .field("held", &self.chunk.len())
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The result of one read.
+pub(crate) enum Read {
+    Bytes(usize),
+    End(End),
+}
+
+impl Source {
+    fn poll_read(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<io::Result<Read>> {
+        match self {
+            Self::Tcp(half) => poll_stream(half, cx, scratch),
+            Self::Tls(tls) => poll_stream(&mut *tls.lock(), cx, scratch),
+            Self::Memory(half) => poll_stream(half, cx, scratch),
+            Self::Quic(source) => source.poll_read(cx, scratch),
+            Self::WebTransport(source) => source.poll_read(cx, scratch),
+        }
+    }
+}
+
+fn poll_stream<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    cx: &mut Context<'_>,
+    scratch: &mut [u8],
+) -> Poll<io::Result<Read>> {
+    let mut buf = ReadBuf::new(scratch);
+    match ready!(Pin::new(stream).poll_read(cx, &mut buf)) {
+        Ok(()) if buf.filled().is_empty() => Poll::Ready(Ok(Read::End(End::Finished))),
+        Ok(()) => Poll::Ready(Ok(Read::Bytes(buf.filled().len()))),
+        Err(error) => Poll::Ready(Err(error)),
+    }
+}
+
+thread_local! {
+    static SCRATCH: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
+}
+
+/// Lends the thread's buffer out. It is taken rather than borrowed, so that a waker that polls another
+/// connection from inside finds none and makes its own instead of panicking.
+pub(crate) fn with_scratch<T>(f: impl FnOnce(&mut [u8]) -> T) -> T {
+    let mut scratch = SCRATCH.take().unwrap_or_else(|| vec![0; READ_BUFFER].into_boxed_slice());
+    let result = f(&mut scratch);
+    SCRATCH.set(Some(scratch));
+    result
+}

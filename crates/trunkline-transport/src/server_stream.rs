@@ -1,0 +1,203 @@
+//! A byte stream that a [`crate::StreamListener`] accepted, plain or TLS, not yet framed.
+//!
+//! It becomes a connection by [`ServerStream::into_connection`], or is driven by an HTTP server first and
+//! becomes a WebSocket connection from there.
+
+use std::{
+    io::{self, IoSlice},
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::TlsStream;
+
+use crate::{
+    ByteWriter, Connection, ConnectionInfo, FrameReader, Framing, Protocol, Streams,
+    reader::{SharedTls, Source},
+    writer::Sink,
+};
+
+/// An accepted byte stream. `TCP_NODELAY` is on.
+#[derive(Debug)]
+pub struct ServerStream {
+    io: Io,
+    peer: SocketAddr,
+    local: Option<SocketAddr>,
+}
+
+/// A TCP stream of either side, plain or inside TLS.
+#[derive(Debug)]
+pub(crate) enum Io {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl ServerStream {
+    pub(crate) fn new(io: Io, peer: SocketAddr) -> Self {
+        let local = io.tcp().local_addr().ok();
+        Self { io, peer, local }
+    }
+
+    /// The peer's address.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Our own address, unless the socket is gone already.
+    #[must_use]
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.local
+    }
+
+    /// Whether this is TLS.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        matches!(self.io, Io::Tls(_))
+    }
+
+    /// Frames under [`Framing::Length`]; a frame over `max_frame` is refused.
+    #[must_use]
+    pub fn into_connection(self, max_frame: usize) -> Connection {
+        let info = self.info(Protocol::Tcp, Protocol::Tls);
+        self.io.into_connection(info, Framing::Length, max_frame, &[])
+    }
+
+    pub(crate) fn info(&self, plain: Protocol, tls: Protocol) -> ConnectionInfo {
+        let mut info = ConnectionInfo::new(if self.is_tls() { tls } else { plain });
+        info.peer = Some(self.peer);
+        info.local = self.local;
+        info.alpn = self.io.alpn();
+        info
+    }
+
+    pub(crate) fn into_io(self) -> Io {
+        self.io
+    }
+}
+
+impl Io {
+    /// Frames this stream; `read_ahead` is what was read from it already.
+    pub(crate) fn into_connection(
+        self,
+        info: ConnectionInfo,
+        framing: Framing,
+        max_frame: usize,
+        read_ahead: &[u8],
+    ) -> Connection {
+        let (source, sink) = match self {
+            Self::Plain(stream) => {
+                let (read, write) = stream.into_split();
+                (Source::Tcp(read), Sink::Tcp(write))
+            }
+            Self::Tls(stream) => {
+                let shared = SharedTls::new(Mutex::new(*stream));
+                (Source::Tls(SharedTls::clone(&shared)), Sink::Tls(shared))
+            }
+        };
+        Connection {
+            info,
+            reader: FrameReader::new(source, framing, max_frame, read_ahead),
+            writer: ByteWriter::new(sink, framing),
+            streams: Streams::unsupported(),
+        }
+    }
+
+    pub(crate) fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
+    pub(crate) fn alpn(&self) -> Option<String> {
+        let Self::Tls(stream) = self else { return None };
+        let alpn = stream.get_ref().1.alpn_protocol()?;
+        Some(String::from_utf8_lossy(alpn).into_owned())
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+        }
+    }
+}
+
+impl AsyncRead for ServerStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for ServerStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,215 @@
+//! The listener for byte streams: raw framing and the HTTP port alike.
+//!
+//! It tells TLS from plain by the first byte (0x16 begins a TLS record, and no HTTP request nor any frame
+//! under our limit), and performs the TLS handshake in a task of its own. It neither frames nor speaks HTTP.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use socket2::{Domain, SockRef, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::{Instant, timeout_at},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    ServerStream, ServerTls,
+    accept::{Handshakes, pause_after, sleep_until},
+    defaults::{BACKLOG, HANDSHAKE_TIMEOUT, MAX_HANDSHAKES},
+    server_stream::Io,
+};
+
+/// Where a listener listens.
+#[derive(Debug)]
+pub enum Socket<S> {
+    /// An address to bind; port 0 takes any free port.
+    Address(SocketAddr),
+    /// A socket that is bound (and, for TCP, listening) already.
+    Bound(S),
+}
+
+/// Whether a port speaks TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsPolicy {
+    /// Never: bytes are handed over as they come.
+    Off,
+    /// The peer's first byte decides.
+    Optional,
+    /// A plain peer is handed over as [`Accepted::PlainRefused`].
+    Required,
+}
+
+/// Options of a [`StreamListener`].
+#[derive(Clone, Debug)]
+pub struct StreamOptions {
+    /// Whether to speak TLS.
+    pub policy: TlsPolicy,
+    /// How to speak TLS; needed unless the policy is [`TlsPolicy::Off`].
+    pub tls: Option<ServerTls>,
+    /// From accept to the end of the TLS handshake.
+    pub handshake_timeout: Duration,
+    /// Handshakes (and peers that have not said their first byte) at once.
+    pub max_handshakes: usize,
+    /// Ends [`StreamListener::accept`].
+    pub cancel: CancellationToken,
+}
+
+impl Default for StreamOptions {
+    /// Plain, with the limits of [`crate::defaults`].
+    fn default() -> Self {
+        Self {
+            policy: TlsPolicy::Off,
+            tls: None,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+            max_handshakes: MAX_HANDSHAKES,
+            cancel: CancellationToken::new(),
+        }
+    }
+}
+
+/// What a listener hands over.
+#[derive(Debug)]
+pub enum Accepted {
+    /// A byte stream, by policy plain or TLS.
+    Stream(ServerStream),
+    /// TLS is required and this peer speaks plain. Tell it so (4406, or a redirect to https) and close.
+    PlainRefused(ServerStream),
+}
+
+/// Accepts byte streams. Dropping it stops listening and drops the handshakes under way.
+pub struct StreamListener {
+    listener: TcpListener,
+    options: StreamOptions,
+    handshakes: Handshakes<Accepted>,
+    paused_until: Option<Instant>,
+}
+
+impl StreamListener {
+    /// Binds and listens. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// The socket cannot be bound, or the policy needs a TLS configuration and there is none.
+    pub fn bind(socket: Socket<std::net::TcpListener>, options: StreamOptions) -> io::Result<Self> {
+        if options.policy != TlsPolicy::Off && options.tls.is_none() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "TLS needs a certificate"));
+        }
+        let socket = match socket {
+            Socket::Bound(socket) => socket,
+            Socket::Address(address) => listen(address)?,
+        };
+        socket.set_nonblocking(true)?;
+        let handshakes = Handshakes::new(options.max_handshakes);
+        Ok(Self { listener: TcpListener::from_std(socket)?, options, handshakes, paused_until: None })
+    }
+
+    /// The address that is listened on.
+    ///
+    /// # Errors
+    /// The socket is unusable.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// The next peer that is ready; `None` once cancelled. Cancel-safe.
+    ///
+    /// Errors of the socket do not end it: one peer's failure is skipped, and when descriptors or memory have
+    /// run out it pauses for a moment and tries again.
+    pub async fn accept(&mut self) -> Option<Accepted> {
+        loop {
+            self.paused_until = self.paused_until.filter(|until| *until > Instant::now());
+            let wait_until = self.handshakes.room_at().max(self.paused_until);
+            tokio::select! {
+                biased;
+                () = self.options.cancel.cancelled() => return None,
+                // Ended handshakes first: they make room for new ones.
+                ended = self.handshakes.ended() => {
+                    if ended.is_some() {
+                        return ended;
+                    }
+                }
+                () = sleep_until(wait_until), if wait_until.is_some() => {}
+                accepted = self.listener.accept(), if wait_until.is_none() => match accepted {
+                    Ok((stream, peer)) => {
+                        if let Some(ready) = self.admit(stream, peer) {
+                            return Some(ready);
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "accept failed");
+                        self.paused_until = pause_after(&error);
+                    }
+                },
+            }
+        }
+    }
+
+    fn admit(&mut self, stream: TcpStream, peer: SocketAddr) -> Option<Accepted> {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%peer, %error, "the peer was gone before it was accepted");
+            return None;
+        }
+        let Some(tls) = self.options.tls.clone().filter(|_| self.options.policy != TlsPolicy::Off) else {
+            return Some(Accepted::Stream(ServerStream::new(Io::Plain(stream), peer)));
+        };
+        let deadline = Instant::now() + self.options.handshake_timeout;
+        let policy = self.options.policy;
+        self.handshakes.begin(async move {
+            match timeout_at(deadline, handshake(stream, peer, tls, policy)).await {
+                Ok(Ok(accepted)) => Some(accepted),
+                Ok(Err(error)) => {
+                    tracing::debug!(%peer, %error, "handshake failed");
+                    None
+                }
+                Err(_) => {
+                    tracing::debug!(%peer, "handshake timed out");
+                    None
+                }
+            }
+        });
+        None
+    }
+}
+
+impl std::fmt::Debug for StreamListener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StreamListener")
+            .field("listener", &self.listener)
+            .field("handshakes", &self.handshakes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+async fn handshake(
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: ServerTls,
+    policy: TlsPolicy,
+) -> io::Result<Accepted> {
+    let mut first = [0];
+    if stream.peek(&mut first).await? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    if first[0] == TLS_HANDSHAKE {
+        let stream = TlsAcceptor::from(tls.into_config()).accept(stream).await?;
+        let io = Io::Tls(Box::new(tokio_rustls::TlsStream::Server(stream)));
+        return Ok(Accepted::Stream(ServerStream::new(io, peer)));
+    }
+    let stream = ServerStream::new(Io::Plain(stream), peer);
+    Ok(match policy {
+        TlsPolicy::Required => Accepted::PlainRefused(stream),
+        TlsPolicy::Off | TlsPolicy::Optional => Accepted::Stream(stream),
+    })
+}
+
+/// The content type of a TLS handshake record (RFC 8446 §5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+
+fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // A restarted node must get its port back although old connections linger in TIME_WAIT.
+    SockRef::from(&socket).set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(i32::try_from(BACKLOG).unwrap_or(i32::MAX))?;
+    Ok(socket.into())
+}

@@ -1,0 +1,267 @@
+//! TLS configurations as values: what servers present and what clients trust.
+//!
+//! ring is the one provider, always named; the process-wide default is neither needed nor set. There is no way
+//! to trust everything: a client names roots, an authority, or the certificate itself.
+
+use std::{fmt, sync::Arc};
+
+use ring::{
+    aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
+    rand::{SecureRandom, SystemRandom},
+};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
+    server::ProducesTickets,
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use crate::{ReloadableCertificate, Secret, certificate};
+
+/// Why a TLS value cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsError {
+    /// A certificate or key does not fit.
+    #[error("certificate: {0}")]
+    Certificate(String),
+    /// rustls refuses it.
+    #[error("TLS: {0}")]
+    Rustls(#[from] rustls::Error),
+    /// The machine has no trusted roots.
+    #[error("no trusted root certificates found on this machine")]
+    NoRoots,
+}
+
+/// How TCP listeners speak TLS (1.2 and 1.3). Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ServerTls(Arc<ServerConfig>);
+
+impl ServerTls {
+    /// `alpns` in order of preference; empty to agree on none. With `ticket_key` sessions resume on every
+    /// listener that has the same key; without it tickets are off.
+    ///
+    /// # Errors
+    /// The key cannot be used.
+    pub fn new(
+        certificate: &ReloadableCertificate,
+        alpns: &[&str],
+        ticket_key: Option<&Secret>,
+    ) -> Result<Self, TlsError> {
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
+        Ok(Self(Arc::new(server_config(builder, certificate, alpns, ticket_key)?)))
+    }
+
+    pub(crate) fn into_config(self) -> Arc<ServerConfig> {
+        self.0
+    }
+}
+
+/// The configuration of QUIC servers: TLS 1.3 only.
+pub(crate) fn quic_server_config(
+    certificate: &ReloadableCertificate,
+    alpns: &[&str],
+    ticket_key: Option<&Secret>,
+) -> Result<ServerConfig, TlsError> {
+    let builder =
+        ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&rustls::version::TLS13])?;
+    server_config(builder, certificate, alpns, ticket_key)
+}
+
+fn server_config(
+    builder: rustls::ConfigBuilder<ServerConfig, rustls::WantsVerifier>,
+    certificate: &ReloadableCertificate,
+    alpns: &[&str],
+    ticket_key: Option<&Secret>,
+) -> Result<ServerConfig, TlsError> {
+    let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(certificate.clone()));
+    config.alpn_protocols = alpns.iter().map(|alpn| alpn.as_bytes().to_vec()).collect();
+    match ticket_key {
+        Some(key) => config.ticketer = Arc::new(Ticketer::new(key)?),
+        None => {
+            // Without a shared key resumption would only work by luck of the listener; a full handshake is
+            // one more signature. It also keeps 256 sessions a listener out of memory.
+            config.send_tls13_tickets = 0;
+            config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        }
+    }
+    Ok(config)
+}
+
+/// What a client trusts. Cheap to clone; one value serves all protocols.
+#[derive(Clone, Debug)]
+pub struct ClientTls {
+    tcp: Arc<ClientConfig>,
+    quic: Arc<ClientConfig>,
+}
+
+impl ClientTls {
+    /// Trusts the machine's own root certificates.
+    ///
+    /// # Errors
+    /// There are none.
+    pub fn system_roots() -> Result<Self, TlsError> {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if roots.is_empty() {
+            return Err(TlsError::NoRoots);
+        }
+        Self::with_roots(roots)
+    }
+
+    /// Trusts the certificates in this PEM text as authorities, and nothing else. A self-signed certificate
+    /// is its own authority.
+    ///
+    /// # Errors
+    /// There is no usable certificate in it.
+    pub fn authority(pem: &[u8]) -> Result<Self, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificate::certificates(pem)? {
+            roots.add(certificate)?;
+        }
+        Self::with_roots(roots)
+    }
+
+    /// Trusts a server exactly if its certificate has one of these SHA-256 fingerprints, whatever its names
+    /// and dates.
+    ///
+    /// # Errors
+    /// None in practice; the provider always knows TLS 1.3.
+    pub fn pinned(fingerprints: Vec<[u8; 32]>) -> Result<Self, TlsError> {
+        let verifier = Arc::new(Pinned { fingerprints, provider: provider() });
+        Self::build(|builder| {
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::clone(&verifier) as _)
+                .with_no_client_auth()
+        })
+    }
+
+    fn with_roots(roots: RootCertStore) -> Result<Self, TlsError> {
+        let roots = Arc::new(roots);
+        Self::build(|builder| builder.with_root_certificates(Arc::clone(&roots)).with_no_client_auth())
+    }
+
+    fn build(
+        finish: impl Fn(rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>) -> ClientConfig,
+    ) -> Result<Self, TlsError> {
+        let new = || ClientConfig::builder_with_provider(provider());
+        let tcp = new().with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
+        let quic = new().with_protocol_versions(&[&rustls::version::TLS13])?;
+        Ok(Self { tcp: Arc::new(finish(tcp)), quic: Arc::new(finish(quic)) })
+    }
+
+    pub(crate) fn tcp_config(&self, alpns: &[&str]) -> Arc<ClientConfig> {
+        if alpns.is_empty() { Arc::clone(&self.tcp) } else { Arc::new(with_alpns(&self.tcp, alpns)) }
+    }
+
+    pub(crate) fn quic_config(&self, alpns: &[&str]) -> ClientConfig {
+        with_alpns(&self.quic, alpns)
+    }
+}
+
+fn with_alpns(config: &ClientConfig, alpns: &[&str]) -> ClientConfig {
+    let mut config = config.clone();
+    config.alpn_protocols = alpns.iter().map(|alpn| alpn.as_bytes().to_vec()).collect();
+    config
+}
+
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+#[derive(Debug)]
+struct Pinned {
+    fingerprints: Vec<[u8; 32]>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if self.fingerprints.contains(&certificate::fingerprint(end_entity)) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        Err(CertificateError::ApplicationVerificationFailure.into())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// TLS tickets under a key that is a value, so that every listener with the same key resumes them. AES-256-GCM
+/// with a random nonce in front; the key's owner rolls it.
+struct Ticketer {
+    key: LessSafeKey,
+    random: SystemRandom,
+}
+
+impl Ticketer {
+    fn new(secret: &Secret) -> Result<Self, TlsError> {
+        let key = UnboundKey::new(&AES_256_GCM, secret.derive(b"tls ticket").as_ref())
+            .map_err(|_| TlsError::Certificate("the ticket key is unusable".to_owned()))?;
+        Ok(Self { key: LessSafeKey::new(key), random: SystemRandom::new() })
+    }
+}
+
+impl fmt::Debug for Ticketer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ticketer")
+    }
+}
+
+impl ProducesTickets for Ticketer {
+    fn enabled(&self) -> bool {
+        true
+    }
+
+    fn lifetime(&self) -> u32 {
+        6 * 3_600
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        let mut nonce = [0; NONCE_LEN];
+        self.random.fill(&mut nonce).ok()?;
+        let mut sealed = plain.to_vec();
+        let unique = Nonce::assume_unique_for_key(nonce);
+        self.key.seal_in_place_append_tag(unique, Aad::empty(), &mut sealed).ok()?;
+        let mut ticket = nonce.to_vec();
+        ticket.extend_from_slice(&sealed);
+        Some(ticket)
+    }
+
+    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        let (nonce, sealed) = ticket.split_first_chunk::<NONCE_LEN>()?;
+        let mut sealed = sealed.to_vec();
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        let plain = self.key.open_in_place(nonce, Aad::empty(), &mut sealed).ok()?;
+        Some(plain.to_vec())
+    }
+}

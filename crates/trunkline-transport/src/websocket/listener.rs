@@ -1,0 +1,167 @@
+//! A port of its own for WebSocket: a [`StreamListener`] and the smallest HTTP service that upgrades.
+//!
+//! It serves nothing else. Where WebSocket shares the HTTP port, that port's own service calls
+//! [`super::upgrade`].
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{body::Bytes, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::time::timeout;
+
+use super::{Upgrade, WebSocketOptions, upgrade};
+use crate::{
+    Accepted, Connection, ServerStream, Socket, StreamListener, StreamOptions, accept::Handshakes,
+    accept::sleep_until, defaults::MAX_HTTP_HEAD,
+};
+
+/// Accepts WebSocket connections on a port of its own, whatever the path. Dropping it stops listening and
+/// drops the handshakes under way.
+#[derive(Debug)]
+pub struct WebSocketListener {
+    streams: StreamListener,
+    options: Arc<WebSocketOptions>,
+    handshake_timeout: Duration,
+    upgrades: Upgrades,
+}
+
+struct Upgrades(Handshakes<Connection>);
+
+impl std::fmt::Debug for Upgrades {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Upgrades").field(&self.0.len()).finish()
+    }
+}
+
+impl WebSocketListener {
+    /// Binds and listens. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// As [`StreamListener::bind`].
+    pub fn bind(
+        socket: Socket<std::net::TcpListener>,
+        streams: StreamOptions,
+        options: WebSocketOptions,
+    ) -> io::Result<Self> {
+        let handshake_timeout = streams.handshake_timeout;
+        let upgrades = Upgrades(Handshakes::new(streams.max_handshakes));
+        let streams = StreamListener::bind(socket, streams)?;
+        Ok(Self { streams, options: Arc::new(options), handshake_timeout, upgrades })
+    }
+
+    /// The address that is listened on.
+    ///
+    /// # Errors
+    /// The socket is unusable.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.streams.local_addr()
+    }
+
+    /// The next connection; `None` once cancelled. Cancel-safe.
+    pub async fn accept(&mut self) -> Option<Connection> {
+        loop {
+            let wait_until = self.upgrades.0.room_at();
+            tokio::select! {
+                biased;
+                // Ended handshakes first: they make room for new ones.
+                ended = self.upgrades.0.ended() => {
+                    if ended.is_some() {
+                        return ended;
+                    }
+                }
+                () = sleep_until(wait_until), if wait_until.is_some() => {}
+                accepted = self.streams.accept(), if wait_until.is_none() => self.admit(accepted?),
+            }
+        }
+    }
+
+    fn admit(&mut self, accepted: Accepted) {
+        let limit = self.handshake_timeout;
+        match accepted {
+            Accepted::Stream(stream) => {
+                let options = Arc::clone(&self.options);
+                self.upgrades.0.begin(async move {
+                    let peer = stream.peer();
+                    match timeout(limit, serve(stream, &options)).await {
+                        Ok(Ok(connection)) => Some(connection),
+                        Ok(Err(error)) => {
+                            tracing::debug!(%peer, %error, "no WebSocket handshake");
+                            None
+                        }
+                        Err(_) => {
+                            tracing::debug!(%peer, "WebSocket handshake timed out");
+                            None
+                        }
+                    }
+                });
+            }
+            Accepted::PlainRefused(stream) => self.upgrades.0.begin(async move {
+                redirect_to_https(stream, limit).await;
+                None
+            }),
+        }
+    }
+}
+
+/// One request, one answer: the connection if it was an upgrade.
+async fn serve(stream: ServerStream, options: &WebSocketOptions) -> io::Result<Connection> {
+    let pending: Mutex<Option<Upgrade>> = Mutex::new(None);
+    let service = service_fn(async |mut request: Request<Incoming>| {
+        Ok::<_, Infallible>(match upgrade(&mut request, options) {
+            Ok((response, upgrade)) => {
+                *pending.lock() = Some(upgrade);
+                response.map(|()| Full::default())
+            }
+            Err(error) => error.response().map(|text| Full::new(Bytes::from(text))),
+        })
+    });
+    http1(stream, service).await?;
+    match pending.into_inner() {
+        Some(upgrade) => upgrade.await,
+        None => Err(io::Error::new(io::ErrorKind::InvalidData, "the request was no upgrade")),
+    }
+}
+
+/// Answers one plain HTTP request with a redirect to the same address under https, and closes; for
+/// [`Accepted::PlainRefused`] on a port that speaks HTTP. Gives up after `limit`.
+pub async fn redirect_to_https(stream: ServerStream, limit: Duration) {
+    let service = service_fn(async |request: Request<Incoming>| Ok::<_, Infallible>(redirect(&request)));
+    let peer = stream.peer();
+    match timeout(limit, http1(stream, service)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "plain request failed"),
+        Err(_) => tracing::debug!(%peer, "plain request timed out"),
+    }
+}
+
+fn redirect(request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from_static(b"TLS is required here\n")));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let location = host.and_then(|host| HeaderValue::from_str(&format!("https://{host}{path}")).ok());
+    if let Some(location) = location {
+        *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+/// Drives one connection for one request.
+async fn http1<S, E>(stream: ServerStream, service: S) -> io::Result<()>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = Full<Bytes>, Error = E>,
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .keep_alive(false)
+        .max_buf_size(MAX_HTTP_HEAD)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
+        .await
+        .map_err(io::Error::other)
+}
