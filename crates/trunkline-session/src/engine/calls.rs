@@ -1,0 +1,469 @@
+//! The memory of calls (protocol.md section 6): the window of 64 numbers, what runs, what waits, what was answered.
+//!
+//! A number runs once. What is sent again is answered from here, or told `RESULT_UNKNOWN`; only a number that was
+//! refused for load runs when it comes again. This file decides; the frames are built in `replies`, the cached
+//! bytes are counted in `cache`.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
+
+use trunkline_proto::wire::{BusinessRequest, ErrorMessage};
+use trunkline_proto::{Dialect, DownFrame, ErrorCode};
+
+use super::cache::Cache;
+use super::io::{BindAnswer, BindHint, BoundPush, CallHistory, CallOutcome, CallRequest, Output, Pressure};
+use super::replies::{self, Answered, Fate};
+use crate::budget::ReplyBudget;
+use crate::config::{Protocol, SessionConfig};
+use crate::defaults::CALL_WINDOW;
+use crate::ids::{ClientSeq, Fence};
+
+/// The connection that is live now, as far as replies care.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ReplyTo {
+    pub(crate) fence: Fence,
+    pub(crate) protocol: Protocol,
+}
+
+/// A call as it arrived.
+pub(crate) struct Arrival {
+    pub(crate) seq: ClientSeq,
+    pub(crate) msg_id: u32,
+    pub(crate) headers: HashMap<String, String>,
+    pub(crate) request: BusinessRequest,
+    /// The session sends too fast: come back then.
+    pub(crate) limited: Option<Duration>,
+}
+
+/// What a session remembers of its calls.
+#[derive(Debug)]
+pub(crate) struct Calls {
+    slots: BTreeMap<ClientSeq, Slot>,
+    /// The highest number seen; the next expected is one more.
+    highest: Option<ClientSeq>,
+    /// When this session began, its client had sent calls up to this number to a former one.
+    sent_before: ClientSeq,
+    waiting: VecDeque<ClientSeq>,
+    /// Outstanding calls with `x-order: request`, by number.
+    ordered: BTreeSet<ClientSeq>,
+    running: usize,
+    outstanding: usize,
+    cache: Cache,
+    budget: ReplyBudget,
+    pressure: Pressure,
+    /// Protocol 0: ended while nobody was connected, in that order.
+    unsent: VecDeque<ClientSeq>,
+}
+
+/// One number. What is answered and forgotten keeps only its hash: 16 bytes, so an idle session stays small.
+#[derive(Debug)]
+enum Slot {
+    Open(Box<Open>),
+    Ended(u64, Box<Answered>),
+    /// Refused for load before it ran.
+    Refused(u64),
+    /// Ended; its reply was freed, evicted, or there was none to keep.
+    Forgotten(u64),
+}
+
+/// An outstanding call.
+#[derive(Debug)]
+struct Open {
+    hash: u64,
+    answered: Answered,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Waiting(Box<CallRequest>),
+    Running,
+    /// Ended, waiting for an earlier one (`x-order: request`).
+    Held,
+}
+
+impl Calls {
+    pub(crate) fn new(budget: ReplyBudget) -> Self {
+        Calls {
+            slots: BTreeMap::new(),
+            highest: None,
+            sent_before: ClientSeq(0),
+            waiting: VecDeque::new(),
+            ordered: BTreeSet::new(),
+            running: 0,
+            outstanding: 0,
+            cache: Cache::default(),
+            budget,
+            pressure: Pressure::Room,
+            unsent: VecDeque::new(),
+        }
+    }
+
+    /// `StartResponse.last_client_seq`.
+    pub(crate) fn last_client_seq(&self) -> u64 {
+        self.highest.map_or(0, |seq| seq.0)
+    }
+
+    /// The session is new: calls up to this number went to a former one, if anywhere.
+    pub(crate) fn begin_after(&mut self, last_sent: ClientSeq) {
+        if self.highest.is_none() {
+            self.sent_before = self.sent_before.max(last_sent);
+        }
+    }
+
+    pub(crate) fn runs(&self, seq: ClientSeq) -> bool {
+        matches!(self.slots.get(&seq), Some(Slot::Open(_)))
+    }
+
+    pub(crate) fn receive(&mut self, cx: &mut Cx<'_>, arrival: Arrival) {
+        let hash = replies::content_hash(&arrival.request);
+        match self.slots.get(&arrival.seq) {
+            Some(slot) if slot.hash() != hash => {
+                let error = ErrorCode::SeqReused.message("this call number was used with other content");
+                cx.send(replies::error_frame(arrival.msg_id, arrival.seq, error));
+            }
+            Some(slot) => {
+                // A limited frame changes nothing: the number keeps its state and is asked for again.
+                if let (Some(wait), false) = (arrival.limited, matches!(slot, Slot::Refused(_))) {
+                    return cx.send(replies::error_frame(arrival.msg_id, arrival.seq, too_fast(wait)));
+                }
+                self.receive_again(cx, arrival, hash);
+            }
+            None => self.receive_new(cx, arrival, hash),
+        }
+    }
+
+    fn receive_again(&mut self, cx: &mut Cx<'_>, arrival: Arrival, hash: u64) {
+        let seq = arrival.seq;
+        match self.slots.get_mut(&seq) {
+            Some(Slot::Open(open)) => open.answered.asked_on(cx.to, arrival.msg_id),
+            Some(Slot::Ended(_, answered)) => {
+                answered.asked_on(cx.to, arrival.msg_id);
+                if let Some(frame) = answered.frame(seq, cx.config, cx.dialect) {
+                    answered.left = true;
+                    cx.send(frame);
+                }
+            }
+            Some(Slot::Forgotten(_)) => {
+                let error =
+                    ErrorCode::ResultUnknown.message("the call has ended, its reply is no longer kept");
+                cx.send(replies::error_frame(arrival.msg_id, seq, error));
+            }
+            // Whatever it was in a former session, this one has refused it unrun; the mark stays by its number.
+            Some(Slot::Refused(_)) | None => self.admit(cx, arrival, hash),
+        }
+    }
+
+    fn receive_new(&mut self, cx: &mut Cx<'_>, arrival: Arrival, hash: u64) {
+        let seq = arrival.seq;
+        match self.highest {
+            // The first may be any number. Those that went to the former session count as seen there.
+            None => self.highest = Some(seq.max(self.sent_before)),
+            Some(highest) if highest.0.checked_add(1) == Some(seq.0) => self.highest = Some(seq),
+            Some(highest) if seq > highest => {
+                let error = ErrorCode::BadRequest
+                    .message(format!("call number {seq} jumps: {} is next", highest.0.saturating_add(1)));
+                return cx.send(replies::error_frame(arrival.msg_id, seq, error));
+            }
+            Some(_) => {}
+        }
+        // Answered calls of the former session leave holes among those sent again, so a retry need not be the
+        // next; but what lies below the window, or was never sent before, cannot be told from a call that ran.
+        let top = self.highest.unwrap_or(seq);
+        let below = seq < top && (seq > self.sent_before || top.0 - seq.0 >= CALL_WINDOW);
+        if below {
+            let error = ErrorCode::ResultUnknown.message("this call number is no longer remembered");
+            return cx.send(replies::error_frame(arrival.msg_id, seq, error));
+        }
+        self.admit(cx, arrival, hash);
+        self.trim();
+    }
+
+    /// Lets a call in, or refuses it so that its number can come again.
+    fn admit(&mut self, cx: &mut Cx<'_>, arrival: Arrival, hash: u64) {
+        let seq = arrival.seq;
+        let refusal = if let Some(wait) = arrival.limited {
+            Some(too_fast(wait))
+        } else if self.outstanding >= cx.config.outstanding_calls {
+            Some(overloaded(cx.config, format!("{} calls are outstanding", self.outstanding)))
+        } else if !self.budget.has_room() {
+            Some(overloaded(cx.config, "the node has no room for further replies".into()))
+        } else {
+            None
+        };
+        if let Some(error) = refusal {
+            self.slots.insert(seq, Slot::Refused(hash));
+            return cx.send(replies::error_frame(arrival.msg_id, seq, error));
+        }
+        let history = if seq <= self.sent_before { CallHistory::MayHaveRun } else { CallHistory::New };
+        let ordered = arrival.headers.get("x-order").is_some_and(|order| order == "request");
+        let timeout = replies::timeout(&arrival.headers, cx.config.call_timeout);
+        let call = CallRequest { seq, request: arrival.request, headers: arrival.headers, timeout, history };
+        let open = Open {
+            hash,
+            answered: Answered::new(arrival.msg_id, cx.to.map(|to| to.fence)),
+            stage: Stage::Waiting(Box::new(call)),
+        };
+        self.slots.insert(seq, Slot::Open(Box::new(open)));
+        self.outstanding += 1;
+        if ordered {
+            self.ordered.insert(seq);
+        }
+        self.waiting.push_back(seq);
+        self.start_waiting(cx);
+    }
+
+    pub(crate) fn set_pressure(&mut self, cx: &mut Cx<'_>, pressure: Pressure) {
+        self.pressure = pressure;
+        self.start_waiting(cx);
+    }
+
+    /// Starts what may run now.
+    fn start_waiting(&mut self, cx: &mut Cx<'_>) {
+        while self.running < cx.config.running_calls && self.pressure == Pressure::Room {
+            let Some(seq) = self.waiting.pop_front() else { return };
+            // Others may have filled the node's cache while it waited. It has not run, so it can be refused.
+            if !self.budget.has_room() {
+                let error = overloaded(cx.config, "the node has no room for further replies".into());
+                self.close_call(cx, seq, Fate::Error(error));
+                continue;
+            }
+            let Some(Slot::Open(open)) = self.slots.get_mut(&seq) else { continue };
+            if let Stage::Waiting(call) = std::mem::replace(&mut open.stage, Stage::Running) {
+                self.running += 1;
+                cx.outputs.push_back(Output::Call(call));
+            }
+        }
+    }
+
+    pub(crate) fn ended(&mut self, cx: &mut Cx<'_>, seq: ClientSeq, outcome: CallOutcome) {
+        let Some(Slot::Open(open)) = self.slots.get(&seq) else { return };
+        if !matches!(open.stage, Stage::Running) {
+            return;
+        }
+        self.running -= 1;
+        let fate = match outcome {
+            CallOutcome::Error(error) => Fate::Error(error),
+            CallOutcome::Reply { response, headers, bound } => {
+                self.bind_all(cx, seq, bound, Fate::Reply { response, headers })
+            }
+        };
+        self.close_call(cx, seq, fate);
+        self.start_waiting(cx);
+    }
+
+    /// Binds what the answer itself brought. They share its fate: if they do not fit, neither does the answer.
+    fn bind_all(&mut self, cx: &Cx<'_>, seq: ClientSeq, bound: Vec<BoundPush>, fate: Fate) -> Fate {
+        let Some(Slot::Open(open)) = self.slots.get_mut(&seq) else { return fate };
+        let before = open.answered.bound_count();
+        for push in bound {
+            if !open.answered.bind(push, cx.config, cx.dialect) {
+                open.answered.unbind_to(before);
+                return Fate::Error(replies::cannot_be_delivered());
+            }
+        }
+        fate
+    }
+
+    /// A running or waiting call has its fate; it leaves now, or waits for the earlier ones of its order.
+    fn close_call(&mut self, cx: &mut Cx<'_>, seq: ClientSeq, fate: Fate) {
+        let Some(Slot::Open(open)) = self.slots.get_mut(&seq) else { return };
+        let refused = fate.is_refusal();
+        open.stage = Stage::Held;
+        open.answered.fate = Some(fate);
+        if !self.ordered.contains(&seq) {
+            return self.release(cx, seq);
+        }
+        if refused {
+            // It will come again, so it cannot hold up those behind it, nor wait for those before it.
+            self.ordered.remove(&seq);
+            self.release(cx, seq);
+        }
+        while let Some(first) = self.ordered.first().copied() {
+            let Some(Slot::Open(open)) = self.slots.get(&first) else { break };
+            if !matches!(open.stage, Stage::Held) {
+                break;
+            }
+            self.ordered.remove(&first);
+            self.release(cx, first);
+        }
+    }
+
+    /// The reply leaves: it goes to the connection that asked last, and into the cache.
+    fn release(&mut self, cx: &mut Cx<'_>, seq: ClientSeq) {
+        let Some(Slot::Open(open)) = self.slots.remove(&seq) else { return };
+        let Open { hash, mut answered, .. } = *open;
+        self.outstanding -= 1;
+        if answered.msg_id == 0 {
+            // Nothing to share a fate with: both go out when the call ends.
+            for bound in answered.take_bound() {
+                cx.outputs.push_back(Output::Publish(bound.target, bound.push));
+            }
+        }
+        let frame = answered.frame(seq, cx.config, cx.dialect);
+        let connected =
+            cx.to.is_some_and(|to| to.protocol == Protocol::Seed || answered.on == Some(to.fence));
+        let refused = answered.fate.as_ref().is_some_and(Fate::is_refusal);
+        answered.left = connected;
+        let Some(frame) = frame else {
+            self.slots.insert(seq, Slot::Forgotten(hash));
+            return self.trim();
+        };
+        let keep_for_seed = !connected && cx.protocol == Protocol::Seed;
+        let bytes = replies::cost(&frame);
+        if connected {
+            cx.send(frame);
+        }
+        if refused {
+            // Its error is not kept, even if nobody heard it: whoever asks again runs it.
+            self.slots.insert(seq, Slot::Refused(hash));
+            return self.trim();
+        }
+        if keep_for_seed {
+            self.unsent.push_back(seq);
+        }
+        self.slots.insert(seq, Slot::Ended(hash, Box::new(answered)));
+        self.cache.keep(seq, self.budget.charge(bytes));
+        self.evict(cx.config);
+        self.trim();
+    }
+
+    fn evict(&mut self, config: &SessionConfig) {
+        while self.cache.bytes() > config.reply_cache {
+            let Some(oldest) = self.cache.oldest() else { return };
+            self.forget(oldest);
+        }
+    }
+
+    fn forget(&mut self, seq: ClientSeq) {
+        self.cache.drop_reply(seq);
+        if let Some(slot) = self.slots.get_mut(&seq)
+            && let Slot::Ended(hash, _) = slot
+        {
+            *slot = Slot::Forgotten(*hash);
+        }
+    }
+
+    /// May a client say that it has the replies up to this number?
+    pub(crate) fn knows_up_to(&self, seq: ClientSeq) -> bool {
+        seq <= self.highest.unwrap_or_default().max(self.sent_before)
+    }
+
+    /// `replied_client_seq`: the client has these replies. What still runs is not touched.
+    pub(crate) fn replied(&mut self, up_to: ClientSeq) {
+        let ended = self.slots.range(..=up_to).filter(|(_, slot)| matches!(slot, Slot::Ended(..)));
+        for seq in ended.map(|(seq, _)| *seq).collect::<Vec<_>>() {
+            self.forget(seq);
+        }
+    }
+
+    /// Forgets numbers that left the window. What is outstanding is never forgotten.
+    fn trim(&mut self) {
+        let Some(highest) = self.highest else { return };
+        let Some(oldest) = highest.0.saturating_add(1).checked_sub(CALL_WINDOW) else { return };
+        let gone = self.slots.range(..ClientSeq(oldest)).filter(|(_, slot)| !matches!(slot, Slot::Open(_)));
+        for seq in gone.map(|(seq, _)| *seq).collect::<Vec<_>>() {
+            self.forget(seq);
+            self.slots.remove(&seq);
+        }
+    }
+
+    /// Joins a push to a call; see `Engine::bind`.
+    pub(crate) fn bind(
+        &mut self,
+        config: &SessionConfig,
+        dialect: Dialect,
+        seq: ClientSeq,
+        push: BoundPush,
+    ) -> BindAnswer {
+        let hint = push.hint;
+        let answered = match self.slots.get_mut(&seq) {
+            Some(Slot::Open(open)) => &mut open.answered,
+            // Ended, but nobody was there to hear it: the reply has not left.
+            Some(Slot::Ended(_, answered)) if !answered.left && answered.msg_id != 0 => answered,
+            Some(_) => return late(hint),
+            None if self.highest.is_some_and(|highest| seq <= highest) => return late(hint),
+            None => return BindAnswer::NoSuchCall,
+        };
+        if !answered.bind(push, config, dialect) {
+            return BindAnswer::TooLarge;
+        }
+        if let Some(Slot::Ended(_, answered)) = self.slots.get(&seq) {
+            let bytes = answered.frame(seq, config, dialect).map_or(0, |frame| replies::cost(&frame));
+            self.cache.recharge(seq, self.budget.charge(bytes));
+            self.evict(config);
+        }
+        BindAnswer::Bound
+    }
+
+    /// Protocol 0, connected again: what ended in between, in that order.
+    pub(crate) fn send_unsent(&mut self, cx: &mut Cx<'_>) {
+        while let Some(seq) = self.unsent.pop_front() {
+            match self.slots.get_mut(&seq) {
+                Some(Slot::Ended(_, answered)) => {
+                    answered.left = true;
+                    if let Some(frame) = answered.frame(seq, cx.config, cx.dialect) {
+                        cx.send(frame);
+                    }
+                }
+                // Evicted before anybody heard of it: told, since a seed client does not ask again.
+                _ => cx.send(replies::error_frame(
+                    0,
+                    seq,
+                    ErrorCode::ResultUnknown.message("the call has ended, its reply is no longer kept"),
+                )),
+            }
+        }
+    }
+
+    /// The session is over: nothing that waits will run, nothing is kept.
+    pub(crate) fn clear(&mut self) {
+        *self = Calls { highest: self.highest, ..Calls::new(self.budget.clone()) };
+    }
+}
+
+impl Slot {
+    fn hash(&self) -> u64 {
+        match self {
+            Slot::Open(open) => open.hash,
+            Slot::Ended(hash, _) | Slot::Refused(hash) | Slot::Forgotten(hash) => *hash,
+        }
+    }
+}
+
+/// What the calls need of their engine.
+pub(crate) struct Cx<'a> {
+    pub(crate) config: &'a SessionConfig,
+    pub(crate) to: Option<ReplyTo>,
+    /// Of the last connection, where there is none now.
+    pub(crate) protocol: Protocol,
+    pub(crate) dialect: Dialect,
+    pub(crate) outputs: &'a mut VecDeque<Output>,
+}
+
+impl Cx<'_> {
+    fn send(&mut self, frame: DownFrame) {
+        self.outputs.push_back(Output::Send(frame));
+    }
+}
+
+fn late(hint: BindHint) -> BindAnswer {
+    match hint {
+        BindHint::Before => BindAnswer::TooLate,
+        BindHint::After => BindAnswer::PublishNow,
+    }
+}
+
+pub(crate) fn too_fast(wait: Duration) -> ErrorMessage {
+    // Rounded up: who comes back when told must not be told so again.
+    let wait_ms = u32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX).max(1);
+    let mut error = ErrorCode::RateLimited.message("frames come too fast");
+    error.retry_after_ms = wait_ms;
+    error
+}
+
+pub(crate) fn overloaded(config: &SessionConfig, text: String) -> ErrorMessage {
+    let mut error = ErrorCode::Overloaded.message(text);
+    error.retry_after_ms = u32::try_from(config.retry_after.as_millis()).unwrap_or(u32::MAX).max(1);
+    error
+}

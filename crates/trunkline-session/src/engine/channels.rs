@@ -1,0 +1,208 @@
+//! Which channels a session is on, where each began and what of it was acked.
+//!
+//! It decides what a START attaches and what an ack means. It never sees a publication.
+
+use std::collections::BTreeMap;
+
+use trunkline_proto::ErrorCode;
+use trunkline_proto::wire::{ChannelGap, ChannelPosition, ChannelRefusal};
+
+use super::io::{AttachRequest, ChannelKind, SentPositions, StartFacts};
+use crate::config::Protocol;
+use crate::position::{Channel, Position, is_implicit_name};
+
+/// The channels of a session.
+#[derive(Debug, Default)]
+pub(crate) struct Channels {
+    by_name: BTreeMap<Channel, Subscription>,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    pub(crate) kind: ChannelKind,
+    /// Where delivery began for this session.
+    began: Position,
+    /// What the client told that it has, by an ack or by the positions of a START.
+    acked: Option<Position>,
+    /// Delivered on the connection of now.
+    pub(crate) live: bool,
+}
+
+/// What a START asks of the channels.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    pub(crate) attach: Vec<AttachRequest>,
+    pub(crate) gaps: Vec<ChannelGap>,
+    pub(crate) refused: Vec<ChannelRefusal>,
+}
+
+/// Where an implicit channel goes on that the client named no position for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GoOn {
+    /// A resume: from the last ack, else from where the session began.
+    FromAck,
+    /// The same first START again: from where the session began.
+    FromBegin,
+}
+
+/// An ack that makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AckOfTheFuture {
+    pub(crate) channel: String,
+}
+
+impl Channels {
+    /// The connection is gone, and with it its cursors.
+    pub(crate) fn cut(&mut self) {
+        for subscription in self.by_name.values_mut() {
+            subscription.live = false;
+        }
+    }
+
+    pub(crate) fn get(&self, channel: &str) -> Option<&Subscription> {
+        self.by_name.get(channel)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    pub(crate) fn remove(&mut self, channel: &str) -> Option<Subscription> {
+        self.by_name.remove(channel)
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = (&Channel, &Subscription)> {
+        self.by_name.iter()
+    }
+
+    /// Attached: delivery goes on from `position`.
+    pub(crate) fn attached(&mut self, channel: Channel, kind: ChannelKind, position: Position, live: bool) {
+        let fresh = Subscription { kind, began: position, acked: None, live };
+        let subscription = self.by_name.entry(channel).or_insert(fresh);
+        subscription.kind = kind;
+        subscription.live = live;
+    }
+
+    /// Which channels a START attaches, and from where. What the client no longer lists is left.
+    pub(crate) fn plan(&mut self, facts: &StartFacts, go_on: GoOn, limit: usize) -> Plan {
+        let mut given: BTreeMap<&str, Position> = BTreeMap::new();
+        for position in &facts.positions {
+            given.entry(&position.channel).or_insert_with(|| Position::from(position));
+        }
+        let mut plan = Plan::default();
+        let mut wanted: BTreeMap<Channel, ChannelKind> =
+            facts.implicit.iter().map(|channel| (channel.clone(), ChannelKind::Implicit)).collect();
+        for (channel, subscription) in &self.by_name {
+            if subscription.kind == ChannelKind::Joined {
+                wanted.entry(channel.clone()).or_insert(ChannelKind::Joined);
+            }
+        }
+        for (channel, position) in &given {
+            if !wanted.contains_key(*channel)
+                && let Some(kind) = plan.judge(channel, *position, facts, wanted.len() < limit)
+            {
+                wanted.insert(Channel::from(*channel), kind);
+            }
+        }
+        self.by_name.retain(|channel, _| wanted.contains_key(channel));
+        for (channel, kind) in wanted {
+            let given = given.get(&*channel).copied();
+            if let (Some(subscription), Some(position)) = (self.by_name.get_mut(&channel), given) {
+                subscription.confirm(position);
+            }
+            let from = given.or_else(|| self.by_name.get(&channel).map(|known| known.resume_from(go_on)));
+            plan.attach.push(AttachRequest { channel, from, kind });
+        }
+        plan
+    }
+
+    /// All or nothing: an ack with one position of the future changes nothing. Answers what it has moved.
+    pub(crate) fn ack(
+        &mut self,
+        positions: &[ChannelPosition],
+        sent: &dyn SentPositions,
+    ) -> Result<Vec<ChannelPosition>, AckOfTheFuture> {
+        let mut moved = Vec::new();
+        for wire in positions {
+            let position = Position::from(wire);
+            let live = self.by_name.get(&*wire.channel).filter(|subscription| subscription.live);
+            // A channel just left: ignored.
+            let Some((subscription, sent)) = live.and_then(|known| Some((known, sent.sent(&wire.channel)?)))
+            else {
+                continue;
+            };
+            // An older epoch orders below, so it can only be old: ignored as lower. A newer one was never sent.
+            if position > sent {
+                return Err(AckOfTheFuture { channel: wire.channel.clone() });
+            }
+            if position.epoch == sent.epoch && subscription.acked.is_none_or(|acked| position > acked) {
+                moved.push(wire.clone());
+            }
+        }
+        for wire in &moved {
+            if let Some(subscription) = self.by_name.get_mut(&*wire.channel) {
+                subscription.confirm(Position::from(wire));
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Where a new session of the same device begins: what the client has of each channel.
+    pub(crate) fn handover(&self) -> Vec<ChannelPosition> {
+        self.by_name.iter().map(|(name, known)| known.resume_from(GoOn::FromAck).to_wire(name)).collect()
+    }
+}
+
+impl Subscription {
+    fn confirm(&mut self, position: Position) {
+        if self.acked.is_none_or(|acked| position > acked) {
+            self.acked = Some(position);
+        }
+    }
+
+    fn resume_from(&self, go_on: GoOn) -> Position {
+        match go_on {
+            GoOn::FromAck => self.acked.unwrap_or(self.began),
+            GoOn::FromBegin => self.began,
+        }
+    }
+}
+
+impl Plan {
+    /// A position of a channel that the session is not on by what it is. `None`: refused, or answered as a gap.
+    fn judge(
+        &mut self,
+        channel: &str,
+        position: Position,
+        facts: &StartFacts,
+        has_room: bool,
+    ) -> Option<ChannelKind> {
+        let former = facts.former.is_some_and(|former| channel == format!("session:{former}"));
+        if former && facts.protocol == Protocol::Seed && has_room {
+            // A seed client cannot ask for its pushes again: what its former session's channel still has is
+            // delivered to the new one ("begins with the pushes the device had not acked").
+            return Some(ChannelKind::Joined);
+        }
+        if former {
+            self.gaps.push(ChannelGap {
+                channel: channel.to_owned(),
+                epoch: position.epoch,
+                offset: position.offset,
+                next: None,
+            });
+            return None;
+        }
+        let error = if channel.is_empty() {
+            ErrorCode::BadRequest.message("a position names no channel")
+        } else if is_implicit_name(channel) {
+            ErrorCode::Forbidden.message("nobody attaches to another's channel")
+        } else if has_room {
+            return Some(ChannelKind::Own);
+        } else {
+            ErrorCode::Full.message("the session is on as many channels as it may")
+        };
+        self.refused.push(ChannelRefusal { channel: channel.to_owned(), error: Some(error) });
+        None
+    }
+}

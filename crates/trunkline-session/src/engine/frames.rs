@@ -1,0 +1,264 @@
+//! What each frame of a client means while the session is live.
+
+use trunkline_proto::wire::{
+    ChannelRequest, ChannelResponse, ClientAck, ErrorMessage, HeartbeatResponse, StartResponse,
+};
+use trunkline_proto::{CloseCode, DownBody, DownFrame, ErrorCode, UpBody, UpFrame};
+
+use super::calls::{self, Arrival};
+use super::io::{Answer, ChannelKind, Operation, OperationId, Output, SentPositions};
+use super::{Engine, Phase};
+use crate::Now;
+use crate::config::Protocol;
+use crate::defaults::UNDECODABLE_FRAMES;
+use crate::ids::{ClientSeq, Seq};
+use crate::position::{Channel, Position, is_implicit_name};
+
+/// An operation that the gateway works on.
+#[derive(Debug)]
+pub(super) struct PendingOperation {
+    msg_id: u32,
+    kind: Pending,
+}
+
+#[derive(Debug)]
+enum Pending {
+    Subscribe {
+        channel: Channel,
+        since: Option<Position>,
+        /// The client has unsubscribed meanwhile, with this `msg_id`.
+        then_leave: Option<u32>,
+    },
+    Channel(String),
+    Refresh,
+}
+
+impl Engine {
+    pub(super) fn frame(&mut self, now: Now, frame: UpFrame, sent: &dyn SentPositions) {
+        let UpFrame { msg_id, seq_id, headers, body } = frame;
+        // Acks and heartbeats keep a session in order, and STOP ends it: none is ever refused for load.
+        let counted = !matches!(body, UpBody::Ack(_) | UpBody::Heartbeat(_) | UpBody::Stop(_));
+        let (rate, burst) = (self.config.frames_per_second, self.config.frame_burst);
+        let limited = if counted { self.bucket.take(now.at, rate, burst).err() } else { None };
+        if let UpBody::Business(request) = body {
+            let arrival = Arrival { seq: ClientSeq(seq_id), msg_id, headers, request, limited };
+            return self.with_calls(|calls, cx| calls.receive(cx, arrival));
+        }
+        if let Some(wait) = limited {
+            return self.send_error(msg_id, calls::too_fast(wait));
+        }
+        match body {
+            UpBody::Start(_) => self.bad_request(msg_id, "this connection has started"),
+            UpBody::Stop(_) => {
+                self.close(now, CloseCode::Stopped.notice("stopped"));
+                self.end(CloseCode::Stopped.number());
+            }
+            UpBody::Heartbeat(heartbeat) => {
+                let answer = HeartbeatResponse {
+                    client_timestamp: heartbeat.client_timestamp,
+                    server_timestamp: i64::try_from(now.unix_ms).unwrap_or(i64::MAX),
+                };
+                self.send(DownFrame::new(msg_id, DownBody::HeartbeatResp(answer)));
+            }
+            UpBody::Ack(ack) => self.ack(msg_id, &ack, sent),
+            UpBody::Subscribe(request) => self.subscribe(msg_id, request),
+            UpBody::Unsubscribe(request) => self.unsubscribe(msg_id, &request.channel),
+            UpBody::Publish(request) => {
+                let channel = request.channel.clone();
+                self.operate(msg_id, Pending::Channel(channel), Operation::Publish(request));
+            }
+            UpBody::History(request) => {
+                let channel = request.channel.clone();
+                self.operate(msg_id, Pending::Channel(channel), Operation::History(request));
+            }
+            UpBody::Presence(request) => {
+                let operation = Operation::Presence(Channel::from(request.channel.as_str()));
+                self.operate(msg_id, Pending::Channel(request.channel), operation);
+            }
+            UpBody::Refresh(request) => {
+                self.operate(msg_id, Pending::Refresh, Operation::Refresh { auth_token: request.auth_token });
+            }
+            UpBody::Unknown(_) => self.bad_request(msg_id, "this type of frame is not known here"),
+            // Taken above.
+            UpBody::Business(_) => {}
+        }
+    }
+
+    pub(super) fn undecodable(&mut self, now: Now, detail: &str) {
+        self.undecodable += 1;
+        self.send_error(0, ErrorCode::BadRequest.message(format!("the frame does not decode: {detail}")));
+        if self.undecodable >= UNDECODABLE_FRAMES {
+            self.close(now, CloseCode::BadFrame.notice("ten frames in a row did not decode"));
+        }
+    }
+
+    /// Judged whole before any of it counts: an ack that cannot be true changes nothing, and the session lives.
+    fn ack(&mut self, msg_id: u32, ack: &ClientAck, sent: &dyn SentPositions) {
+        let fence = self.fence.map_or(0, |fence| fence.packed());
+        if ack.start_fence > fence {
+            return self.bad_request(msg_id, "the ack names a START that has not been");
+        }
+        let seed = self.protocol == Protocol::Seed;
+        if seed && Seq(ack.acked_seq_id) > sent.highest_seq() {
+            let text = format!("number {} was never sent", ack.acked_seq_id);
+            return self.bad_request(msg_id, &text);
+        }
+        if !self.calls.knows_up_to(ClientSeq(ack.replied_client_seq)) {
+            let text = format!("call {} was never received", ack.replied_client_seq);
+            return self.bad_request(msg_id, &text);
+        }
+        let moved = match self.channels.ack(&ack.positions, sent) {
+            Ok(moved) => moved,
+            Err(future) => {
+                let text = format!("the ack of {} is beyond what was sent", future.channel);
+                return self.bad_request(msg_id, &text);
+            }
+        };
+        if ack.start_fence == fence {
+            self.tokens.prove(self.fence);
+        }
+        self.calls.replied(ClientSeq(ack.replied_client_seq));
+        if !moved.is_empty() {
+            self.outputs.push_back(Output::Acked(moved));
+        }
+        if seed && ack.acked_seq_id > 0 {
+            self.outputs.push_back(Output::AckedSeq(Seq(ack.acked_seq_id)));
+        }
+    }
+
+    fn subscribe(&mut self, msg_id: u32, request: ChannelRequest) {
+        let subscribing = self.operations.values().any(|pending| pending.subscribes(&request.channel));
+        let error = if request.channel.is_empty() {
+            ErrorCode::BadRequest.message("no channel is named")
+        } else if subscribing || self.channels.get(&request.channel).is_some() {
+            ErrorCode::Conflict.message("the session is on this channel")
+        } else if is_implicit_name(&request.channel) {
+            ErrorCode::Forbidden.message("nobody attaches to another's channel")
+        } else if self.channels.len() + self.operations.len() >= self.config.channels {
+            ErrorCode::Full.message("the session is on as many channels as it may")
+        } else {
+            let channel = Channel::from(request.channel.as_str());
+            let since = request.since.as_ref().map(Position::from);
+            let pending = Pending::Subscribe { channel: channel.clone(), since, then_leave: None };
+            return self.operate(msg_id, pending, Operation::Subscribe { channel, since });
+        };
+        self.send_channel_error(msg_id, request.channel, error);
+    }
+
+    fn unsubscribe(&mut self, msg_id: u32, channel: &str) {
+        let pending = self.operations.values_mut().find(|pending| pending.subscribes(channel));
+        if let Some(PendingOperation { kind: Pending::Subscribe { then_leave, .. }, .. }) = pending {
+            // It takes effect when the subscription is there, so that the answers keep their order.
+            *then_leave = Some(msg_id);
+            return;
+        }
+        let error = match self.channels.get(channel).map(|known| known.kind) {
+            Some(ChannelKind::Own) => {
+                self.channels.remove(channel);
+                self.outputs.push_back(Output::Detach(Channel::from(channel)));
+                let left = ChannelResponse { channel: channel.to_owned(), ..Default::default() };
+                return self.send(DownFrame::new(msg_id, DownBody::ChannelResp(left)));
+            }
+            Some(_) => ErrorCode::Forbidden.message("the session is on this channel by what it is"),
+            None => ErrorCode::NotFound.message("the session is not on this channel"),
+        };
+        self.send_channel_error(msg_id, channel.to_owned(), error);
+    }
+
+    fn operate(&mut self, msg_id: u32, kind: Pending, operation: Operation) {
+        if self.operations.len() >= self.config.operations {
+            let text = format!("{} operations are under way", self.operations.len());
+            let error = calls::overloaded(&self.config, text);
+            return self.answer_error(msg_id, kind, error);
+        }
+        let id = OperationId(self.next_operation);
+        self.next_operation += 1;
+        self.operations.insert(id, PendingOperation { msg_id, kind });
+        self.outputs.push_back(Output::Operation { id, operation });
+    }
+
+    /// An operation has ended. Those of an earlier connection were forgotten with it.
+    pub(super) fn answer(&mut self, now: Now, id: OperationId, result: Result<Answer, ErrorMessage>) {
+        let Some(PendingOperation { msg_id, kind }) = self.operations.remove(&id) else {
+            // The connection that asked is gone, and a cursor made for it with it.
+            return;
+        };
+        if !matches!(self.phase, Phase::Live) {
+            return;
+        }
+        match (kind, result) {
+            (Pending::Subscribe { channel, since, then_leave }, Ok(Answer::Subscribed { position, gap })) => {
+                let Position { epoch, offset } = position;
+                let recovered = since.is_some() && gap.is_none();
+                let told = ChannelResponse {
+                    channel: channel.to_string(),
+                    epoch,
+                    offset,
+                    recovered,
+                    ..Default::default()
+                };
+                self.channels.attached(channel.clone(), ChannelKind::Own, position, true);
+                self.send(DownFrame::new(msg_id, DownBody::ChannelResp(told)));
+                if let Some(gap) = gap {
+                    self.send(DownFrame::new(0, DownBody::Gap(gap)));
+                }
+                match then_leave {
+                    Some(msg_id) => self.unsubscribe(msg_id, &channel),
+                    None => self.outputs.push_back(Output::Deliver(vec![channel])),
+                }
+            }
+            (Pending::Channel(_), Ok(Answer::Channel(response))) => {
+                self.send(DownFrame::new(msg_id, DownBody::ChannelResp(response)));
+            }
+            (Pending::Refresh, Ok(Answer::Refreshed { expires_at })) => {
+                self.expires_at(now, expires_at);
+                let told = StartResponse { success: true, ..StartResponse::default() };
+                self.send(DownFrame::new(msg_id, DownBody::StartResp(told)));
+            }
+            (kind, Err(error)) => self.answer_error(msg_id, kind, error),
+            (kind, Ok(_)) => {
+                let error = ErrorCode::Internal.message("the operation was answered with another's answer");
+                self.answer_error(msg_id, kind, error);
+            }
+        }
+    }
+
+    fn answer_error(&mut self, msg_id: u32, kind: Pending, error: ErrorMessage) {
+        match kind {
+            Pending::Refresh => {
+                let told = StartResponse { success: false, error: Some(error), ..StartResponse::default() };
+                self.send(DownFrame::new(msg_id, DownBody::StartResp(told)));
+            }
+            Pending::Channel(channel) => self.send_channel_error(msg_id, channel, error),
+            Pending::Subscribe { channel, then_leave, .. } => {
+                self.send_channel_error(msg_id, channel.to_string(), error);
+                if let Some(msg_id) = then_leave {
+                    self.unsubscribe(msg_id, &channel);
+                }
+            }
+        }
+    }
+
+    fn send_channel_error(&mut self, msg_id: u32, channel: String, error: ErrorMessage) {
+        // With msg_id 0 it would read as a right withdrawn; who asks so gets a plain error.
+        if msg_id == 0 {
+            return self.send_error(0, error);
+        }
+        let told = ChannelResponse { channel, error: Some(error), ..Default::default() };
+        self.send(DownFrame::new(msg_id, DownBody::ChannelResp(told)));
+    }
+
+    fn bad_request(&mut self, msg_id: u32, text: &str) {
+        self.send_error(msg_id, ErrorCode::BadRequest.message(text));
+    }
+
+    fn send_error(&mut self, msg_id: u32, error: ErrorMessage) {
+        self.send(DownFrame::new(msg_id, DownBody::Error(error)));
+    }
+}
+
+impl PendingOperation {
+    fn subscribes(&self, name: &str) -> bool {
+        matches!(&self.kind, Pending::Subscribe { channel, .. } if &**channel == name)
+    }
+}

@@ -1,0 +1,332 @@
+//! The gateway's side of a session: one [`Engine`] per session, with or without a connection.
+//!
+//! The gateway reads a START, checks its token, lets the login policy choose the session, and gives the START to
+//! its engine; then every frame, every end of a call, and the passing of time. The engine decides what is
+//! accepted, what is answered, what runs and when it ends. It refuses to authorise, to route, to publish and to
+//! write: those are outputs. Publications on their way down never pass through it.
+//!
+//! After each `handle_input` take outputs until `poll_output` is `None`, and carry them out in that order.
+
+mod cache;
+mod calls;
+mod channels;
+mod frames;
+mod io;
+mod rate;
+mod replies;
+mod start;
+
+pub use io::*;
+pub use start::TokenlessStart;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use trunkline_proto::wire::{ChannelPosition, ChannelResponse, CloseNotice, ErrorMessage};
+use trunkline_proto::{CloseCode, Dialect, DownBody, DownFrame};
+
+use crate::Now;
+use crate::budget::ReplyBudget;
+use crate::config::{Protocol, SessionConfig};
+use crate::ids::{ClientSeq, ConnectionId, Fence, SessionId};
+use crate::position::{Channel, Position};
+use calls::{Calls, Cx};
+use channels::Channels;
+use frames::PendingOperation;
+use rate::Bucket;
+use start::{Starting, Tokens};
+
+/// A session. It has one owner; drop gives its share of the node's reply budget back.
+#[derive(Debug)]
+pub struct Engine {
+    config: Arc<SessionConfig>,
+    session: SessionId,
+    device: u64,
+    phase: Phase,
+    link: Option<Link>,
+    /// Of the last accepted START; a lower or equal one comes too late.
+    fence: Option<Fence>,
+    protocol: Protocol,
+    dialect: Dialect,
+    instance: u64,
+    attempt: u64,
+    tokens: Tokens,
+    channels: Channels,
+    calls: Calls,
+    operations: BTreeMap<OperationId, PendingOperation>,
+    next_operation: u64,
+    bucket: Bucket,
+    undecodable: u32,
+    heard_at: Duration,
+    lost_at: Option<Duration>,
+    /// When an expired token is no longer waited for.
+    expiry: Option<Duration>,
+    outputs: VecDeque<Output>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// No START yet.
+    New,
+    /// A START was accepted, its channels are being attached.
+    Starting(Box<Starting>),
+    /// START_RESP was sent.
+    Live,
+    /// No connection; the resume window runs.
+    Lost,
+    /// For good.
+    Ended,
+}
+
+#[derive(Debug)]
+struct Link {
+    connection: ConnectionId,
+}
+
+impl Engine {
+    /// A session that waits for its first START. `device` is [`crate::token::device_hash`].
+    pub fn new(session: SessionId, device: u64, config: Arc<SessionConfig>, budget: ReplyBudget) -> Self {
+        Engine {
+            session,
+            device,
+            phase: Phase::New,
+            link: None,
+            fence: None,
+            protocol: Protocol::Trunkline,
+            dialect: Dialect::Protobuf,
+            instance: 0,
+            attempt: 0,
+            tokens: Tokens::default(),
+            channels: Channels::default(),
+            calls: Calls::new(budget),
+            operations: BTreeMap::new(),
+            next_operation: 0,
+            bucket: Bucket::new(config.frame_burst),
+            undecodable: 0,
+            heard_at: Duration::ZERO,
+            lost_at: None,
+            expiry: None,
+            outputs: VecDeque::new(),
+            config,
+        }
+    }
+
+    /// Takes one input. An ended session takes none.
+    pub fn handle_input(&mut self, now: Now, input: Input<'_>) {
+        match input {
+            Input::Start(facts) => self.start(now, *facts),
+            Input::Attached { fence, channels, refused } if self.is_owner(fence) => {
+                self.attached(now, channels, refused);
+            }
+            Input::StartFailed { fence, error, close } if self.is_owner(fence) => {
+                self.start_failed(now, error, close);
+            }
+            Input::Frame { fence, frame, sent } if self.is_owner(fence) && self.reads() => {
+                self.heard_at = now.at;
+                self.undecodable = 0;
+                self.frame(now, frame, sent);
+            }
+            Input::Undecodable { fence, detail } if self.is_owner(fence) && self.reads() => {
+                self.heard_at = now.at;
+                self.undecodable(now, &detail);
+            }
+            Input::Answer { id, result } => self.answer(now, id, result),
+            Input::CallEnded { seq, outcome } => self.with_calls(|calls, cx| calls.ended(cx, seq, outcome)),
+            Input::Joined { channel, position } => self.joined(channel, position),
+            Input::Withdrawn { channel, error } => self.withdrawn(&channel, error),
+            Input::Pressure(pressure) => self.with_calls(|calls, cx| calls.set_pressure(cx, pressure)),
+            Input::Disconnected { fence } if self.is_owner(fence) => self.lose(now),
+            Input::Timeout => self.timeout(now),
+            Input::Kick(notice) => self.kick(now, notice),
+            // Of a connection that no longer owns the session, or before it reads.
+            Input::Attached { .. }
+            | Input::StartFailed { .. }
+            | Input::Frame { .. }
+            | Input::Undecodable { .. }
+            | Input::Disconnected { .. } => {}
+        }
+    }
+
+    /// The next thing to do; `None` when all is done.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to give [`Input::Timeout`], if nothing else happens before.
+    pub fn next_timeout(&self) -> Option<Duration> {
+        match self.phase {
+            Phase::New | Phase::Starting(_) | Phase::Ended => None,
+            Phase::Live => {
+                let silent = self.heard_at + self.config.silence();
+                Some(self.expiry.map_or(silent, |expiry| expiry.min(silent)))
+            }
+            Phase::Lost => Some(self.lost_at? + self.config.resume_window),
+        }
+    }
+
+    /// Joins a push to the running call `seq`, or says why not. The pusher is answered with it at once.
+    pub fn bind(&mut self, seq: ClientSeq, push: BoundPush) -> BindAnswer {
+        self.calls.bind(&self.config, self.dialect, seq, push)
+    }
+
+    /// Does this call run, or wait to run? For pushes that name a user with several sessions.
+    pub fn runs(&self, seq: ClientSeq) -> bool {
+        self.calls.runs(seq)
+    }
+
+    /// Whether frames of the connection may be given: after START_RESP, until its end.
+    pub fn reads(&self) -> bool {
+        matches!(self.phase, Phase::Live)
+    }
+
+    /// The session is over; no output but those still queued will come.
+    pub fn is_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended)
+    }
+
+    /// Whose engine this is.
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// The protocol of the last START.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// The channels the session is on, and why.
+    pub fn channels(&self) -> impl Iterator<Item = (&Channel, ChannelKind)> {
+        self.channels.names().map(|(channel, subscription)| (channel, subscription.kind))
+    }
+
+    /// What the client has of each channel, by its acks: where a session in its place would go on.
+    pub fn acked_positions(&self) -> Vec<ChannelPosition> {
+        self.channels.handover()
+    }
+
+    fn is_owner(&self, fence: Fence) -> bool {
+        self.link.is_some() && self.fence == Some(fence)
+    }
+
+    fn send(&mut self, frame: DownFrame) {
+        self.outputs.push_back(Output::Send(frame));
+    }
+
+    fn with_calls(&mut self, work: impl FnOnce(&mut Calls, &mut Cx<'_>)) {
+        let to = self.reply_to();
+        let mut cx = Cx {
+            config: &self.config,
+            to,
+            protocol: self.protocol,
+            dialect: self.dialect,
+            outputs: &mut self.outputs,
+        };
+        work(&mut self.calls, &mut cx);
+    }
+
+    fn expires_at(&mut self, now: Now, unix_ms: Option<u64>) {
+        self.expiry = unix_ms.map(|expiry| {
+            let left = Duration::from_millis(expiry.saturating_sub(now.unix_ms));
+            now.at.saturating_add(left).saturating_add(self.config.expiry_grace)
+        });
+    }
+
+    fn timeout(&mut self, now: Now) {
+        match self.phase {
+            Phase::Live if now.at >= self.heard_at + self.config.silence() => {
+                self.close(now, CloseCode::Silent.notice("nothing was heard for 2.5 heartbeats"));
+            }
+            // The session stays: with a new token its client can resume it and has lost nothing.
+            Phase::Live if self.expiry.is_some_and(|expiry| now.at >= expiry) => {
+                self.close(now, CloseCode::TokenExpired.notice("the token expired and was not refreshed"));
+            }
+            Phase::Lost if self.lost_at.is_some_and(|lost| now.at >= lost + self.config.resume_window) => {
+                self.end(0);
+            }
+            _ => {}
+        }
+    }
+
+    fn kick(&mut self, now: Now, notice: CloseNotice) {
+        let code = notice.code;
+        if matches!(self.phase, Phase::Ended) {
+            return;
+        }
+        self.close(now, notice);
+        if !(4000..4100).contains(&code) {
+            self.end(code);
+        }
+    }
+
+    /// Ends the connection. The session waits for its client.
+    fn close(&mut self, now: Now, notice: CloseNotice) {
+        if let Some(Link { connection }) = &self.link {
+            self.outputs.push_back(Output::Close { connection: *connection, notice });
+            self.lose(now);
+        }
+    }
+
+    fn lose(&mut self, now: Now) {
+        let was_live = matches!(self.phase, Phase::Live);
+        self.link = None;
+        self.channels.cut();
+        self.operations.clear();
+        self.phase = Phase::Lost;
+        self.lost_at = Some(now.at);
+        // The next connection has a reply queue of its own, and nobody is left to say that this one has room.
+        self.with_calls(|calls, cx| calls.set_pressure(cx, Pressure::Room));
+        if was_live {
+            self.outputs.push_back(Output::Event(Event::Lost));
+        }
+    }
+
+    fn end(&mut self, code: u32) {
+        self.phase = Phase::Ended;
+        self.link = None;
+        self.operations.clear();
+        self.calls.clear();
+        self.outputs.push_back(Output::Event(Event::Ended(code)));
+    }
+
+    fn joined(&mut self, channel: Channel, position: Position) {
+        match &mut self.phase {
+            Phase::Ended => {}
+            Phase::Starting(starting) => {
+                starting.joined.push((channel, position));
+            }
+            Phase::New | Phase::Live | Phase::Lost => {
+                let live = matches!(self.phase, Phase::Live);
+                // On it already: delivery goes on as it is, it only no longer depends on the client's list.
+                if let Some(known) = self.channels.get(&channel)
+                    && (known.live || !live)
+                {
+                    return;
+                }
+                self.channels.attached(channel.clone(), ChannelKind::Joined, position, live);
+                if live {
+                    let Position { epoch, offset } = position;
+                    let told =
+                        ChannelResponse { channel: channel.to_string(), epoch, offset, ..Default::default() };
+                    self.send(DownFrame::new(0, DownBody::ChannelResp(told)));
+                    self.outputs.push_back(Output::Deliver(vec![channel]));
+                }
+            }
+        }
+    }
+
+    fn withdrawn(&mut self, channel: &str, error: ErrorMessage) {
+        if let Phase::Starting(starting) = &mut self.phase {
+            starting.withdraw(channel, error);
+            self.channels.remove(channel);
+            return;
+        }
+        let Some(known) = self.channels.remove(channel) else { return };
+        if known.live {
+            self.outputs.push_back(Output::Detach(Channel::from(channel)));
+            let told =
+                ChannelResponse { channel: channel.to_owned(), error: Some(error), ..Default::default() };
+            self.send(DownFrame::new(0, DownBody::ChannelResp(told)));
+        }
+    }
+}
