@@ -1,1 +1,20 @@
-//! placeholder
+//! What tests of every crate share: a server process, a raw protocol client, proxies that damage traffic, and a
+//! checker of delivery histories.
+//!
+//! Everything here sees the gateway from outside: the client is written against the schema and third-party
+//! transports, not against our own transport or SDK, so that one mistake cannot hide another. Every wait has a
+//! deadline ([`DEADLINE`]), so that a failing test fails rather than hangs.
+
+pub mod chaos;
+mod client;
+mod link;
+mod server;
+mod tls;
+
+pub use client::{Received, TestClient};
+pub use link::{LinkClosed, Transport, Way};
+pub use server::{Ready, ServerBuilder, Signal, TestServer};
+
+/// How long any wait may last. A debug build beside other builds on two cores takes seconds for what takes
+/// milliseconds alone; a test that needs longer is stuck.
+pub const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);

@@ -1,0 +1,272 @@
+//! A TCP proxy with faults. It keeps bytes in order and never loses one in the middle: TCP would not.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::Result;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::time::{Duration, Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Bytes between one side's read and the other side's write: enough for latency to pass a few windows, little
+/// enough that a stalled side is felt by the other.
+const CHUNK: usize = 8 << 10;
+const CHUNKS: usize = 16;
+
+/// How a connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ending {
+    /// FIN, as after a regular close.
+    #[default]
+    Close,
+    /// RST, as after a crash of the peer's host.
+    Reset,
+    /// Nothing at all: both sides see an open connection on which nothing moves any more.
+    HalfOpen,
+}
+
+/// What happens to connections accepted from now on.
+#[derive(Debug, Clone, Default)]
+pub struct TcpFaults {
+    /// Added to every byte, each way.
+    pub latency: Duration,
+    /// Up to so much more, drawn anew for every chunk; bytes stay in order.
+    pub jitter: Duration,
+    /// Each connection ends once it has carried a number of bytes, both ways together, drawn from this range.
+    pub cut_after: Option<Range<u64>>,
+    /// How it ends then.
+    pub ending: Ending,
+    /// How fast the client reads.
+    pub down_bytes_per_second: Option<NonZeroU32>,
+}
+
+/// A listening proxy. Dropping it ends its connections.
+pub struct TcpProxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+}
+
+struct Shared {
+    target: Mutex<SocketAddr>,
+    faults: Mutex<TcpFaults>,
+    rng: Mutex<StdRng>,
+    accepted: AtomicU64,
+    open: watch::Sender<usize>,
+    stalled: watch::Sender<bool>,
+    cuts: broadcast::Sender<Ending>,
+}
+
+impl TcpProxy {
+    /// Listens on a port of its own and carries connections to `target`.
+    pub async fn start(target: SocketAddr, seed: u64, faults: TcpFaults) -> Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            target: Mutex::new(target),
+            faults: Mutex::new(faults),
+            rng: Mutex::new(StdRng::seed_from_u64(seed)),
+            accepted: AtomicU64::new(0),
+            open: watch::Sender::new(0),
+            stalled: watch::Sender::new(false),
+            cuts: broadcast::Sender::new(16),
+        });
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        tasks.spawn(accept(listener, Arc::clone(&shared), stop.clone(), tasks.clone()));
+        Ok(TcpProxy { address, shared, stop })
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What happens to connections from now on; those that live keep their faults.
+    pub fn set_faults(&self, faults: TcpFaults) {
+        *self.shared.faults.lock() = faults;
+    }
+
+    /// Where connections from now on lead, such as a restarted server.
+    pub fn set_target(&self, target: SocketAddr) {
+        *self.shared.target.lock() = target;
+    }
+
+    /// Ends every connection that lives now.
+    pub fn cut_all(&self, ending: Ending) {
+        // Nobody listens where no connection lives.
+        let _ = self.shared.cuts.send(ending);
+    }
+
+    /// Holds back all bytes of all connections, or lets them go on.
+    pub fn stall(&self, stalled: bool) {
+        self.shared.stalled.send_replace(stalled);
+    }
+
+    /// How many connections it has accepted.
+    pub fn accepted(&self) -> u64 {
+        self.shared.accepted.load(Ordering::Relaxed)
+    }
+
+    /// How many live now.
+    pub fn open(&self) -> usize {
+        *self.shared.open.borrow()
+    }
+
+    /// Waits until exactly so many connections live.
+    pub async fn until_open(&self, count: usize) {
+        let mut open = self.shared.open.subscribe();
+        // The sender lives in self.
+        let _ = open.wait_for(|open| *open == count).await;
+    }
+}
+
+impl Drop for TcpProxy {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>, stop: CancellationToken, tasks: TaskTracker) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((client, _)) = accepted else { continue };
+        shared.accepted.fetch_add(1, Ordering::Relaxed);
+        shared.open.send_modify(|open| *open += 1);
+        let (shared, stop) = (Arc::clone(&shared), stop.clone());
+        tasks.spawn(async move {
+            carry(client, &shared, stop).await;
+            shared.open.send_modify(|open| *open -= 1);
+        });
+    }
+}
+
+/// One connection from its begin to its end.
+async fn carry(mut client: TcpStream, shared: &Shared, stop: CancellationToken) {
+    let mut cuts = shared.cuts.subscribe();
+    let (faults, target) = (shared.faults.lock().clone(), *shared.target.lock());
+    let Ok(mut server) = TcpStream::connect(target).await else { return };
+    if client.set_nodelay(true).is_err() || server.set_nodelay(true).is_err() {
+        return;
+    }
+    let budget = match &faults.cut_after {
+        Some(range) if !range.is_empty() => shared.rng.lock().random_range(range.clone()),
+        Some(range) => range.start,
+        None => u64::MAX,
+    };
+    let left = AtomicU64::new(budget);
+    let ending = {
+        let (client_read, client_write) = client.split();
+        let (server_read, server_write) = server.split();
+        let up = Pump { shared, faults: &faults, left: &left, bytes_per_second: None };
+        let down = Pump { bytes_per_second: faults.down_bytes_per_second, ..up };
+        let both = async {
+            tokio::try_join!(up.run(client_read, server_write), down.run(server_read, client_write))
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Ending::Close,
+            cut = cuts.recv() => cut.unwrap_or_default(),
+            ended = both => if ended.is_err() { faults.ending } else { Ending::Close },
+        }
+    };
+    match ending {
+        Ending::Close => {}
+        Ending::Reset => {
+            // Only the manner of the end is at stake: where the option fails, the drop still closes.
+            let _ = client.set_zero_linger();
+            let _ = server.set_zero_linger();
+        }
+        Ending::HalfOpen => {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                _ = cuts.recv() => {}
+            }
+        }
+    }
+}
+
+/// The budget is used up: the connection ends.
+struct Spent;
+
+#[derive(Clone, Copy)]
+struct Pump<'a> {
+    shared: &'a Shared,
+    faults: &'a TcpFaults,
+    left: &'a AtomicU64,
+    bytes_per_second: Option<NonZeroU32>,
+}
+
+impl Pump<'_> {
+    /// Carries one way until its end of stream, which is passed on.
+    async fn run(
+        self,
+        mut from: impl AsyncRead + Unpin,
+        mut to: impl AsyncWrite + Unpin,
+    ) -> Result<(), Spent> {
+        let (sender, mut receiver) = mpsc::channel::<(Instant, Bytes)>(CHUNKS);
+        let read = async move {
+            let mut buffer = vec![0; CHUNK];
+            while let Ok(length @ 1..) = from.read(&mut buffer).await {
+                let due = Instant::now() + self.delay();
+                if sender.send((due, Bytes::copy_from_slice(&buffer[..length]))).await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        let write = async move {
+            let mut stalled = self.shared.stalled.subscribe();
+            while let Some((due, bytes)) = receiver.recv().await {
+                sleep_until(due).await;
+                // The sender lives as long as the proxy, and without it this connection is being ended.
+                let _ = stalled.wait_for(|stalled| !stalled).await;
+                let allowed = self.take(bytes.len());
+                if to.write_all(&bytes[..allowed]).await.is_err() {
+                    break;
+                }
+                if allowed < bytes.len() {
+                    return Err(Spent);
+                }
+                if let Some(rate) = self.bytes_per_second {
+                    sleep(Duration::from_secs_f64(bytes.len() as f64 / f64::from(rate.get()))).await;
+                }
+            }
+            // The other side may be gone already.
+            let _ = to.shutdown().await;
+            Ok(())
+        };
+        tokio::try_join!(read, write).map(drop)
+    }
+
+    fn delay(&self) -> Duration {
+        let jitter = match self.faults.jitter.as_nanos() as u64 {
+            0 => 0,
+            most => self.shared.rng.lock().random_range(0..most),
+        };
+        self.faults.latency + Duration::from_nanos(jitter)
+    }
+
+    /// How many of `length` bytes the budget still allows.
+    fn take(&self, length: usize) -> usize {
+        let before = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+            Some(left.saturating_sub(length as u64))
+        });
+        let before = before.unwrap_or_default();
+        usize::try_from(before).map_or(length, |before| before.min(length))
+    }
+}

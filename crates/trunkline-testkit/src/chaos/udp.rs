@@ -1,0 +1,176 @@
+//! A UDP proxy with faults: loss, delay, reordering, duplicates, black holes.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::Result;
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::net::UdpSocket;
+use tokio::sync::Semaphore;
+use tokio::time::{Duration, sleep};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Datagrams on their way at once; more are dropped, as a router's queue drops.
+const IN_FLIGHT: usize = 4096;
+
+/// What happens to every datagram, each way.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct UdpFaults {
+    /// The share that is lost, 0 to 1.
+    pub loss: f64,
+    /// The share that arrives twice.
+    pub duplicates: f64,
+    /// Added to every datagram.
+    pub latency: Duration,
+    /// Up to so much more, drawn for each datagram: those within it change places.
+    pub jitter: Duration,
+    /// Nothing passes.
+    pub black_hole: bool,
+}
+
+/// A proxy; each client address has a socket of its own towards the target. Dropping it ends them.
+pub struct UdpProxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    target: SocketAddr,
+    faults: Mutex<UdpFaults>,
+    rng: Mutex<StdRng>,
+    carried: AtomicU64,
+    lost: AtomicU64,
+    in_flight: Arc<Semaphore>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl UdpProxy {
+    /// Listens on a port of its own and carries datagrams to `target` and back.
+    pub async fn start(target: SocketAddr, seed: u64, faults: UdpFaults) -> Result<Self> {
+        let socket = Arc::new(UdpSocket::bind(("127.0.0.1", 0)).await?);
+        let address = socket.local_addr()?;
+        let shared = Arc::new(Shared {
+            target,
+            faults: Mutex::new(faults),
+            rng: Mutex::new(StdRng::seed_from_u64(seed)),
+            carried: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+            in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        shared.tasks.spawn(Arc::clone(&shared).serve(socket));
+        Ok(UdpProxy { address, shared })
+    }
+
+    /// Where clients send to.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What happens to datagrams from now on.
+    pub fn set_faults(&self, faults: UdpFaults) {
+        *self.shared.faults.lock() = faults;
+    }
+
+    /// Datagrams carried and lost so far, both ways.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.shared.carried.load(Ordering::Relaxed), self.shared.lost.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for UdpProxy {
+    fn drop(&mut self) {
+        self.shared.stop.cancel();
+    }
+}
+
+impl Shared {
+    /// Clients to the target.
+    async fn serve(self: Arc<Self>, socket: Arc<UdpSocket>) {
+        let mut ways: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let received = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                received = socket.recv_from(&mut buffer) => received,
+            };
+            // A client that is gone makes the next receive fail with its ICMP message; others go on.
+            let Ok((length, client)) = received else { continue };
+            let way = match ways.get(&client) {
+                Some(way) => Arc::clone(way),
+                None => {
+                    let Ok(way) = self.open_way(Arc::clone(&socket), client).await else { continue };
+                    ways.insert(client, Arc::clone(&way));
+                    way
+                }
+            };
+            self.pass(way, self.target, &buffer[..length]).await;
+        }
+    }
+
+    /// A socket for one client, and the task that brings the target's datagrams back.
+    async fn open_way(
+        self: &Arc<Self>,
+        socket: Arc<UdpSocket>,
+        client: SocketAddr,
+    ) -> std::io::Result<Arc<UdpSocket>> {
+        let way = Arc::new(UdpSocket::bind(("127.0.0.1", 0)).await?);
+        let (shared, back) = (Arc::clone(self), Arc::clone(&way));
+        self.tasks.spawn(async move {
+            let mut buffer = vec![0; 1 << 16];
+            loop {
+                let received = tokio::select! {
+                    biased;
+                    () = shared.stop.cancelled() => return,
+                    received = back.recv_from(&mut buffer) => received,
+                };
+                let Ok((length, _)) = received else { continue };
+                shared.pass(Arc::clone(&socket), client, &buffer[..length]).await;
+            }
+        });
+        Ok(way)
+    }
+
+    /// Decides one datagram's fate.
+    async fn pass(self: &Arc<Self>, socket: Arc<UdpSocket>, to: SocketAddr, datagram: &[u8]) {
+        let faults = *self.faults.lock();
+        let (lost, copies, delay) = {
+            let mut rng = self.rng.lock();
+            let jitter = match faults.jitter.as_nanos() as u64 {
+                0 => 0,
+                most => rng.random_range(0..most),
+            };
+            let copies = if rng.random::<f64>() < faults.duplicates { 2 } else { 1 };
+            (rng.random::<f64>() < faults.loss, copies, faults.latency + Duration::from_nanos(jitter))
+        };
+        let permit = Arc::clone(&self.in_flight).try_acquire_owned();
+        let (false, false, Ok(permit)) = (lost, faults.black_hole, permit) else {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        self.carried.fetch_add(1, Ordering::Relaxed);
+        if delay.is_zero() {
+            for _ in 0..copies {
+                // A receiver that is gone is the network's to tell, not ours.
+                let _ = socket.send_to(datagram, to).await;
+            }
+            return;
+        }
+        let datagram = datagram.to_vec();
+        self.tasks.spawn(async move {
+            let _permit = permit;
+            sleep(delay).await;
+            for _ in 0..copies {
+                let _ = socket.send_to(&datagram, to).await;
+            }
+        });
+    }
+}
