@@ -99,7 +99,8 @@ pub trait Broker: Send + Sync + 'static {
     /// Asks another node (or this one) and waits for its answer, at most `deadline`.
     async fn ask(&self, node: NodeId, request: Bytes, deadline: Duration) -> Result<Bytes, BrokerError>;
 
-    /// Sets who answers what other nodes ask this one. The one set last counts.
+    /// Sets who answers what other nodes ask this one. The one set last counts. The broker keeps it, so it should
+    /// hold whatever itself holds the broker weakly.
     fn answer_with(&self, answer: Arc<dyn Answer>);
 }
 

@@ -59,3 +59,7 @@ pub const FENCE_BLOCK: u64 = 1 << 20;
 
 /// How often the memory broker's sweeper looks at one of its shards.
 pub const SWEEP_TICK: Duration = Duration::from_millis(250);
+
+/// How often the memory broker writes down how far its clock is: one flush a minute costs nothing, and a clock that
+/// is set back by more than that during a restart is noticed.
+pub const COUNTERS_INTERVAL: Duration = Duration::from_secs(60);

@@ -1,6 +1,6 @@
 //! Channels with history, presence, keyed values, fences, leases and questions between nodes, behind one trait.
 //!
-//! [`Broker`] is the trait, the memory broker its first engine; [`Log`] is the one concrete struct that every
+//! [`Broker`] is the trait, [`MemoryBroker`] its first engine; [`Log`] is the one concrete struct that every
 //! engine appends to and every subscriber reads. A subscriber is a [`Cursor`] into a log, never a queue. This crate
 //! knows no session, connection, dialect or schema: items are opaque, and [`Encode`] is given from outside.
 
@@ -11,6 +11,7 @@ pub mod item;
 pub mod lease;
 pub mod limits;
 pub mod log;
+pub mod memory;
 pub mod names;
 pub mod watching;
 
@@ -23,6 +24,7 @@ pub use item::{Encode, Entry, Item, ItemKind, Variant};
 pub use lease::Lease;
 pub use limits::HistoryLimits;
 pub use log::{AttachVerdict, Cursor, Log, Piece, ReadOutcome, Subscription, Unpark};
+pub use memory::{MemoryBroker, MemoryError, MemoryOptions, Outage, Sweeping};
 pub use names::{
     BadChannelName, ChannelName, Epoch, Fence, Incarnation, LeaseId, NodeId, Offset, Position, Revision,
 };

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 pub use self::reading::{Piece, ReadOutcome};
 pub use self::subscription::{Subscription, Unpark};
 
+pub(crate) use self::state::Woken;
 use self::state::{Place, State};
 use self::window::Slot;
 use crate::broker::{Direction, Page};
@@ -120,6 +121,16 @@ impl Log {
         self.state.lock().head_position()
     }
 
+    /// The epoch, once something was published.
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.state.lock().epoch()
+    }
+
+    /// How many subscriptions there are now.
+    pub fn subscriptions(&self) -> u32 {
+        self.state.lock().subscriptions()
+    }
+
     /// A cursor for a subscriber that comes with this position, or with none, and what became of it.
     pub fn locate(&self, from: Option<Position>) -> (Cursor, AttachVerdict) {
         let state = self.state.lock();
@@ -141,6 +152,19 @@ impl Log {
         limits: HistoryLimits,
         mint: impl FnOnce() -> Epoch,
     ) -> Appended {
+        let (appended, woken) = self.append_next_quietly(item, stamp, limits, mint);
+        woken.unpark();
+        appended
+    }
+
+    /// [`Log::append_next`], but the caller unparks, after it has released a lock of its own.
+    pub(crate) fn append_next_quietly(
+        &self,
+        item: Item,
+        stamp: Stamp,
+        limits: HistoryLimits,
+        mint: impl FnOnce() -> Epoch,
+    ) -> (Appended, Woken) {
         let mut state = self.state.lock();
         if state.epoch().is_none() {
             state.begin(Position { epoch: mint(), offset: Offset(0) });
@@ -154,10 +178,7 @@ impl Log {
             item: Arc::new(item),
         };
         let woken = state.push(slot, limits);
-        let appended = Appended { position: state.head_position(), subscriptions: state.subscriptions() };
-        drop(state);
-        woken.unpark();
-        appended
+        (Appended { position: state.head_position(), subscriptions: state.subscriptions() }, woken)
     }
 
     /// Appends a publication received from an engine elsewhere, if it follows the head. One that the log has

@@ -55,10 +55,10 @@ pub(super) struct Kept {
 
 /// Those who were parked; to be unparked after the lock is released.
 #[must_use]
-pub(super) struct Woken(Slab<Arc<dyn Unpark>>);
+pub(crate) struct Woken(Slab<Arc<dyn Unpark>>);
 
 impl Woken {
-    pub(super) fn unpark(self) {
+    pub(crate) fn unpark(self) {
         for (_, unpark) in &self.0 {
             unpark.unpark();
         }

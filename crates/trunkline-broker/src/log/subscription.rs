@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use slab::Slab;
 
-use super::state::Place;
+use super::state::{Place, State};
 use super::{Cursor, Log};
 
 /// What to do when something was published after the head at which a reader parked.
@@ -68,20 +68,25 @@ impl Subscription {
 
     /// Takes back the last [`Subscription::park`], if nothing has unparked it yet.
     pub fn unpark_quietly(&self) {
-        let mut state = self.log.state.lock();
-        if self.generation.swap(0, Ordering::Relaxed) == state.generation {
-            state.parked.remove(self.key.load(Ordering::Relaxed));
-            if state.parked.is_empty() {
-                // The room of those who are gone goes with them.
-                state.parked = Slab::new();
-            }
+        self.leave(&mut self.log.state.lock());
+    }
+
+    fn leave(&self, state: &mut State) {
+        if self.generation.swap(0, Ordering::Relaxed) != state.generation {
+            return;
+        }
+        state.parked.remove(self.key.load(Ordering::Relaxed));
+        if state.parked.is_empty() {
+            // The room of those who are gone goes with them.
+            state.parked = Slab::new();
         }
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.unpark_quietly();
-        self.log.state.lock().unsubscribed();
+        let mut state = self.log.state.lock();
+        self.leave(&mut state);
+        state.unsubscribed();
     }
 }

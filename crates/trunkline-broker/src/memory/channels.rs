@@ -1,0 +1,300 @@
+//! Which channels there are: logs by name, found under a shard's lock that is held for the look-up only.
+//!
+//! A channel exists while it is attached or remembered. One that was never published to is gone with its last
+//! attachment; one that was is remembered as its (epoch, offset) pair until nobody can hold a position in it, and
+//! then as one number of a small table, which is what tells a late position that something was lost.
+
+use std::collections::HashMap;
+use std::collections::hash_map::{Entry, RandomState};
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::idempotency::Keys;
+use super::time::Time;
+use crate::broker::{Attached, Attachment, BrokerError, Direction, Page, PublishOptions, Published};
+use crate::defaults::{CHANNEL_MEMORY, IDEMPOTENCY_KEY_BYTES};
+use crate::item::Item;
+use crate::log::Log;
+use crate::names::{ChannelName, Epoch, Position};
+
+/// Enough that two cores seldom meet on one lock, few enough that sweeping one is short.
+const SHARDS: usize = 64;
+
+/// Forgotten channels share this many marks. With 4,096, forgetting one channel spoils the never-used positions
+/// of one in 4,096 others, and only of those that are not attached.
+const MARKS: usize = 4_096;
+
+/// All channels of the engine.
+pub(super) struct Channels {
+    time: Arc<Time>,
+    hasher: RandomState,
+    shards: Box<[Mutex<HashMap<ChannelName, Channel>>]>,
+    /// By a hash of the name: a position (e, 0) below the mark may lie before a forgotten publication.
+    marks: Box<[AtomicU64]>,
+    max_per_shard: usize,
+}
+
+/// One channel.
+struct Channel {
+    log: Arc<Log>,
+    attachments: u32,
+    last_used_s: u32,
+    keys: Option<Arc<Mutex<Keys>>>,
+}
+
+/// Detaches when dropped.
+struct Detach {
+    channels: Arc<Channels>,
+    channel: ChannelName,
+}
+
+impl Channels {
+    pub(super) fn new(time: Arc<Time>, max_channels: usize) -> Self {
+        Channels {
+            time,
+            hasher: RandomState::new(),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            marks: (0..MARKS).map(|_| AtomicU64::new(0)).collect(),
+            max_per_shard: max_channels.div_ceil(SHARDS),
+        }
+    }
+
+    pub(super) fn publish(
+        &self,
+        name: &ChannelName,
+        item: Item,
+        options: PublishOptions,
+    ) -> Result<Published, BrokerError> {
+        let keyed = options.idempotency_key.is_some();
+        let key_bytes = options.idempotency_key.as_ref().map_or(1, |key| key.len());
+        if !(1..=IDEMPOTENCY_KEY_BYTES).contains(&key_bytes) {
+            let reason =
+                format!("an idempotency key has 1 to {IDEMPOTENCY_KEY_BYTES} bytes, not {key_bytes}");
+            return Err(BrokerError::Invalid(reason));
+        }
+        let (log, keys) = self.with_channel(name, |channel| {
+            let keys = keyed.then(|| channel.keys.get_or_insert_default().clone());
+            (channel.log.clone(), keys)
+        })?;
+        let stamp = self.time.stamp();
+        let mint = || self.time.mint();
+        let Some((key, keys)) = options.idempotency_key.zip(keys) else {
+            let appended = log.append_next(item, stamp, options.limits, mint);
+            let (position, live) = (appended.position, Some(appended.subscriptions));
+            return Ok(Published { position, duplicate: false, live });
+        };
+        let mut seen = keys.lock();
+        if let Some(position) = seen.find(&key, stamp.uptime) {
+            return Ok(Published { position, duplicate: true, live: Some(log.subscriptions()) });
+        }
+        let (appended, woken) = log.append_next_quietly(item, stamp, options.limits, mint);
+        seen.remember(key, appended.position, stamp.uptime);
+        drop(seen);
+        woken.unpark();
+        Ok(Published { position: appended.position, duplicate: false, live: Some(appended.subscriptions) })
+    }
+
+    pub(super) fn attach(
+        self: &Arc<Self>,
+        name: &ChannelName,
+        from: Option<Position>,
+    ) -> Result<Attached, BrokerError> {
+        let log = self.with_channel(name, |channel| {
+            channel.attachments += 1;
+            channel.log.keep_live_window(true);
+            channel.log.clone()
+        })?;
+        let guard = Detach { channels: self.clone(), channel: name.clone() };
+        log.expire(self.time.uptime());
+        let (cursor, verdict) = log.locate(from);
+        Ok(Attached { log, cursor, verdict, attachment: Attachment::new(guard) })
+    }
+
+    pub(super) fn position(&self, name: &ChannelName) -> Position {
+        let known = self.shard(name).lock().get(name).map(|channel| channel.log.clone());
+        match known {
+            Some(log) => log.head(),
+            None => Position { epoch: self.time.mint(), ..Position::default() },
+        }
+    }
+
+    pub(super) fn history(
+        &self,
+        name: &ChannelName,
+        since: Option<Position>,
+        limit: usize,
+        direction: Direction,
+    ) -> Page {
+        let known = self.shard(name).lock().get(name).map(|channel| channel.log.clone());
+        let log = known.unwrap_or_else(|| Arc::new(self.new_log(name)));
+        log.expire(self.time.uptime());
+        log.page(since, limit, direction)
+    }
+
+    /// How many shards [`Channels::sweep`] takes turns on.
+    pub(super) fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Drops what one shard's channels no longer keep, and the channels that need not be remembered.
+    pub(super) fn sweep(&self, shard: usize) {
+        let Some(shard) = self.shards.get(shard) else { return };
+        let now = self.time.uptime();
+        let mut shard = shard.lock();
+        shard.retain(|name, channel| {
+            channel.log.expire(now);
+            if let Some(keys) = &channel.keys {
+                let mut seen = keys.lock();
+                seen.expire(now);
+                let empty = seen.is_empty();
+                drop(seen);
+                // Whoever else holds the keys is about to remember one.
+                if empty && Arc::strong_count(keys) == 1 {
+                    channel.keys = None;
+                }
+            }
+            let idle = seconds(now).saturating_sub(channel.last_used_s) >= seconds(CHANNEL_MEMORY);
+            let needless = channel.log.epoch().is_none();
+            let gone = (idle || needless) && channel.is_unused();
+            if gone {
+                self.mark_forgotten(name, channel);
+            }
+            !gone
+        });
+        // A storm's room is given back; a tenth of slack would be given back and taken again for ever.
+        if shard.len() < shard.capacity() / 4 {
+            shard.shrink_to_fit();
+        }
+    }
+
+    /// The engine has lost everything: all logs begin anew, and all cursors are told.
+    pub(super) fn wipe(&self) {
+        let since = Epoch(self.time.incarnation().0);
+        for shard in &self.shards {
+            let shard = shard.lock();
+            let logs: Vec<Arc<Log>> = shard.values().map(|channel| channel.log.clone()).collect();
+            for keys in shard.values().filter_map(|channel| channel.keys.as_ref()) {
+                *keys.lock() = Keys::default();
+            }
+            drop(shard);
+            for log in logs {
+                log.reset(Position { epoch: self.time.mint(), ..Position::default() }, since);
+            }
+        }
+    }
+
+    /// How many channels are held, for figures and tests.
+    pub(super) fn count(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
+    }
+
+    fn shard(&self, name: &ChannelName) -> &Mutex<HashMap<ChannelName, Channel>> {
+        // The remainder is below the number of shards.
+        &self.shards[(self.hasher.hash_one(name) % SHARDS as u64) as usize]
+    }
+
+    fn mark(&self, name: &ChannelName) -> &AtomicU64 {
+        // The shard took the low bits; the remainder is below the number of marks.
+        &self.marks[(self.hasher.hash_one(name) / SHARDS as u64 % MARKS as u64) as usize]
+    }
+
+    fn new_log(&self, name: &ChannelName) -> Log {
+        let mark = self.mark(name).load(Ordering::Relaxed);
+        let since = Epoch(mark.max(self.time.incarnation().0));
+        Log::new(name.clone(), since, self.time.mint())
+    }
+
+    /// Finds a channel or makes it, and uses it.
+    fn with_channel<T>(
+        &self,
+        name: &ChannelName,
+        then: impl FnOnce(&mut Channel) -> T,
+    ) -> Result<T, BrokerError> {
+        let now_s = seconds(self.time.uptime());
+        let mut shard = self.shard(name).lock();
+        if shard.len() >= self.max_per_shard && !shard.contains_key(name) && !self.make_room(&mut shard) {
+            let limit = self.max_per_shard * SHARDS;
+            return Err(BrokerError::Full { what: "channels", limit });
+        }
+        let channel = match shard.entry(name.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(vacant) => vacant.insert(Channel {
+                log: Arc::new(self.new_log(name)),
+                attachments: 0,
+                last_used_s: now_s,
+                keys: None,
+            }),
+        };
+        channel.last_used_s = now_s;
+        Ok(then(channel))
+    }
+
+    /// Forgets the unused channels of a full shard that were used longest ago, an eighth of it at a time, so that
+    /// a flood of new names does not search the shard for each.
+    fn make_room(&self, shard: &mut HashMap<ChannelName, Channel>) -> bool {
+        let now = self.time.uptime();
+        let mut unused: Vec<(u32, ChannelName)> = Vec::new();
+        for (name, channel) in shard.iter() {
+            channel.log.expire(now);
+            if channel.is_unused() {
+                unused.push((channel.last_used_s, name.clone()));
+            }
+        }
+        unused.sort_unstable();
+        unused.truncate(self.max_per_shard.div_ceil(8));
+        for (_, name) in &unused {
+            if let Some(channel) = shard.remove(name) {
+                self.mark_forgotten(name, &channel);
+            }
+        }
+        !unused.is_empty()
+    }
+
+    /// Notes that a channel is forgotten, under its shard's lock, so that the next log of that name knows it.
+    fn mark_forgotten(&self, name: &ChannelName, channel: &Channel) {
+        if let Some(epoch) = channel.log.epoch() {
+            self.mark(name).fetch_max(epoch.0 + 1, Ordering::Relaxed);
+        }
+    }
+
+    fn detach(&self, name: &ChannelName) {
+        let now = self.time.uptime();
+        let mut shard = self.shard(name).lock();
+        let Some(channel) = shard.get_mut(name) else { return };
+        channel.attachments -= 1;
+        channel.last_used_s = seconds(now);
+        if channel.attachments > 0 {
+            return;
+        }
+        channel.log.keep_live_window(false);
+        channel.log.expire(now);
+        if channel.log.epoch().is_none() && channel.is_unused() {
+            shard.remove(name);
+        }
+    }
+}
+
+impl Channel {
+    /// Whether nobody would miss it: nobody is attached, nothing is kept, and nobody is about to publish. A
+    /// publisher takes its reference under the shard's lock, which the caller holds.
+    fn is_unused(&self) -> bool {
+        self.attachments == 0
+            && Arc::strong_count(&self.log) == 1
+            && self.keys.is_none()
+            && self.log.is_empty()
+    }
+}
+
+impl Drop for Detach {
+    fn drop(&mut self) {
+        self.channels.detach(&self.channel);
+    }
+}
+
+fn seconds(uptime: Duration) -> u32 {
+    u32::try_from(uptime.as_secs()).unwrap_or(u32::MAX)
+}
