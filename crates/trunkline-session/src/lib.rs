@@ -7,7 +7,7 @@
 //!
 //! This crate refuses to know of a runtime, a socket, a clock, a source of random values or an environment: all
 //! that is an input. It also never sees the publications of a session on their way down; it decides who
-//! subscribes, and what acks and gaps mean.
+//! subscribes, and what acks and gaps mean. [`Ledger`] numbers the frames of seed clients at the connection's edge.
 
 pub mod budget;
 pub mod config;
@@ -15,6 +15,7 @@ pub mod defaults;
 pub mod engine;
 pub mod ids;
 pub mod position;
+pub mod protocol0;
 pub mod token;
 
 pub use budget::ReplyBudget;
@@ -22,6 +23,7 @@ pub use config::{Protocol, SessionConfig};
 pub use engine::Engine;
 pub use ids::{ClientSeq, ConnectionId, Fence, Seq, SessionId};
 pub use position::{Channel, Position};
+pub use protocol0::Ledger;
 pub use token::{ResumeToken, TokenKey};
 
 use std::time::Duration;

@@ -47,7 +47,7 @@ pub struct StartFacts {
     pub last_sent_client_seq: ClientSeq,
     /// The channels the session is on without asking: user, session, zone, all, and the claims' groups.
     pub implicit: Vec<Channel>,
-    /// Where the client is: `StartRequest.positions`. In protocol 0 they are the ledger's: where delivery
+    /// Where the client is: `StartRequest.positions`. In protocol 0 they are [`crate::Ledger`]'s: where delivery
     /// stood on a resume, what was acked for a new session of the same device.
     pub positions: Vec<wire::ChannelPosition>,
     /// When the token expires, in Unix milliseconds.

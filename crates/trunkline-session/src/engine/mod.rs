@@ -18,6 +18,7 @@ mod start;
 
 pub use io::*;
 pub use start::TokenlessStart;
+pub(crate) use start::gap_text;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
