@@ -1,0 +1,17 @@
+//! Printing: results to standard output, words for the person to standard error.
+//!
+//! A reader that has gone away (`trunkline init | head`) is not an error of ours, so nothing here fails or panics.
+
+use std::io::Write;
+
+/// A result, with a newline.
+pub(crate) fn result(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{}", text.trim_end());
+    let _ = out.flush();
+}
+
+/// A word for the person who started the program.
+pub(crate) fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "trunkline: {text}");
+}

@@ -1,0 +1,134 @@
+//! `trunkline token`: prints one signed token and nothing else, for the nodes that share the data directory's key.
+
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use serde::Serialize;
+
+use super::{Place, output};
+use crate::config::{May, Right, parse_duration};
+use crate::keys;
+
+/// Prints a token (JWT, HS256) that nodes with the same data directory accept.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Token {
+    #[command(flatten)]
+    place: Place,
+    /// Whom the token makes its bearer
+    #[arg(long)]
+    user: String,
+    /// How long it is valid, such as 30s, 15m or 1h
+    #[arg(long, value_parser = ttl)]
+    ttl: Duration,
+    /// A group the user is in; may be repeated
+    #[arg(long = "group", value_name = "GROUP")]
+    groups: Vec<String>,
+    /// What the user may do on which channels, such as room:*=subscribe,publish; may be repeated
+    #[arg(long = "right", value_name = "PATTERN=MAY", value_parser = right)]
+    rights: Vec<Right>,
+    /// The platform of the device that will use it
+    #[arg(long)]
+    platform: Option<String>,
+}
+
+/// The claims of protocol.md section 2.
+#[derive(Debug, Serialize)]
+struct Claims<'a> {
+    sub: &'a str,
+    iat: u64,
+    exp: u64,
+    tl: Own<'a>,
+}
+
+#[derive(Debug, Serialize)]
+struct Own<'a> {
+    role: &'static str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    groups: &'a [String],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rights: Vec<Granted<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    platform: Option<&'a str>,
+}
+
+#[derive(Debug, Serialize)]
+struct Granted<'a> {
+    pattern: &'a str,
+    may: Vec<&'static str>,
+}
+
+impl Token {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        if self.user.is_empty() {
+            bail!("--user is empty: name the user that the token is for");
+        }
+        let key = keys::jwt_key(&self.place.data_dir()?)?;
+        let now =
+            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock is before 1970")?;
+        let rights = self.rights.iter().map(|right| Granted {
+            pattern: &right.pattern,
+            may: right.may.iter().map(|may| may.as_str()).collect(),
+        });
+        let claims = Claims {
+            sub: &self.user,
+            iat: now.as_secs(),
+            // Whole seconds, rounded up: a token never lives shorter than asked.
+            exp: now.saturating_add(self.ttl).saturating_add(Duration::from_millis(999)).as_secs(),
+            tl: Own {
+                role: "user",
+                groups: &self.groups,
+                rights: rights.collect(),
+                platform: self.platform.as_deref(),
+            },
+        };
+        let key = jsonwebtoken::EncodingKey::from_secret(&key);
+        let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key)
+            .context("the token cannot be signed")?;
+        output::result(&token);
+        Ok(())
+    }
+}
+
+fn ttl(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Some(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("wanted a duration with its unit, such as 30s, 15m or 1h".to_owned()),
+    }
+}
+
+fn right(text: &str) -> Result<Right, String> {
+    let wrong = || {
+        "wanted PATTERN=MAY such as room:*=subscribe,publish, of subscribe, publish, history, presence"
+            .to_owned()
+    };
+    // A pattern may hold a `=`, the words behind it do not.
+    let (pattern, words) = text.rsplit_once('=').ok_or_else(wrong)?;
+    let may: Option<Vec<May>> =
+        words.split(',').map(|word| May::ALL.into_iter().find(|may| may.as_str() == word.trim())).collect();
+    match may {
+        Some(may) if !pattern.is_empty() => Ok(Right { pattern: pattern.to_owned(), may }),
+        _ => Err(wrong()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rights_are_a_pattern_and_words() {
+        let both = Right { pattern: "a=b:*".to_owned(), may: vec![May::Subscribe, May::Publish] };
+        assert_eq!(right("a=b:*=subscribe,publish"), Ok(both));
+        for wrong in ["room:*", "=subscribe", "room:*=", "room:*=write", "room:*=subscribe,"] {
+            assert!(right(wrong).is_err(), "{wrong:?} was taken");
+        }
+    }
+
+    #[test]
+    fn a_token_lives_for_some_time() {
+        assert_eq!(ttl("1h"), Ok(Duration::from_secs(3_600)));
+        assert!(ttl("0s").is_err());
+        assert!(ttl("60").is_err());
+    }
+}

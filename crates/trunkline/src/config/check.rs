@@ -1,0 +1,266 @@
+//! What is wrong across keys: settings that exclude each other, that can have no effect beside the others, or that
+//! name what is not there. It reads files that are named and binds nothing.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::SocketAddr;
+
+use super::problem::Origin;
+use super::sections::{AuthMode, TlsMode};
+use super::{ByteSize, Config};
+
+/// Channels that belong to the gateway: no namespace may cover them.
+const IMPLICIT: [&str; 5] = ["user:", "session:", "zone:", "group:", "all"];
+
+/// The smallest frame limit with which every frame of the protocol itself passes.
+const SMALLEST_FRAME: ByteSize = ByteSize(4 * 1024);
+
+/// Adds a sentence for everything that is wrong across the keys.
+pub(crate) fn across(config: &Config, origins: &BTreeMap<String, Origin>, problems: &mut Vec<String>) {
+    let mut checks = Checks { config, origins, problems };
+    checks.surfaces();
+    checks.tls();
+    checks.auth();
+    checks.session();
+    checks.namespaces();
+    checks.upstreams();
+    checks.limits();
+}
+
+struct Checks<'a> {
+    config: &'a Config,
+    origins: &'a BTreeMap<String, Origin>,
+    problems: &'a mut Vec<String>,
+}
+
+impl Checks<'_> {
+    /// A problem of one key, named with its source.
+    fn wrong(&mut self, path: &str, what: &str) {
+        match self.origins.get(path) {
+            Some(origin) => self.problems.push(format!("{origin}: {what}")),
+            None => self.problems.push(format!("{path}: {what}")),
+        }
+    }
+
+    fn is_set(&self, path: &str) -> bool {
+        self.origins.contains_key(path)
+    }
+
+    /// A key that somebody set and that can have no effect.
+    fn useless(&mut self, path: &str, reason: &str) {
+        if self.is_set(path) {
+            self.wrong(path, &format!("has no effect: {reason}. Leave it out"));
+        }
+    }
+
+    fn surfaces(&mut self) {
+        let all = self.config.listen.surfaces();
+        let open: Vec<(&str, SocketAddr)> =
+            all.iter().filter_map(|(name, at)| Some((*name, (*at)?))).collect();
+        if open.iter().all(|(name, _)| ["grpc", "metrics"].contains(name)) {
+            self.problems.push("no client can connect: http, tcp, quic and websocket are all off".to_owned());
+        }
+        for (at, (name, address)) in open.iter().enumerate() {
+            let taken = open[..at].iter().find(|(other, of)| {
+                // QUIC is UDP: it shares a port number with any other surface.
+                *name != "quic" && *other != "quic" && collide(*address, *of)
+            });
+            if let Some((other, _)) = taken {
+                self.wrong(
+                    &format!("listen.{name}"),
+                    &format!("{address} is taken by listen.{other}: choose another port"),
+                );
+            }
+        }
+        let fixed = |name: &str| matches!(name, "http" | "tcp" | "quic" | "websocket");
+        if all.iter().filter(|(name, _)| fixed(name)).all(|(name, _)| !self.uses_host(name)) {
+            self.useless(
+                "listen.host",
+                "http, tcp, quic and websocket all have hosts of their own or are off",
+            );
+        }
+    }
+
+    fn uses_host(&self, surface: &str) -> bool {
+        let listen = &self.config.listen;
+        let surface = match surface {
+            "http" => listen.http,
+            "tcp" => listen.tcp,
+            "quic" => listen.quic,
+            _ => listen.websocket,
+        };
+        matches!(surface, super::Surface::Port(_))
+    }
+
+    fn tls(&mut self) {
+        let tls = &self.config.tls;
+        match (&tls.certificate, &tls.key) {
+            (Some(_), None) => self.wrong("tls.certificate", "needs tls.key beside it"),
+            (None, Some(_)) => self.wrong("tls.key", "needs tls.certificate beside it"),
+            (Some(certificate), Some(key)) => {
+                for (path, file) in [("tls.certificate", certificate.clone()), ("tls.key", key.clone())] {
+                    if let Err(error) = File::open(&file) {
+                        self.wrong(path, &format!("{} cannot be read: {error}", file.display()));
+                    }
+                }
+                self.useless("tls.names", "tls.certificate has the names that it has");
+            }
+            (None, None) => {}
+        }
+        let listen = &self.config.listen;
+        let quic = listen.surfaces().iter().any(|(name, at)| *name == "quic" && at.is_some());
+        if self.config.tls.mode == Some(TlsMode::Off) && !quic {
+            for path in ["tls.certificate", "tls.key", "tls.names"] {
+                self.useless(path, "tls.mode is \"off\" and so is quic");
+            }
+        }
+    }
+
+    fn auth(&mut self) {
+        const CLAIMS: [&str; 4] = ["exp", "nbf", "aud", "iss"];
+        let jwt = &self.config.jwt;
+        for claim in jwt.required_claims.iter().filter(|claim| !CLAIMS.contains(&claim.as_str())) {
+            self.wrong("auth.jwt.required_claims", &format!("{claim:?} is none of {}", CLAIMS.join(", ")));
+        }
+        if let Some(jwks) = &jwt.jwks {
+            if jwks.starts_with("http://") {
+                self.wrong(
+                    "auth.jwt.jwks",
+                    "keys must not come over plain HTTP, where anybody could swap them: use https",
+                );
+            } else if !jwks.starts_with("https://")
+                && let Err(error) = File::open(jwks)
+            {
+                self.wrong("auth.jwt.jwks", &format!("{jwks} cannot be read: {error}"));
+            }
+        }
+        if self.config.auth.mode != AuthMode::Jwt {
+            for key in ["jwks", "audience", "issuer", "required_claims"] {
+                self.useless(&format!("auth.jwt.{key}"), "auth.mode is not \"jwt\"");
+            }
+        }
+        if self.config.auth.devices == 0 {
+            self.wrong("auth.devices", "0 would refuse everybody");
+        }
+    }
+
+    fn session(&mut self) {
+        let session = &self.config.session;
+        if session.heartbeat.is_zero() {
+            self.wrong("session.heartbeat", "must be longer than 0s: every client would count as silent");
+        }
+        if session.call_timeout.is_zero() {
+            self.wrong("session.call_timeout", "must be longer than 0s: every call would time out");
+        }
+        if session.running_calls == 0 {
+            self.wrong("session.running_calls", "0 would let no call run");
+        }
+        if session.max_frame_size < SMALLEST_FRAME {
+            self.wrong("session.max_frame_size", "must be at least 4 KiB, so that a START passes");
+        }
+        if session.max_frame_size_down < session.max_frame_size {
+            self.wrong(
+                "session.max_frame_size_down",
+                "must not be less than session.max_frame_size: its replies would not pass",
+            );
+        }
+        if session.frames_per_second == 0 {
+            self.useless("session.frame_burst", "session.frames_per_second is 0, so there is no limit");
+        } else if session.frame_burst == 0 {
+            self.wrong("session.frame_burst", "0 would let no frame pass");
+        }
+    }
+
+    fn namespaces(&mut self) {
+        let prefixes: Vec<(String, String)> =
+            self.config.namespaces.iter().map(|(name, of)| (name.clone(), of.prefix(name))).collect();
+        for (at, (name, prefix)) in prefixes.iter().enumerate() {
+            let path = format!("namespaces.{name}.prefix");
+            if prefix.is_empty() {
+                self.wrong(&path, "is empty: it would cover the gateway's own channels");
+            } else if let Some(own) = IMPLICIT.iter().find(|own| {
+                own.starts_with(prefix.as_str()) || prefix.starts_with(*own) && own.ends_with(':')
+            }) {
+                self.wrong(&path, &format!("{prefix:?} covers the gateway's own channels ({own})"));
+            }
+            if let Some((other, _)) = prefixes[..at].iter().find(|(_, of)| of == prefix) {
+                self.wrong(&path, &format!("{prefix:?} is namespaces.{other}'s already"));
+            }
+            if self.config.namespaces[name].history_count == 0 {
+                for key in ["history_bytes", "history_ttl"] {
+                    self.useless(
+                        &format!("namespaces.{name}.{key}"),
+                        "history_count is 0, so nothing is kept",
+                    );
+                }
+            }
+        }
+    }
+
+    fn upstreams(&mut self) {
+        let upstreams = &self.config.upstreams;
+        if upstreams.zones == 0 || upstreams.zones > 999 {
+            self.wrong("upstreams.zones", "wanted 1 to 999: zones have names of three digits");
+        }
+        for range in upstreams.ranges.keys() {
+            if parse_range(range).is_none() {
+                self.wrong("upstreams.ranges", &format!("{range:?} is no range such as \"10000-24999\""));
+            }
+        }
+        for instance in &upstreams.instances {
+            if !is_host_and_port(&instance.address) {
+                self.wrong("upstreams.instances", &format!("{:?} is no host:port", instance.address));
+            }
+            if instance.weight == 0 {
+                self.wrong(
+                    "upstreams.instances",
+                    &format!("{}: weight 0 would never be called", instance.address),
+                );
+            }
+        }
+        if upstreams.in_flight == 0 {
+            self.wrong("upstreams.in_flight", "0 would let no call pass");
+        }
+        if upstreams.probe_interval.is_zero() {
+            self.wrong("upstreams.probe_interval", "must be longer than 0s");
+        }
+    }
+
+    fn limits(&mut self) {
+        let limits = &self.config.limits;
+        for (path, zero) in [
+            ("limits.connections", limits.connections == Some(0)),
+            ("limits.connections_per_address", limits.connections_per_address == 0),
+            ("limits.handshakes", limits.handshakes == 0),
+            ("limits.handshake_timeout", limits.handshake_timeout.is_zero()),
+            ("limits.start_timeout", limits.start_timeout.is_zero()),
+        ] {
+            if zero {
+                self.wrong(path, "0 would let nobody in");
+            }
+        }
+        if limits.calls_per_second == 0 {
+            self.useless("limits.call_burst", "limits.calls_per_second is 0, so there is no limit");
+        } else if limits.call_burst == Some(0) {
+            self.wrong("limits.call_burst", "0 would let no call pass");
+        }
+    }
+}
+
+/// Whether both addresses cannot be bound by TCP at once.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let same_host = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() != 0 && one.port() == other.port() && same_host
+}
+
+/// `10000-24999`.
+pub(crate) fn parse_range(text: &str) -> Option<std::ops::RangeInclusive<u64>> {
+    let (first, last) = text.split_once('-')?;
+    let range = first.trim().parse().ok()?..=last.trim().parse().ok()?;
+    (!range.is_empty()).then_some(range)
+}
+
+fn is_host_and_port(text: &str) -> bool {
+    text.rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0))
+}
