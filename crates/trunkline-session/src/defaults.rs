@@ -77,3 +77,6 @@ pub const ACK_AFTER: Duration = Duration::from_secs(1);
 
 /// How long a client waits for START_RESP: the seed's 10 s for START, both ways.
 pub const START_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Calls and requests of a client that wait for a connection or for the window: 16 windows.
+pub const CLIENT_QUEUE: usize = 16 * CALL_WINDOW as usize;

@@ -1,7 +1,7 @@
 //! The session engines: what a frame means for a session, as pure state machines.
 //!
 //! [`Engine`] is the gateway's side, one per session, alive also while the session has no connection.
-//! It has one shape: give it inputs with the time they happened at,
+//! [`ClientEngine`] is the other side. Both have one shape: give them inputs with the time they happened at,
 //! then take outputs until there is none (`poll_output` returns `None`), and come back at `next_timeout`.
 //! Outputs must be carried out in their order.
 //!
@@ -10,6 +10,7 @@
 //! subscribes, and what acks and gaps mean. [`Ledger`] numbers the frames of seed clients at the connection's edge.
 
 pub mod budget;
+pub mod client;
 pub mod config;
 pub mod defaults;
 pub mod engine;
@@ -19,6 +20,7 @@ pub mod protocol0;
 pub mod token;
 
 pub use budget::ReplyBudget;
+pub use client::ClientEngine;
 pub use config::{Protocol, SessionConfig};
 pub use engine::Engine;
 pub use ids::{ClientSeq, ConnectionId, Fence, Seq, SessionId};
