@@ -1,4 +1,27 @@
-//! The gateway.
+//! The gateway: connection actors, the hub of sessions, upstream routing, limits and drain.
+//!
+//! It stands between connections (`trunkline-transport`), what frames mean (`trunkline-session`), channels
+//! (`trunkline-broker`) and services (`trunkline-service`), and is the one place that knows all four. It refuses to
+//! know of files, environment, command lines and databases; the binary gives it typed values.
 
+pub mod auth;
+mod channels;
+mod connection;
+mod context;
+pub mod defaults;
+mod encode;
+mod events;
+mod gateway;
+mod hub;
+mod options;
+mod push;
+mod services;
+mod session;
+mod start;
+mod stats;
 pub mod upstream;
 pub mod zone;
+
+pub use gateway::Gateway;
+pub use options::{GatewayOptions, Namespace};
+pub use stats::{Counters, Snapshot};

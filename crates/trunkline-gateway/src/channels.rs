@@ -1,0 +1,132 @@
+//! Channels as sessions use them: rights, attachment, members.
+
+use std::sync::Arc;
+use trunkline_session::position::is_implicit_name;
+
+use trunkline_broker::{AttachVerdict, BrokerError, ChannelName, Position};
+use trunkline_proto::ErrorCode;
+use trunkline_proto::wire::{ChannelGap, ChannelPosition, ChannelResponse, ErrorMessage, Member};
+
+use crate::auth::May;
+use crate::gateway::Node;
+use crate::session::{Attached, Session, error_message, to_session};
+use crate::upstream::Upstreams;
+
+/// A channel's name from the wire.
+pub(crate) fn channel_name(channel: &str) -> Result<ChannelName, ErrorMessage> {
+    ChannelName::new(channel).map_err(|error| ErrorCode::BadRequest.message(error.to_string()))
+}
+
+/// May the session's client do this? What token and configuration do not allow, an upstream may.
+pub(crate) async fn check_right(
+    node: &Arc<Node>,
+    session: &Session,
+    channel: &str,
+    what: May,
+) -> Result<(), ErrorMessage> {
+    if is_implicit_name(channel) {
+        let text = format!("{channel} is followed by what a session is, not by asking");
+        return Err(ErrorCode::Forbidden.message(text));
+    }
+    let identity = session.identity();
+    let own = identity.rights.as_ref().unwrap_or(&node.options.default_rights);
+    let namespace =
+        node.options.namespace(channel).is_some_and(|namespace| namespace.rights.allow(channel, what));
+    if namespace || own.allow(channel, what) {
+        return Ok(());
+    }
+    if let Some(upstreams) = node.services.upstreams()
+        && authorized_upstream(upstreams, session, channel, what).await?
+    {
+        return Ok(());
+    }
+    Err(ErrorCode::Forbidden.message(format!("you may not {} on {channel}", what.as_str())))
+}
+
+/// Asks the upstreams of the session's zone. A node without any has nobody to ask.
+async fn authorized_upstream(
+    upstreams: &Upstreams,
+    session: &Session,
+    channel: &str,
+    what: May,
+) -> Result<bool, ErrorMessage> {
+    if upstreams.snapshot().instances.is_empty() {
+        return Ok(false);
+    }
+    let answer = upstreams.authorize(&session.caller(), channel, what.as_str()).await;
+    let answer = answer.map_err(|status| error_message(&status))?;
+    match answer.error {
+        Some(error) if !answer.allowed && !error.error_message.is_empty() => Err(error),
+        _ => Ok(answer.allowed),
+    }
+}
+
+/// Attaches to a channel; answers where delivery goes on from, and what is lost of what came after `from`.
+pub(crate) async fn attach(
+    node: &Arc<Node>,
+    channel: &str,
+    from: Option<Position>,
+) -> Result<(Attached, trunkline_session::Position, Option<ChannelGap>), ErrorMessage> {
+    let name = channel_name(channel)?;
+    let attached = node.broker.attach(&name, from, node.options.history(channel)).await;
+    let attached = attached.map_err(|error| broker_error(&error))?;
+    let position = to_session(attached.cursor.position());
+    let gap = match attached.verdict {
+        AttachVerdict::Gap { from, next } => {
+            node.stats.gaps_told.one();
+            Some(ChannelGap {
+                channel: channel.to_owned(),
+                epoch: from.epoch.0,
+                offset: from.offset.0,
+                next: Some(ChannelPosition {
+                    channel: channel.to_owned(),
+                    epoch: next.epoch.0,
+                    offset: next.offset.0,
+                }),
+            })
+        }
+        AttachVerdict::Fresh | AttachVerdict::Continued => None,
+    };
+    let attached = Attached {
+        log: attached.log,
+        cursor: attached.cursor,
+        present: false,
+        _attachment: attached.attachment,
+    };
+    Ok((attached, position, gap))
+}
+
+/// Who is on a channel.
+pub(crate) async fn members(
+    node: &Arc<Node>,
+    channel: &str,
+    limit: usize,
+) -> Result<ChannelResponse, ErrorMessage> {
+    let name = channel_name(channel)?;
+    let members = node.broker.members(&name, limit).await.map_err(|error| broker_error(&error))?;
+    let member = |member: trunkline_broker::Member| Member {
+        user: member.user.to_string(),
+        session_id: member.session.to_string(),
+        info: member.info,
+    };
+    Ok(ChannelResponse {
+        channel: channel.to_owned(),
+        members: members.members.into_iter().map(member).collect(),
+        ..ChannelResponse::default()
+    })
+}
+
+/// A broker's failure, as a client sees it.
+pub(crate) fn broker_error(error: &BrokerError) -> ErrorMessage {
+    let code = match error {
+        BrokerError::Unavailable(_) => ErrorCode::Overloaded,
+        BrokerError::Full { .. } => ErrorCode::Full,
+        BrokerError::Invalid(_) => ErrorCode::BadRequest,
+        _ => ErrorCode::Internal,
+    };
+    let mut message = code.message(error.to_string());
+    if code == ErrorCode::Overloaded {
+        message.retry_after_ms = 1_000;
+    }
+    message
+}

@@ -1,0 +1,193 @@
+//! What the rest of the node holds of a connection: its facts, its write side, and the way to end it.
+//!
+//! A handle never blocks and never fails: once the connection is ending, what is sent goes nowhere. Dropping handles
+//! does not end a connection; its actor does.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+use trunkline_broker::{Cursor, Log, Unpark};
+use trunkline_proto::wire::CloseNotice;
+use trunkline_proto::{CloseCode, DownBody, DownFrame};
+use trunkline_session::{Channel, ConnectionId, Ledger, Position, Protocol, Seq};
+use trunkline_transport::{ConnectionInfo, Framing};
+
+use super::write_state::WriteState;
+use crate::encode::WireForm;
+
+/// Why a connection ends, as its client is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ending {
+    pub(crate) code: CloseCode,
+    pub(crate) reason: String,
+    pub(crate) reconnect_after_ms: u32,
+}
+
+impl Ending {
+    pub(crate) fn new(code: CloseCode, reason: impl Into<String>) -> Self {
+        Ending { code, reason: reason.into(), reconnect_after_ms: 0 }
+    }
+
+    /// As an engine says it.
+    pub(crate) fn from_notice(notice: &CloseNotice) -> Self {
+        Ending {
+            code: CloseCode::from_number(notice.code).unwrap_or(CloseCode::Internal),
+            reason: notice.reason.clone(),
+            reconnect_after_ms: notice.reconnect_after_ms,
+        }
+    }
+
+    /// The client comes back no earlier than this.
+    pub(crate) fn after_ms(self, reconnect_after_ms: u32) -> Self {
+        Ending { reconnect_after_ms, ..self }
+    }
+}
+
+/// One live connection.
+pub(crate) struct Handle {
+    pub(crate) id: ConnectionId,
+    pub(crate) info: ConnectionInfo,
+    write: Mutex<WriteState>,
+    ending: Mutex<Option<Ending>>,
+    waker: AtomicWaker,
+}
+
+impl Handle {
+    pub(crate) fn new(id: ConnectionId, info: ConnectionInfo, framing: Framing) -> Arc<Self> {
+        Arc::new(Handle {
+            id,
+            info,
+            write: Mutex::new(WriteState::new(framing)),
+            ending: Mutex::new(None),
+            waker: AtomicWaker::new(),
+        })
+    }
+
+    /// The client's address, empty in memory.
+    pub(crate) fn remote(&self) -> String {
+        self.info.peer.map(|peer| peer.to_string()).unwrap_or_default()
+    }
+
+    /// From here on frames are written in this form.
+    pub(crate) fn set_form(&self, form: WireForm) {
+        self.write.lock().set_form(form);
+    }
+
+    /// Numbers what is written from here on: protocol 0.
+    pub(crate) fn set_ledger(&self, ledger: Arc<Mutex<Ledger>>) {
+        self.write.lock().set_ledger(ledger);
+    }
+
+    pub(crate) fn form(&self) -> WireForm {
+        self.write.lock().form()
+    }
+
+    /// Protocol 0: another connection numbers the session's frames from here on.
+    pub(crate) fn release_ledger(&self) {
+        self.write.lock().release_ledger();
+    }
+
+    /// Queues a frame and wakes the actor.
+    pub(crate) fn send(&self, frame: &DownFrame) {
+        if self.ending.lock().is_none() {
+            self.write.lock().send(frame);
+            self.waker.wake();
+        }
+    }
+
+    /// Queues what a seed client has not acked, with the numbers that it knows.
+    pub(crate) fn send_again(&self, frames: Vec<(Seq, Bytes)>) {
+        let mut write = self.write.lock();
+        for (seq, body) in frames {
+            write.send_again(seq, body);
+        }
+        drop(write);
+        self.waker.wake();
+    }
+
+    /// Wakes the actor, which looks at everything again.
+    pub(crate) fn wake(&self) {
+        self.waker.wake();
+    }
+
+    /// Queues bytes that are complete as they are.
+    pub(crate) fn send_raw(&self, bytes: Bytes) {
+        self.write.lock().send_raw(bytes);
+        self.waker.wake();
+    }
+
+    /// Delivers a channel to this connection from a cursor on.
+    pub(crate) fn follow(self: &Arc<Self>, name: Channel, log: Arc<Log>, cursor: Cursor) {
+        if self.ending.lock().is_none() {
+            self.write.lock().follow(name, log, cursor, Arc::clone(self) as Arc<dyn Unpark>);
+            self.waker.wake();
+        }
+    }
+
+    /// Stops delivering a channel at once.
+    pub(crate) fn unfollow(&self, channel: &str) {
+        self.write.lock().unfollow(channel);
+    }
+
+    /// How far a channel was written to this connection.
+    pub(crate) fn sent(&self, channel: &str) -> Option<Position> {
+        self.write.lock().sent(channel)
+    }
+
+    /// Ends the connection: its channels stop, what is queued is still written, then the client is told why. The
+    /// first reason counts.
+    pub(crate) fn end(&self, ending: Ending) {
+        {
+            let mut slot = self.ending.lock();
+            if slot.is_some() {
+                return;
+            }
+            let mut write = self.write.lock();
+            write.unfollow_all();
+            let form = write.form();
+            if form.protocol == Protocol::Trunkline {
+                let mut notice = ending.code.notice(ending.reason.clone());
+                notice.reconnect_after_ms = ending.reconnect_after_ms;
+                write.send(&DownFrame::new(0, DownBody::Close(notice)));
+            }
+            let code = u16::try_from(ending.code.number()).unwrap_or(1011);
+            if let Some(close) = form.framing.close(code, &ending.reason) {
+                write.send_raw(close);
+            }
+            *slot = Some(ending);
+        }
+        self.waker.wake();
+    }
+
+    /// The actor is gone: nothing is followed or kept for it any more.
+    pub(super) fn abandon(&self) {
+        let mut slot = self.ending.lock();
+        slot.get_or_insert_with(|| Ending::new(CloseCode::GoingAway, "the connection is gone"));
+        self.write.lock().abandon();
+    }
+
+    pub(super) fn ending(&self) -> Option<Ending> {
+        self.ending.lock().clone()
+    }
+
+    pub(super) fn waker(&self) -> &AtomicWaker {
+        &self.waker
+    }
+
+    pub(super) fn write_state(&self) -> parking_lot::MutexGuard<'_, WriteState> {
+        self.write.lock()
+    }
+
+    /// Is so much queued that the connection should read no further and start no call?
+    pub(crate) fn is_full(&self) -> bool {
+        self.write.lock().is_full()
+    }
+}
+
+impl Unpark for Handle {
+    fn unpark(&self) {
+        self.waker.wake();
+    }
+}

@@ -1,0 +1,412 @@
+//! What a connection still has to write (protocol.md section 7): the begun frame, the outbox of control frames and
+//! replies, and the cursors of its channels. There is no queue per subscriber.
+//!
+//! Protocol 0 numbers its frames here, at the edge (`numbered`). Everything that reaches a client goes through this one value, behind one short lock.
+//! It decides what is written next, never what a frame means.
+
+mod numbered;
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use trunkline_broker::{Cursor, Log, Piece, ReadOutcome, Subscription, Unpark};
+use trunkline_proto::wire::ChannelGap;
+use trunkline_proto::{Dialect, DownBody, DownFrame};
+use trunkline_session::protocol0::{down_for_protocol0, is_numbered};
+use trunkline_session::{Channel, Ledger, Position, Protocol, Seq};
+use trunkline_transport::Framing;
+
+use crate::defaults;
+use crate::encode::WireForm;
+use crate::session::to_session;
+
+/// One vectored write takes at most this much: what a default socket buffer takes at once, so that more would only
+/// be gathered in vain.
+const MAX_GATHER_BYTES: usize = 256 * 1024;
+
+/// And at most so many slices: the kernel's UIO_MAXIOV is 1,024, and beyond some hundred there is nothing to win.
+const MAX_GATHER_SLICES: usize = 256;
+
+/// A channel takes its turn with this much, so that a busy channel can't starve the others of its connection.
+const TURN_BYTES: usize = 64 * 1024;
+
+/// A frame that waits in the outbox.
+struct Outgoing {
+    /// Protocol 1: the frame with its framing. Protocol 0: its body, unless it is complete as it is.
+    bytes: Bytes,
+    /// How a protocol 0 frame is numbered; `None`: it is complete as it is.
+    numbering: Option<Numbering>,
+}
+
+/// Which number a protocol 0 frame bears.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Numbering {
+    /// The next one, kept until it is acked.
+    Next,
+    /// This one: it is kept already, or (0) it is not part of the numbered stream.
+    Fixed(Seq),
+}
+
+/// A channel of this connection: its log, how far it was written, and the registration that wakes the connection.
+struct Live {
+    /// The name as the ledger of protocol 0 shares it.
+    name: Channel,
+    log: Arc<Log>,
+    cursor: Cursor,
+    subscription: Subscription,
+}
+
+/// Bytes gathered for a write, and what is true once they are begun.
+struct Gathered {
+    bytes: Bytes,
+    source: Source,
+}
+
+enum Source {
+    Begun,
+    Outbox,
+    /// Up to `last` the channel is written once these bytes are; no entry: they tell a gap.
+    Channel {
+        index: usize,
+        last: Cursor,
+        entries: u32,
+    },
+}
+
+/// What [`WriteState::gather`] found.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Pending {
+    /// There are bytes to write.
+    Bytes,
+    /// Nothing; every channel is parked at its head.
+    Nothing,
+    /// A seed client acks too little: it is to be closed with 4001.
+    Unacked,
+    /// Nothing can be numbered before the next block of numbers is reserved.
+    NotReserved,
+}
+
+/// How much was begun, for counters.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Written {
+    pub(crate) deliveries: u64,
+    pub(crate) gaps: u64,
+}
+
+/// See the module.
+pub(crate) struct WriteState {
+    form: WireForm,
+    /// The rest of what the socket has the beginning of; in protocol 0 also what is numbered already.
+    begun: Bytes,
+    outbox: VecDeque<Outgoing>,
+    outbox_bytes: usize,
+    channels: Vec<Live>,
+    /// The channel whose turn it is.
+    turn: usize,
+    gathered: Vec<Gathered>,
+    ledger: Option<Arc<Mutex<Ledger>>>,
+    written: Written,
+}
+
+impl WriteState {
+    /// Before START nothing is known of the client: it is told what there is to tell in our protocol.
+    pub(crate) fn new(framing: Framing) -> Self {
+        WriteState {
+            form: WireForm { protocol: Protocol::Trunkline, dialect: Dialect::Protobuf, framing },
+            begun: Bytes::new(),
+            outbox: VecDeque::new(),
+            outbox_bytes: 0,
+            channels: Vec::new(),
+            turn: 0,
+            gathered: Vec::new(),
+            ledger: None,
+            written: Written::default(),
+        }
+    }
+
+    pub(crate) fn form(&self) -> WireForm {
+        self.form
+    }
+
+    /// From here on frames are written so.
+    pub(crate) fn set_form(&mut self, form: WireForm) {
+        self.form = form;
+    }
+
+    /// Numbers what is written from here on: protocol 0.
+    pub(crate) fn set_ledger(&mut self, ledger: Arc<Mutex<Ledger>>) {
+        self.ledger = Some(ledger);
+    }
+
+    /// Queues a control frame or a reply. What bounds the outbox is that the connection stops reading while
+    /// [`WriteState::is_full`].
+    pub(crate) fn send(&mut self, frame: &DownFrame) {
+        match self.form.protocol {
+            Protocol::Trunkline => self.queue(self.form.frame(frame), None),
+            Protocol::Seed => {
+                for frame in down_for_protocol0(frame.clone()) {
+                    let numbered = is_numbered(&frame) && self.ledger.is_some();
+                    let numbering = if numbered { Numbering::Next } else { Numbering::Fixed(Seq(0)) };
+                    self.queue(self.form.dialect.encode_down(&frame).into(), Some(numbering));
+                }
+            }
+        }
+    }
+
+    /// Queues a protocol 0 body that bears its number already.
+    pub(crate) fn send_again(&mut self, seq: Seq, body: Bytes) {
+        self.queue(body, Some(Numbering::Fixed(seq)));
+    }
+
+    /// Queues bytes that are complete as they are: a WebSocket pong, or its close frame.
+    pub(crate) fn send_raw(&mut self, bytes: Bytes) {
+        self.queue(bytes, None);
+    }
+
+    fn queue(&mut self, bytes: Bytes, numbering: Option<Numbering>) {
+        self.outbox_bytes += bytes.len();
+        self.outbox.push_back(Outgoing { bytes, numbering });
+    }
+
+    /// Is the outbox so full that the connection should read no further?
+    pub(crate) fn is_full(&self) -> bool {
+        self.outbox_bytes >= defaults::OUTBOX_BYTES || self.outbox.len() >= defaults::OUTBOX_FRAMES
+    }
+
+    /// Follows a channel from a cursor. A channel that is followed already goes on from the new cursor.
+    pub(crate) fn follow(&mut self, name: Channel, log: Arc<Log>, cursor: Cursor, unpark: Arc<dyn Unpark>) {
+        self.unfollow(&name);
+        if let Some(ledger) = &self.ledger {
+            ledger.lock().attached(&name, to_session(cursor.position()));
+        }
+        let subscription = log.subscribe(unpark);
+        self.channels.push(Live { name, log, cursor, subscription });
+    }
+
+    /// Stops at once; a frame that is begun is finished.
+    pub(crate) fn unfollow(&mut self, channel: &str) {
+        let before = self.channels.len();
+        self.channels.retain(|live| *live.name != *channel);
+        // What was gathered names channels by their place.
+        self.gathered.clear();
+        if self.channels.len() < before
+            && let Some(ledger) = &self.ledger
+        {
+            ledger.lock().left(channel);
+        }
+    }
+
+    /// Drops every channel: the connection is ending.
+    pub(crate) fn unfollow_all(&mut self) {
+        self.channels.clear();
+        self.gathered.clear();
+    }
+
+    /// Protocol 0: another connection numbers from here on. What is queued is sent there.
+    pub(crate) fn release_ledger(&mut self) {
+        let Some(ledger) = self.ledger.take() else { return };
+        let mut ledger = ledger.lock();
+        self.outbox.retain(|outgoing| {
+            let is_kept = outgoing.numbering == Some(Numbering::Next);
+            if is_kept {
+                self.outbox_bytes -= outgoing.bytes.len();
+                ledger.park(outgoing.bytes.clone());
+            }
+            !is_kept
+        });
+    }
+
+    /// Forgets everything: nobody will write it. A numbered client finds its queued frames again on a resume.
+    pub(crate) fn abandon(&mut self) {
+        self.release_ledger();
+        *self = WriteState { form: self.form, ..WriteState::new(self.form.framing) };
+    }
+
+    /// How far a channel was written.
+    pub(crate) fn sent(&self, channel: &str) -> Option<Position> {
+        self.channels
+            .iter()
+            .find(|live| *live.name == *channel)
+            .map(|live| to_session(live.cursor.position()))
+    }
+
+    /// Chooses what is written next, in order: the begun frame, the outbox, then the channels in turn by bytes.
+    /// Channels at their head are parked, so that the next publication wakes this connection once.
+    pub(crate) fn gather(&mut self) -> Pending {
+        self.gathered.clear();
+        if self.form.protocol == Protocol::Seed {
+            let stopped = self.number_frames();
+            if self.begun.is_empty() {
+                return stopped;
+            }
+        }
+        let mut room = Room { bytes: MAX_GATHER_BYTES, slices: MAX_GATHER_SLICES };
+        if !self.begun.is_empty() {
+            room.take(&mut self.gathered, Gathered { bytes: self.begun.clone(), source: Source::Begun });
+        }
+        if self.form.protocol == Protocol::Seed {
+            return Pending::Bytes;
+        }
+        for outgoing in &self.outbox {
+            if room.is_used() {
+                return Pending::Bytes;
+            }
+            room.take(&mut self.gathered, Gathered { bytes: outgoing.bytes.clone(), source: Source::Outbox });
+        }
+        for step in 0..self.channels.len() {
+            if room.is_used() {
+                break;
+            }
+            self.gather_channel((self.turn + step) % self.channels.len(), &mut room);
+        }
+        if self.gathered.is_empty() { Pending::Nothing } else { Pending::Bytes }
+    }
+
+    fn gather_channel(&mut self, index: usize, room: &mut Room) {
+        let live = &self.channels[index];
+        let mut cursor = live.cursor;
+        let mut budget = TURN_BYTES;
+        let mut pieces = Vec::new();
+        while budget > 0 && !room.is_used() {
+            let most = budget.min(room.bytes);
+            let outcome = live.log.read(&mut cursor, self.form.variant(), &self.form, most, &mut pieces);
+            for Piece { bytes, last, entries } in pieces.drain(..) {
+                budget = budget.saturating_sub(bytes.len());
+                let source = Source::Channel { index, last: Cursor::at(last), entries };
+                room.take(&mut self.gathered, Gathered { bytes, source });
+            }
+            match outcome {
+                ReadOutcome::Gap { from, next } => {
+                    let bytes = self.form.frame(&gap_frame(&live.name, from, next));
+                    let source = Source::Channel { index, last: Cursor::at(next), entries: 0 };
+                    room.take(&mut self.gathered, Gathered { bytes, source });
+                }
+                ReadOutcome::AtHead if live.subscription.park(&cursor) => return,
+                ReadOutcome::AtHead | ReadOutcome::More => {}
+            }
+        }
+    }
+
+    /// What [`WriteState::gather`] chose, for one vectored write.
+    pub(crate) fn slices(&self) -> Vec<IoSlice<'_>> {
+        self.gathered.iter().map(|frame| IoSlice::new(&frame.bytes)).collect()
+    }
+
+    /// Records that `written` bytes of what was gathered are on their way. A frame of which only the beginning is
+    /// becomes the begun frame: its tail is copied, so that a slow reader pins nothing of the log.
+    pub(crate) fn advance(&mut self, mut written: usize) {
+        let mut gathered = std::mem::take(&mut self.gathered);
+        for Gathered { bytes, source } in gathered.drain(..) {
+            if written == 0 {
+                break;
+            }
+            let now = written.min(bytes.len());
+            written -= now;
+            let is_cut = now < bytes.len();
+            match source {
+                Source::Begun => self.begun = bytes.slice(now..),
+                Source::Outbox => {
+                    if let Some(outgoing) = self.outbox.pop_front() {
+                        self.outbox_bytes -= outgoing.bytes.len();
+                    }
+                    self.begun = if is_cut { Bytes::copy_from_slice(&bytes[now..]) } else { Bytes::new() };
+                }
+                Source::Channel { index, last, entries } => {
+                    let cut = is_cut.then(|| cut(&self.channels[index], self.form, now)).flatten();
+                    let cut = cut.unwrap_or_else(|| Cut {
+                        cursor: last,
+                        entries,
+                        tail: Bytes::copy_from_slice(&bytes[now..]),
+                    });
+                    self.begin(index, cut);
+                }
+            }
+        }
+        self.gathered = gathered;
+    }
+
+    /// Drops what was gathered and not written, with its references into the logs.
+    pub(crate) fn give_back(&mut self) {
+        self.gathered = Vec::new();
+    }
+
+    /// What was begun since the last time.
+    pub(crate) fn take_written(&mut self) -> Written {
+        std::mem::take(&mut self.written)
+    }
+
+    fn begin(&mut self, index: usize, cut: Cut) {
+        self.begun = cut.tail;
+        self.channels[index].cursor = cut.cursor;
+        self.turn = index + 1;
+        self.written.deliveries += u64::from(cut.entries);
+        self.written.gaps += u64::from(cut.entries == 0);
+    }
+}
+
+/// Where a run of publications was cut: what came before is delivered, the tail of the one that was cut is the begun
+/// frame, and what follows is read again later.
+struct Cut {
+    cursor: Cursor,
+    entries: u32,
+    tail: Bytes,
+}
+
+/// Finds the publication that a write ended in, by reading the run again. `None`: the log has lost it meanwhile, so
+/// the whole run has to stay begun.
+fn cut(live: &Live, form: WireForm, mut left: usize) -> Option<Cut> {
+    let mut cursor = live.cursor;
+    let mut found = Cut { cursor, entries: 0, tail: Bytes::new() };
+    let mut pieces = Vec::new();
+    while left > 0 {
+        let outcome = live.log.read(&mut cursor, form.variant(), &form, left, &mut pieces);
+        if matches!(outcome, ReadOutcome::Gap { .. }) || pieces.is_empty() {
+            return None;
+        }
+        for piece in pieces.drain(..) {
+            found.entries += piece.entries;
+            found.cursor = Cursor::at(piece.last);
+            if piece.bytes.len() >= left {
+                // More than asked for comes only as a single publication: the one that was cut.
+                found.tail = Bytes::copy_from_slice(&piece.bytes[left..]);
+                return Some(found);
+            }
+            left -= piece.bytes.len();
+        }
+    }
+    Some(found)
+}
+
+/// What is left of one vectored write while it is gathered.
+struct Room {
+    bytes: usize,
+    slices: usize,
+}
+
+impl Room {
+    fn is_used(&self) -> bool {
+        self.bytes == 0 || self.slices == 0
+    }
+
+    fn take(&mut self, gathered: &mut Vec<Gathered>, frame: Gathered) {
+        self.bytes = self.bytes.saturating_sub(frame.bytes.len());
+        self.slices = self.slices.saturating_sub(1);
+        gathered.push(frame);
+    }
+}
+
+/// The frame that stands in a channel's place for what is lost.
+fn gap_frame(channel: &str, from: trunkline_broker::Position, next: trunkline_broker::Position) -> DownFrame {
+    DownFrame::new(
+        0,
+        DownBody::Gap(ChannelGap {
+            channel: channel.to_owned(),
+            epoch: from.epoch.0,
+            offset: from.offset.0,
+            next: Some(to_session(next).to_wire(channel)),
+        }),
+    )
+}

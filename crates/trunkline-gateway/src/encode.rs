@@ -1,0 +1,132 @@
+//! From a publication to the bytes on a wire: the variants (protocol × dialect × framing) that a channel's log keeps.
+//!
+//! A variant is made once per publication, whatever the number of its subscribers. Protocol 0 is numbered at the
+//! edge, so its variants hold the frame's body only, and the write state puts framing and number before it.
+
+use bytes::{Bytes, BytesMut};
+use prost::Message;
+use trunkline_broker::{ChannelName, Encode, Entry, ItemKind, Variant};
+use trunkline_proto::wire::{BusinessResponse, ChannelPosition, Publication};
+use trunkline_proto::{Dialect, DownBody, DownFrame};
+use trunkline_session::{Protocol, Seq};
+use trunkline_transport::{FrameKind, Framing};
+
+/// The longest framing header: WebSocket's, with a 64-bit length and a mask.
+const MAX_HEAD: usize = 14;
+
+const FIRST_VARIANT: Variant = match Variant::new(0) {
+    Some(variant) => variant,
+    None => panic!(),
+};
+
+/// How a connection's frames are written; fixed by its START.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WireForm {
+    pub(crate) protocol: Protocol,
+    pub(crate) dialect: Dialect,
+    pub(crate) framing: Framing,
+}
+
+impl WireForm {
+    /// The slot of this form in a log's entries.
+    pub(crate) fn variant(self) -> Variant {
+        let framing = match (self.protocol, self.framing) {
+            (Protocol::Trunkline, Framing::Length) => 0,
+            (Protocol::Trunkline, Framing::WebSocket { .. }) => 1,
+            (Protocol::Seed, _) => 2,
+        };
+        const { assert!(Variant::COUNT >= 6, "a log has room for three framings in two dialects") };
+        let index = 2 * framing + usize::from(self.dialect == Dialect::Json);
+        Variant::new(index).unwrap_or(FIRST_VARIANT)
+    }
+
+    /// A whole frame of protocol 1, framing included.
+    pub(crate) fn frame(self, frame: &DownFrame) -> Bytes {
+        self.framing.frame(self.kind(), &self.dialect.encode_down(frame))
+    }
+
+    /// WebSocket says by its message kind which dialect a frame is in.
+    pub(crate) fn kind(self) -> FrameKind {
+        match self.dialect {
+            Dialect::Protobuf => FrameKind::Binary,
+            Dialect::Json => FrameKind::Text,
+        }
+    }
+
+    /// What goes before a protocol 0 body: framing, and the delivery number as the first field of the frame.
+    /// The rest of the body follows; for JSON its opening brace is already written here.
+    pub(crate) fn numbered(self, seq: Seq, body: &Bytes) -> (Bytes, Bytes) {
+        let (number, rest) = match self.dialect {
+            Dialect::Protobuf => {
+                let mut number = Vec::with_capacity(11);
+                if seq.0 > 0 {
+                    prost::encoding::uint64::encode(2, &seq.0, &mut number);
+                }
+                (number, body.clone())
+            }
+            Dialect::Json if seq.0 == 0 => (Vec::new(), body.clone()),
+            Dialect::Json => {
+                let comma = if body.get(1) == Some(&b'}') { "" } else { "," };
+                (format!("{{\"seq_id\":{}{comma}", seq.0).into_bytes(), body.slice(body.len().min(1)..))
+            }
+        };
+        let mut head = Vec::with_capacity(MAX_HEAD + number.len());
+        self.framing.write_header(self.kind(), number.len() + rest.len(), &mut head);
+        head.extend_from_slice(&number);
+        (head.into(), rest)
+    }
+}
+
+impl Encode for WireForm {
+    fn encode(&self, channel: &ChannelName, entry: &Entry, out: &mut BytesMut) {
+        let body = match self.protocol {
+            Protocol::Trunkline => self.dialect.encode_down(&publication(channel, entry)),
+            Protocol::Seed => self.dialect.encode_down(&seed_publication(channel, entry)),
+        };
+        if self.protocol == Protocol::Trunkline {
+            let mut head = Vec::with_capacity(MAX_HEAD);
+            self.framing.write_header(self.kind(), body.len(), &mut head);
+            out.extend_from_slice(&head);
+        }
+        out.extend_from_slice(&body);
+    }
+}
+
+/// A publication as protocol 1 has it: outside the payload its channel, epoch and offset, no number.
+pub(crate) fn publication(channel: &ChannelName, entry: &Entry) -> DownFrame {
+    let position = ChannelPosition {
+        channel: channel.as_str().to_owned(),
+        epoch: entry.position.epoch.0,
+        offset: entry.position.offset.0,
+    };
+    let body = match entry.item.kind {
+        ItemKind::Push => DownBody::BusinessData(push_body(&entry.item.data)),
+        ItemKind::Publication => DownBody::Publication(Publication {
+            offset: 0,
+            data: entry.item.data.clone(),
+            timestamp: entry.timestamp_ms,
+            sender: entry.item.sender.to_string(),
+        }),
+    };
+    DownFrame::publication(position, body)
+}
+
+/// A publication as a seed client has it: a BusinessResponse outside any channel.
+fn seed_publication(channel: &ChannelName, entry: &Entry) -> DownFrame {
+    let response = match entry.item.kind {
+        ItemKind::Push => push_body(&entry.item.data),
+        ItemKind::Publication => BusinessResponse {
+            code: 200,
+            message: format!("[{}]", channel.as_str()),
+            data: entry.item.data.clone(),
+            ..BusinessResponse::default()
+        },
+    };
+    DownFrame::new(0, DownBody::BusinessData(response))
+}
+
+/// The body of an upstream's push. This node or another of the cluster encoded it, so it decodes; if it does not, an
+/// empty body is delivered rather than none, so that offsets stay whole.
+fn push_body(data: &Bytes) -> BusinessResponse {
+    BusinessResponse::decode(data.clone()).unwrap_or_default()
+}

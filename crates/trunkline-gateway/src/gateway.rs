@@ -1,0 +1,220 @@
+//! The gateway: one node's sessions, connections, services and broker, and the order in which they stop.
+//!
+//! It takes connections from whoever accepts them and knows no listener, no file and no environment.
+
+mod waiting;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use trunkline_broker::{Broker, BrokerError, Lease, LeaseId};
+use trunkline_proto::CloseCode;
+use trunkline_service::{Context, Service};
+use trunkline_session::{ConnectionId, Now, ReplyBudget, SessionConfig};
+use trunkline_transport::Connection;
+
+use crate::auth::Authenticator;
+use crate::connection::{self, Ending, Handle};
+use crate::context::NodeContext;
+use crate::events::Events;
+use crate::hub::Hub;
+use crate::options::GatewayOptions;
+use crate::services::Services;
+use crate::session::Session;
+use crate::stats::{Snapshot, Stats};
+use crate::upstream::Upstreams;
+use waiting::Waiting;
+
+/// Presence and registrations of a node end this long after the node does.
+const LEASE_TTL: Duration = Duration::from_secs(3);
+
+/// A gateway. Clones are the same gateway; dropping them ends nothing, [`Gateway::drain`] does.
+#[derive(Clone)]
+pub struct Gateway {
+    node: Arc<Node>,
+}
+
+/// What everything of a node shares.
+pub(crate) struct Node {
+    pub(crate) options: GatewayOptions,
+    pub(crate) session_config: Arc<SessionConfig>,
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) authenticator: Authenticator,
+    pub(crate) services: Services,
+    pub(crate) hub: Hub,
+    pub(crate) connections: Connections,
+    pub(crate) events: Events,
+    pub(crate) stats: Stats,
+    pub(crate) reply_budget: ReplyBudget,
+    waiting: Waiting,
+    lease: Lease,
+    origin: Instant,
+    next_connection: AtomicU64,
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+}
+
+impl Gateway {
+    /// A gateway that serves no connection yet. It must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// The broker does not grant the node its lease.
+    pub async fn new(
+        options: GatewayOptions,
+        broker: Arc<dyn Broker>,
+        authenticator: Authenticator,
+        upstreams: Option<Arc<Upstreams>>,
+    ) -> Result<Self, BrokerError> {
+        let lease = broker.lease(LEASE_TTL).await?;
+        let node = Arc::new(Node {
+            session_config: Arc::new(options.session.clone()),
+            reply_budget: ReplyBudget::new(options.reply_cache_bytes),
+            services: Services::new(upstreams),
+            hub: Hub::default(),
+            connections: Connections::default(),
+            events: Events::default(),
+            stats: Stats::default(),
+            waiting: Waiting::default(),
+            lease,
+            origin: Instant::now(),
+            next_connection: AtomicU64::new(1),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            options,
+            broker,
+            authenticator,
+        });
+        node.spawn(waiting::sweep(Arc::clone(&node)));
+        node.spawn(crate::events::deliver(Arc::clone(&node)));
+        Ok(Gateway { node })
+    }
+
+    /// Mounts a service of this process.
+    pub fn mount(&self, service: Arc<dyn Service>) {
+        self.node.services.mount(service, self.context());
+    }
+
+    /// What services may ask of this node.
+    pub fn context(&self) -> Arc<dyn Context> {
+        Arc::new(NodeContext::new(Arc::clone(&self.node)))
+    }
+
+    /// Serves a connection in a task of its own. Over the limit it is told 4005 and closed.
+    pub fn serve(&self, connection: Connection) {
+        let node = Arc::clone(&self.node);
+        let full = node.connections.len() >= node.options.max_connections;
+        if full || node.stopping.is_cancelled() {
+            node.stats.connections_refused.one();
+            node.clone().spawn(connection::refuse(connection, full));
+            return;
+        }
+        node.stats.connections_accepted.one();
+        node.clone().spawn(connection::serve(node, connection));
+    }
+
+    /// What the node does and holds now.
+    pub fn snapshot(&self) -> Snapshot {
+        let node = &self.node;
+        let live = node.hub.live() as u64;
+        Snapshot {
+            connections: node.stats.connections(),
+            sessions_live: live,
+            sessions_waiting: (node.hub.len() as u64).saturating_sub(live),
+            calls_running: node.stats.calls_running.value(),
+            reply_cache_bytes: node.reply_budget.used(),
+            tasks: node.tasks.len() as u64,
+            counters: node.stats.counters(),
+        }
+    }
+
+    /// Tells every client to go elsewhere (4000) and waits until they are gone, at most for `deadline`. Sessions stay
+    /// resumable for whoever serves their channels next. Answers how many connections were cut by the deadline.
+    pub async fn drain(&self, deadline: Duration) -> usize {
+        let node = &self.node;
+        node.stopping.cancel();
+        node.tasks.close();
+        for handle in node.connections.all() {
+            // Jittered, so that ten thousand clients do not come back in one moment.
+            let after = rand::random_range(0..1_000);
+            handle.end(
+                Ending::new(CloseCode::GoingAway, "the node stops: reconnect and resume").after_ms(after),
+            );
+        }
+        let done = tokio::time::timeout(deadline, node.tasks.wait()).await;
+        if done.is_ok() { 0 } else { node.connections.len() }
+    }
+}
+
+impl Node {
+    /// Runs a task that the drain waits for.
+    pub(crate) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
+    /// Resolves when the node begins to stop.
+    pub(crate) async fn stopping(&self) {
+        self.stopping.cancelled().await;
+    }
+
+    /// The time for an engine.
+    pub(crate) fn now(&self) -> Now {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now { at: self.origin.elapsed(), unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX) }
+    }
+
+    /// An engine's time as the runtime's.
+    pub(crate) fn instant(&self, at: Duration) -> Instant {
+        self.origin + at
+    }
+
+    pub(crate) fn next_connection(&self) -> ConnectionId {
+        ConnectionId(self.next_connection.fetch_add(1, Relaxed))
+    }
+
+    pub(crate) fn lease(&self) -> LeaseId {
+        self.lease.id()
+    }
+
+    /// Looks at a session without a connection again at this time.
+    pub(crate) fn watch_waiting(&self, session: &Arc<Session>, at: Instant) {
+        self.waiting.add(session, at);
+    }
+}
+
+/// The live connections of a node, by id.
+#[derive(Default)]
+pub(crate) struct Connections {
+    handles: Mutex<HashMap<ConnectionId, Arc<Handle>>>,
+}
+
+impl Connections {
+    pub(crate) fn insert(&self, handle: &Arc<Handle>) {
+        self.handles.lock().insert(handle.id, Arc::clone(handle));
+    }
+
+    pub(crate) fn remove(&self, id: ConnectionId) {
+        self.handles.lock().remove(&id);
+    }
+
+    /// Ends a connection that may be gone already.
+    pub(crate) fn end(&self, id: ConnectionId, ending: Ending) {
+        let handle = self.handles.lock().get(&id).cloned();
+        if let Some(handle) = handle {
+            handle.end(ending);
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.handles.lock().len()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Handle>> {
+        self.handles.lock().values().cloned().collect()
+    }
+}

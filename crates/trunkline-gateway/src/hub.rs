@@ -1,0 +1,137 @@
+//! The node's map of sessions: who is here, by session, user, device and group; and the login policy, which is decided
+//! under the map's one lock so that eight STARTs at once leave exactly the sessions that the policy allows.
+//!
+//! The hub holds sessions with and without a connection. It never locks a session while it holds its own lock.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use trunkline_session::SessionId;
+
+use crate::auth::LoginPolicy;
+use crate::session::Session;
+
+/// Sessions of this node.
+#[derive(Default)]
+pub(crate) struct Hub {
+    index: Mutex<Index>,
+}
+
+#[derive(Default)]
+struct Index {
+    sessions: HashMap<SessionId, Arc<Session>>,
+    users: HashMap<Arc<str>, Vec<Arc<Session>>>,
+    groups: HashMap<Arc<str>, Vec<Arc<Session>>>,
+    devices: HashMap<Arc<str>, Vec<Arc<Session>>>,
+}
+
+/// What the login policy says to a new session.
+pub(crate) enum Admission {
+    /// It is in; these have to go (4301).
+    Admitted { replaced: Vec<Arc<Session>> },
+    /// The policy is `refuse`, or the user has too many (4306).
+    DeviceLimit,
+    /// A START with a later fence holds the place already (4301).
+    Late,
+}
+
+impl Hub {
+    /// The session with this id.
+    pub(crate) fn session(&self, id: SessionId) -> Option<Arc<Session>> {
+        self.index.lock().sessions.get(&id).cloned()
+    }
+
+    /// All sessions of a user.
+    pub(crate) fn user(&self, user: &str) -> Vec<Arc<Session>> {
+        self.index.lock().users.get(user).cloned().unwrap_or_default()
+    }
+
+    /// All sessions of a group.
+    pub(crate) fn group(&self, group: &str) -> Vec<Arc<Session>> {
+        self.index.lock().groups.get(group).cloned().unwrap_or_default()
+    }
+
+    /// All sessions of a device, whoever uses it.
+    pub(crate) fn device(&self, device: &str) -> Vec<Arc<Session>> {
+        self.index.lock().devices.get(device).cloned().unwrap_or_default()
+    }
+
+    /// How many sessions there are.
+    pub(crate) fn len(&self) -> usize {
+        self.index.lock().sessions.len()
+    }
+
+    /// How many of them a connection holds.
+    pub(crate) fn live(&self) -> usize {
+        self.index.lock().sessions.values().filter(|session| session.is_live()).count()
+    }
+
+    /// Lets a new session in, as far as the policy allows.
+    pub(crate) fn admit(&self, new: &Arc<Session>, policy: LoginPolicy, max_devices: usize) -> Admission {
+        let mut index = self.index.lock();
+        let mine = index.users.get(&new.user).map(Vec::as_slice).unwrap_or_default();
+        let same_place = |other: &&Arc<Session>| match policy {
+            LoginPolicy::Device => other.device == new.device,
+            LoginPolicy::Platform => other.platform == new.platform,
+            LoginPolicy::One | LoginPolicy::Refuse => true,
+            LoginPolicy::Many => false,
+        };
+        let replaced: Vec<Arc<Session>> = mine.iter().filter(same_place).cloned().collect();
+        if policy == LoginPolicy::Refuse && replaced.iter().any(|session| session.is_live()) {
+            return Admission::DeviceLimit;
+        }
+        if replaced.iter().any(|session| session.fence() > new.fence()) {
+            return Admission::Late;
+        }
+        if mine.len() - replaced.len() >= max_devices {
+            return Admission::DeviceLimit;
+        }
+        for old in &replaced {
+            index.remove(old);
+        }
+        index.insert(new);
+        Admission::Admitted { replaced }
+    }
+
+    /// Forgets a session that has ended.
+    pub(crate) fn remove(&self, session: &Session) {
+        self.index.lock().remove(session);
+    }
+}
+
+impl Index {
+    fn insert(&mut self, session: &Arc<Session>) {
+        self.sessions.insert(session.id, Arc::clone(session));
+        self.users.entry(Arc::clone(&session.user)).or_default().push(Arc::clone(session));
+        if !session.device.is_empty() {
+            self.devices.entry(Arc::clone(&session.device)).or_default().push(Arc::clone(session));
+        }
+        for group in &session.groups {
+            self.groups.entry(Arc::clone(group)).or_default().push(Arc::clone(session));
+        }
+    }
+
+    fn remove(&mut self, session: &Session) {
+        if self.sessions.remove(&session.id).is_none() {
+            return;
+        }
+        take(&mut self.users, &session.user, session.id);
+        take(&mut self.devices, &session.device, session.id);
+        for group in &session.groups {
+            take(&mut self.groups, group, session.id);
+        }
+    }
+}
+
+/// Takes a session out of a list, and the list out of the map with its last session: a name that nobody uses any
+/// more costs nothing.
+fn take(map: &mut HashMap<Arc<str>, Vec<Arc<Session>>>, key: &Arc<str>, id: SessionId) {
+    if let Entry::Occupied(mut list) = map.entry(Arc::clone(key)) {
+        list.get_mut().retain(|other| other.id != id);
+        if list.get().is_empty() {
+            list.remove();
+        }
+    }
+}

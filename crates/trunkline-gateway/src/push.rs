@@ -1,0 +1,175 @@
+//! Pushes: from a service's words to a publication on a user's, session's, group's or zone's channel, with an honest
+//! answer of what became of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message;
+use trunkline_broker::{ChannelName, Item, PublishOptions, Published};
+use trunkline_proto::ErrorCode;
+use trunkline_proto::wire::BusinessResponse;
+use trunkline_service::{ContextError, Push, PushOutcome, SyncHint, Target};
+use trunkline_session::ClientSeq;
+use trunkline_session::engine::{BindAnswer, BindHint, BindTarget, BoundPush};
+
+use crate::channels::broker_error;
+use crate::gateway::Node;
+use crate::session::{Session, to_session};
+
+/// The longest that a push waits for a client's ack.
+const MAX_WAIT_ACK: Duration = Duration::from_secs(60);
+
+/// What a client receives, in one format for every hint.
+pub(crate) fn business_response(push: Push) -> BusinessResponse {
+    BusinessResponse {
+        code: 200,
+        message: format!("[{}] {}", push.msg_type, push.title),
+        data: push.data,
+        msg_type: push.msg_type,
+        title: push.title,
+        content: push.content,
+        metadata: push.metadata,
+    }
+}
+
+/// Pushes to a target: bound to a running call, or at once.
+pub(crate) async fn push(node: &Arc<Node>, target: Target, push: Push) -> Result<PushOutcome, ContextError> {
+    let hint = match push.hint {
+        SyncHint::Immediately => return publish_to(node, &target, push).await,
+        SyncHint::BeforeResponse => BindHint::Before,
+        SyncHint::AfterResponse => BindHint::After,
+    };
+    let seq = ClientSeq(push.bind_client_seq);
+    let (session, bind_target) = bind_to(node, &target, seq)?;
+    let bound = BoundPush { hint, target: bind_target, push: business_response(push.clone()) };
+    match session.bind(node, seq, bound) {
+        BindAnswer::Bound => {
+            node.stats.pushes.one();
+            Ok(PushOutcome::Bound)
+        }
+        BindAnswer::PublishNow => publish_to(node, &target, push).await,
+        BindAnswer::TooLate => Err(error("BIND_TOO_LATE", "the reply has left: push it immediately instead")),
+        BindAnswer::TooLarge => {
+            Err(error("TOO_LARGE", "with this push the group would pass max_frame_size_down"))
+        }
+        BindAnswer::NoSuchCall => Err(error("BIND_REFUSED", "the target has no call with this number")),
+    }
+}
+
+/// The session whose call a push is bound to.
+fn bind_to(node: &Node, target: &Target, seq: ClientSeq) -> Result<(Arc<Session>, BindTarget), ContextError> {
+    match target {
+        Target::Session(id) => {
+            let session =
+                session(node, id).ok_or_else(|| error("BIND_REFUSED", "there is no such session"))?;
+            Ok((session, BindTarget::Session))
+        }
+        Target::User(user) => {
+            let sessions = node.hub.user(user);
+            let mut running = sessions.iter().filter(|session| session.runs(seq));
+            match (running.next(), running.next(), sessions.as_slice()) {
+                (Some(_), Some(_), _) => Err(error(
+                    "BIND_AMBIGUOUS",
+                    "several sessions of the user run this number: name the session",
+                )),
+                // The call may just have ended: with one session it is clear which is meant.
+                (Some(session), None, _) | (None, _, [session]) => {
+                    Ok((Arc::clone(session), BindTarget::User))
+                }
+                (None, _, _) => {
+                    Err(error("BIND_REFUSED", "no session of the user runs a call with this number"))
+                }
+            }
+        }
+        Target::Group(_) | Target::Device(_) => {
+            Err(error("BIND_REFUSED", "a push is bound to a call's session or its user, nobody else"))
+        }
+    }
+}
+
+/// Publishes a push on its target's channel and says what became of it.
+pub(crate) async fn publish_to(
+    node: &Arc<Node>,
+    target: &Target,
+    push: Push,
+) -> Result<PushOutcome, ContextError> {
+    let wait = Duration::from_millis(push.wait_ack_ms.into()).min(MAX_WAIT_ACK);
+    let key = push.idempotency_key.clone();
+    let response = business_response(push);
+    let (channels, sessions) = match target {
+        Target::User(user) => (vec![format!("user:{user}")], node.hub.user(user)),
+        Target::Group(group) => (vec![format!("group:{group}")], node.hub.group(group)),
+        Target::Session(id) => {
+            let found: Vec<_> = session(node, id).into_iter().collect();
+            (found.iter().map(own_channel).collect(), found)
+        }
+        Target::Device(device) => {
+            let found = node.hub.device(device);
+            (found.iter().map(own_channel).collect(), found)
+        }
+    };
+    if sessions.is_empty() && !matches!(target, Target::User(_)) {
+        return Ok(PushOutcome::NotFound);
+    }
+    let mut acks = Vec::new();
+    for channel in &channels {
+        let published = publish_response(node, channel, &response, (!key.is_empty()).then_some(&key)).await?;
+        if !wait.is_zero() {
+            let position = to_session(published.position);
+            acks.extend(sessions.iter().map(|session| session.wait_ack(channel, position)));
+        }
+    }
+    let acked = !acks.is_empty()
+        && tokio::time::timeout(wait, futures_util::future::select_ok(acks))
+            .await
+            .is_ok_and(|acked| acked.is_ok());
+    Ok(if acked {
+        PushOutcome::Acked
+    } else if sessions.iter().any(|session| session.is_live()) {
+        PushOutcome::Delivered
+    } else if sessions.is_empty() {
+        PushOutcome::Offline
+    } else {
+        PushOutcome::Queued
+    })
+}
+
+/// Publishes a push on one channel.
+pub(crate) async fn publish_response(
+    node: &Arc<Node>,
+    channel: &str,
+    response: &BusinessResponse,
+    key: Option<&String>,
+) -> Result<Published, ContextError> {
+    let limit = node.options.session.max_frame_size as usize;
+    if response.encoded_len() > limit {
+        return Err(error(ErrorCode::TooLarge.name(), format!("a push may have at most {limit} bytes")));
+    }
+    let name =
+        ChannelName::new(channel).map_err(|bad| error(ErrorCode::BadRequest.name(), bad.to_string()))?;
+    let options = PublishOptions {
+        limits: node.options.history(channel),
+        idempotency_key: key.map(|key| format!("push\n{key}").into()),
+    };
+    let item = Item::push("", response.encode_to_vec());
+    let published = node.broker.publish(&name, item, options).await;
+    let published = published.map_err(|failed| {
+        let message = broker_error(&failed);
+        error(message.name, message.error_message)
+    })?;
+    node.stats.pushes.one();
+    Ok(published)
+}
+
+fn own_channel(session: &Arc<Session>) -> String {
+    format!("session:{}", session.id)
+}
+
+/// The session with this id, as services write it.
+pub(crate) fn session(node: &Node, id: &str) -> Option<Arc<Session>> {
+    node.hub.session(id.parse().ok()?)
+}
+
+pub(crate) fn error(code: impl Into<String>, message: impl Into<String>) -> ContextError {
+    ContextError { code: code.into(), message: message.into() }
+}

@@ -1,0 +1,531 @@
+//! A session on this node: its engine behind one short lock, the connection that holds it now, and the channels it is
+//! attached to. It outlives its connections.
+//!
+//! This module carries out what the engine says, in the engine's order; it decides nothing of the protocol. What
+//! takes time (calls, channel operations) runs in tasks of the node, and comes back as inputs.
+
+mod attached;
+mod operations;
+mod waiters;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use trunkline_session::position::is_implicit_name;
+use trunkline_session::protocol0::{Replay, is_numbered, lost_publication};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::time::Instant;
+use trunkline_proto::wire::{BusinessResponse, CloseNotice, ErrorMessage};
+use trunkline_proto::{CloseCode, DecodeError, DownBody, DownFrame, UpFrame};
+use trunkline_service::{Caller, SessionEvent};
+use trunkline_session::engine::{
+    Answer, BindAnswer, BindTarget, BoundPush, CallRequest, ChannelKind, Event, Input, Operation,
+    OperationId, Output, Pressure, SentPositions, StartAccepted, StartFacts, TokenlessStart,
+};
+use trunkline_session::{
+    Channel, ClientSeq, ConnectionId, Engine, Fence, Ledger, Position, Protocol, Seq, SessionId,
+};
+
+pub(crate) use attached::Attached;
+pub(crate) use operations::{error_message, join, reserve};
+use waiters::AckWaiters;
+
+use crate::auth::{Identity, May};
+use crate::channels;
+use crate::connection::{Ending, Handle};
+use crate::encode::WireForm;
+use crate::gateway::Node;
+
+/// One session. Shared by the hub, its connection's actor and the tasks that work for it.
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    pub(crate) user: Arc<str>,
+    pub(crate) device: Arc<str>,
+    pub(crate) platform: Arc<str>,
+    pub(crate) groups: Vec<Arc<str>>,
+    /// The newest fence, readable without the lock.
+    fence: AtomicU64,
+    /// Whether a connection holds the session now.
+    live: AtomicBool,
+    /// Whether a block of numbers is being reserved (protocol 0).
+    reserving: AtomicBool,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    engine: Engine,
+    link: Option<Link>,
+    attached: HashMap<Channel, Attached>,
+    identity: Identity,
+    caller: Arc<Caller>,
+    ledger: Option<Arc<Mutex<Ledger>>>,
+    waiters: AckWaiters,
+}
+
+/// The connection that holds the session.
+#[derive(Clone)]
+struct Link {
+    handle: Arc<Handle>,
+    fence: Fence,
+}
+
+/// What an engine said that must wait until the session's lock is free.
+enum Effect {
+    Call(Box<CallRequest>),
+    Operation(OperationId, Operation),
+    Publish(BindTarget, BusinessResponse),
+    Event(Event),
+    Leave(Channel),
+    /// A connection that is not the session's (any more) is to end.
+    End(ConnectionId, Ending),
+}
+
+/// What a new session is made of.
+pub(crate) struct NewSession {
+    pub(crate) id: SessionId,
+    pub(crate) identity: Identity,
+    pub(crate) device: String,
+    pub(crate) platform: String,
+    pub(crate) fence: Fence,
+    pub(crate) engine: Engine,
+    pub(crate) ledger: Option<Arc<Mutex<Ledger>>>,
+}
+
+impl Session {
+    pub(crate) fn new(new: NewSession) -> Arc<Self> {
+        let NewSession { id, identity, device, platform, fence, engine, ledger } = new;
+        Arc::new(Session {
+            id,
+            user: identity.user.as_str().into(),
+            device: device.into(),
+            platform: platform.into(),
+            groups: identity.groups.iter().map(|group| group.as_str().into()).collect(),
+            fence: AtomicU64::new(fence.packed()),
+            live: AtomicBool::new(false),
+            reserving: AtomicBool::new(false),
+            inner: Mutex::new(Inner {
+                engine,
+                link: None,
+                attached: HashMap::new(),
+                identity,
+                caller: Arc::default(),
+                ledger,
+                waiters: AckWaiters::default(),
+            }),
+        })
+    }
+
+    /// Whether a connection holds the session now.
+    pub(crate) fn is_live(&self) -> bool {
+        self.live.load(Relaxed)
+    }
+
+    /// The packed newest fence.
+    pub(crate) fn fence(&self) -> u64 {
+        self.fence.load(Relaxed)
+    }
+
+    pub(crate) fn caller(&self) -> Arc<Caller> {
+        Arc::clone(&self.inner.lock().caller)
+    }
+
+    /// Protocol 0: what numbers the session's frames.
+    pub(crate) fn ledger(&self) -> Option<Arc<Mutex<Ledger>>> {
+        self.inner.lock().ledger.clone()
+    }
+
+    /// Protocol 0: reserves the next block of numbers in the broker, before the last one is used up.
+    pub(crate) fn reserve_numbers(self: &Arc<Self>, node: &Arc<Node>) {
+        let Some(ledger) = self.ledger() else { return };
+        if ledger.lock().wants().is_some() && !self.reserving.swap(true, Relaxed) {
+            operations::spawn_reserve(node, self, ledger);
+        }
+    }
+
+    /// The numbers are reserved, or could not be.
+    fn reserved(&self) {
+        self.reserving.store(false, Relaxed);
+        if let Some(link) = &self.inner.lock().link {
+            link.handle.wake();
+        }
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        self.inner.lock().identity.clone()
+    }
+
+    /// See [`Engine::judge_tokenless`].
+    pub(crate) fn judge_tokenless(&self, instance: u64, attempt: u64) -> TokenlessStart {
+        self.inner.lock().engine.judge_tokenless(instance, attempt)
+    }
+
+    /// The protocol of the last START.
+    pub(crate) fn protocol(&self) -> Protocol {
+        self.inner.lock().engine.protocol()
+    }
+
+    /// When the session wants to be looked at again without input.
+    pub(crate) fn next_timeout(&self, node: &Node) -> Option<Instant> {
+        self.inner.lock().engine.next_timeout().map(|at| node.instant(at))
+    }
+
+    /// Does the engine take frames now? Not while it waits for an operation's place.
+    pub(crate) fn is_reading_paused(&self) -> bool {
+        !self.inner.lock().engine.reads()
+    }
+
+    /// A START chose this session. On success the connection holds it.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        handle: &Arc<Handle>,
+        facts: StartFacts,
+        identity: Identity,
+    ) -> Result<StartAccepted, Ending> {
+        let fence = facts.fence;
+        let mut effects = Vec::new();
+        let mut inner = self.inner.lock();
+        inner.engine.handle_input(node.now(), Input::Start(Box::new(facts)));
+        let mut answer = Err(Ending::new(CloseCode::Internal, "the session gave no answer to START"));
+        while let Some(output) = inner.engine.poll_output() {
+            match output {
+                Output::StartRefused { connection: _, response, close } => {
+                    handle.send(&response);
+                    answer = Err(Ending::from_notice(&close));
+                }
+                Output::StartAccepted(accepted) => {
+                    if let Some(old) = inner.link.take() {
+                        old.handle.release_ledger();
+                        old.handle.end(Ending::new(CloseCode::Replaced, "a later START holds this session"));
+                    }
+                    if let Some(ledger) = &inner.ledger {
+                        handle.set_ledger(Arc::clone(ledger));
+                    }
+                    inner.link = Some(Link { handle: Arc::clone(handle), fence });
+                    inner.caller = Arc::new(self.caller_of(node, handle, &identity, fence));
+                    inner.identity = identity.clone();
+                    inner.attached.clear();
+                    self.fence.store(fence.packed(), Relaxed);
+                    self.live.store(true, Relaxed);
+                    answer = Ok(accepted);
+                }
+                other => inner.carry_out(self, other, &mut effects),
+            }
+        }
+        drop(inner);
+        self.run_effects(node, effects);
+        answer
+    }
+
+    /// The channels of a START are attached, or could not be.
+    pub(crate) fn attached(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        fence: Fence,
+        channels: Vec<(Channel, Attached)>,
+        input: Input<'_>,
+    ) {
+        let mut inner = self.inner.lock();
+        if inner.link.as_ref().is_some_and(|link| link.fence == fence) {
+            inner.attached.extend(channels);
+        }
+        self.apply_locked(node, inner, input);
+    }
+
+    /// A subscription's channel is attached: the engine says when it is delivered.
+    fn subscribed(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        channel: Channel,
+        attached: Attached,
+        id: OperationId,
+        answer: Answer,
+    ) {
+        let mut inner = self.inner.lock();
+        inner.attached.insert(channel, attached);
+        self.apply_locked(node, inner, Input::Answer { id, result: Ok(answer) });
+    }
+
+    /// A service joins the session to a channel. False: the session has ended.
+    pub(crate) fn joined(self: &Arc<Self>, node: &Arc<Node>, channel: Channel, attached: Attached) {
+        let position = to_session(attached.cursor.position());
+        let mut inner = self.inner.lock();
+        inner.attached.insert(Arc::clone(&channel), attached);
+        self.apply_locked(node, inner, Input::Joined { channel, position });
+    }
+
+    /// A service takes the session off a channel. False: it is not on it.
+    pub(crate) fn withdraw(self: &Arc<Self>, node: &Arc<Node>, channel: &str, error: ErrorMessage) -> bool {
+        let inner = self.inner.lock();
+        let Some((channel, _)) = inner.attached.get_key_value(channel) else { return false };
+        let channel = Arc::clone(channel);
+        self.apply_locked(node, inner, Input::Withdrawn { channel, error });
+        true
+    }
+
+    /// A new token is good: what it no longer allows ends at once.
+    async fn refreshed(self: &Arc<Self>, node: &Arc<Node>, identity: Identity) {
+        let channels: Vec<Channel> = {
+            let mut inner = self.inner.lock();
+            inner.identity = identity;
+            inner.attached.keys().filter(|channel| !is_implicit_name(channel)).cloned().collect()
+        };
+        for channel in channels {
+            if self.is_joined(&channel) {
+                continue;
+            }
+            if let Err(error) = channels::check_right(node, self, &channel, May::Subscribe).await {
+                self.withdraw(node, &channel, error);
+            }
+        }
+    }
+
+    /// Did a service put the session on this channel?
+    fn is_joined(&self, channel: &str) -> bool {
+        let inner = self.inner.lock();
+        inner.engine.channels().any(|(name, kind)| **name == *channel && kind == ChannelKind::Joined)
+    }
+
+    /// One frame of the connection with this fence.
+    pub(crate) fn frame(self: &Arc<Self>, node: &Arc<Node>, fence: Fence, frame: UpFrame) {
+        let inner = self.inner.lock();
+        let Some(link) = inner.link.clone().filter(|link| link.fence == fence) else { return };
+        let sent = Sent { handle: &link.handle, ledger: inner.ledger.clone() };
+        self.apply_locked(node, inner, Input::Frame { fence, frame, sent: &sent });
+    }
+
+    /// A frame that does not decode.
+    pub(crate) fn undecodable(self: &Arc<Self>, node: &Arc<Node>, fence: Fence, error: &DecodeError) {
+        self.apply(node, Input::Undecodable { fence, detail: error.to_string() });
+    }
+
+    /// The engine's time has come.
+    pub(crate) fn timeout(self: &Arc<Self>, node: &Arc<Node>) {
+        self.apply(node, Input::Timeout);
+    }
+
+    /// The connection's reply queue became full, or has room again.
+    pub(crate) fn pressure(self: &Arc<Self>, node: &Arc<Node>, pressure: Pressure) {
+        self.apply(node, Input::Pressure(pressure));
+    }
+
+    /// Ends the connection; codes from 4100 on end the session too.
+    pub(crate) fn kick(self: &Arc<Self>, node: &Arc<Node>, notice: CloseNotice) {
+        self.apply(node, Input::Kick(notice));
+    }
+
+    /// The connection with this fence has ended.
+    pub(crate) fn disconnected(self: &Arc<Self>, node: &Arc<Node>, fence: Fence) {
+        let mut inner = self.inner.lock();
+        if inner.link.as_ref().is_some_and(|link| link.fence == fence) {
+            inner.link = None;
+            self.live.store(false, Relaxed);
+        }
+        self.apply_locked(node, inner, Input::Disconnected { fence });
+        if let Some(at) = self.next_timeout(node) {
+            node.watch_waiting(self, at);
+        }
+    }
+
+    /// A push to a running call; see [`Engine::bind`].
+    pub(crate) fn bind(self: &Arc<Self>, node: &Arc<Node>, seq: ClientSeq, push: BoundPush) -> BindAnswer {
+        let mut inner = self.inner.lock();
+        let answer = inner.engine.bind(seq, push);
+        let effects = inner.drain(self);
+        drop(inner);
+        self.run_effects(node, effects);
+        answer
+    }
+
+    /// Does a call with this number run, or wait to run?
+    pub(crate) fn runs(&self, seq: ClientSeq) -> bool {
+        self.inner.lock().engine.runs(seq)
+    }
+
+    /// Waits for the client's ack of a position; dropped when the session ends.
+    pub(crate) fn wait_ack(&self, channel: &str, position: Position) -> tokio::sync::oneshot::Receiver<()> {
+        self.inner.lock().waiters.wait(channel, position)
+    }
+
+    /// Gives the engine an input and carries out what it says.
+    pub(crate) fn apply(self: &Arc<Self>, node: &Arc<Node>, input: Input<'_>) {
+        self.apply_locked(node, self.inner.lock(), input);
+    }
+
+    fn apply_locked(self: &Arc<Self>, node: &Arc<Node>, mut inner: MutexGuard<'_, Inner>, input: Input<'_>) {
+        inner.engine.handle_input(node.now(), input);
+        let effects = inner.drain(self);
+        drop(inner);
+        self.run_effects(node, effects);
+    }
+
+    fn caller_of(&self, node: &Node, handle: &Handle, identity: &Identity, fence: Fence) -> Caller {
+        Caller {
+            user: identity.user.clone(),
+            session: self.id.to_string(),
+            fence: fence.packed(),
+            device: self.device.to_string(),
+            platform: self.platform.to_string(),
+            role: identity.role,
+            claims: identity.claims.clone(),
+            transport: handle.info.protocol.as_str().to_owned(),
+            remote_address: handle.remote(),
+            node: node.options.node.clone(),
+        }
+    }
+
+    fn run_effects(self: &Arc<Self>, node: &Arc<Node>, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Call(call) => operations::spawn_call(node, self, *call),
+                Effect::Operation(id, operation) => operations::spawn_operation(node, self, id, operation),
+                Effect::Publish(target, push) => operations::spawn_publish(node, self, target, push),
+                Effect::Event(event) => self.tell(node, event),
+                Effect::Leave(channel) => operations::spawn_leave(node, self, channel),
+                Effect::End(connection, ending) => node.connections.end(connection, ending),
+            }
+        }
+    }
+
+    fn tell(self: &Arc<Self>, node: &Arc<Node>, event: Event) {
+        let event = match event {
+            Event::Started => {
+                node.stats.sessions_started.one();
+                SessionEvent::Started
+            }
+            Event::Resumed => {
+                node.stats.sessions_resumed.one();
+                SessionEvent::Resumed
+            }
+            Event::Lost => SessionEvent::Lost,
+            Event::Ended(code) => {
+                node.stats.sessions_ended.one();
+                node.hub.remove(self);
+                self.inner.lock().attached.clear();
+                SessionEvent::Ended(code)
+            }
+        };
+        node.events.tell(self.caller(), event);
+    }
+}
+
+impl Inner {
+    fn drain(&mut self, session: &Session) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        while let Some(output) = self.engine.poll_output() {
+            self.carry_out(session, output, &mut effects);
+        }
+        effects
+    }
+
+    fn carry_out(&mut self, session: &Session, output: Output, effects: &mut Vec<Effect>) {
+        match output {
+            // It is the answer to `begin`, which takes it itself.
+            Output::StartAccepted(_) => {}
+            Output::StartRefused { connection, response, close } => {
+                self.send(&response);
+                self.link = None;
+                session.live.store(false, Relaxed);
+                effects.push(Effect::End(connection, Ending::from_notice(&close)));
+            }
+            Output::Send(frame) => self.send(&frame),
+            Output::Deliver(channels) => self.deliver(&channels),
+            Output::Detach(channel) => {
+                if let Some(attached) = self.attached.remove(&channel) {
+                    if let Some(link) = &self.link {
+                        link.handle.unfollow(&channel);
+                    }
+                    if attached.present {
+                        effects.push(Effect::Leave(channel));
+                    }
+                }
+            }
+            Output::Call(call) => effects.push(Effect::Call(call)),
+            Output::Operation { id, operation } => effects.push(Effect::Operation(id, operation)),
+            Output::Publish(target, push) => effects.push(Effect::Publish(target, push)),
+            Output::Acked(positions) => self.waiters.acked(&positions),
+            Output::AckedSeq(seq) => {
+                // The engine has judged the number already, so it is one that was taken.
+                let acked = self.ledger.as_ref().and_then(|ledger| ledger.lock().ack(seq).ok());
+                self.waiters.acked(&acked.unwrap_or_default());
+            }
+            Output::Close { connection, notice } => {
+                effects.push(Effect::End(connection, Ending::from_notice(&notice)));
+                if self.link.as_ref().is_some_and(|link| link.handle.id == connection) {
+                    self.link = None;
+                    session.live.store(false, Relaxed);
+                }
+            }
+            Output::Event(event) => {
+                if let Event::Ended(_) = event {
+                    let present = self.attached.iter().filter(|(_, attached)| attached.present);
+                    effects.extend(present.map(|(channel, _)| Effect::Leave(Arc::clone(channel))));
+                }
+                effects.push(Effect::Event(event));
+            }
+        }
+    }
+
+    fn send(&mut self, frame: &DownFrame) {
+        let Some(link) = &self.link else { return };
+        link.handle.send(frame);
+        if let (Some(ledger), DownBody::StartResp(response)) = (&self.ledger, &frame.body)
+            && response.success
+            && !is_numbered(frame)
+        {
+            let frames = self.unacked(&ledger.lock(), link.handle.form());
+            link.handle.send_again(frames);
+        }
+    }
+
+    /// What a resumed seed client has not acked, as bytes: replies as they were, publications from their logs.
+    fn unacked(&self, ledger: &Ledger, form: WireForm) -> Vec<(Seq, Bytes)> {
+        let body = |replay| match replay {
+            Replay::Frame(bytes) => bytes,
+            Replay::Publication { channel, position } => {
+                let log = self.attached.get(&channel).map(|attached| &attached.log);
+                log.and_then(|log| log.encoded(to_broker(position), form.variant(), &form)).unwrap_or_else(
+                    || form.dialect.encode_down(&lost_publication(&channel, position.offset)).into(),
+                )
+            }
+        };
+        ledger.replay().map(|(seq, replay)| (seq, body(replay))).collect()
+    }
+
+    /// Channels begin behind what was queued before: the reply that names their position goes out first.
+    fn deliver(&mut self, channels: &[Channel]) {
+        let Some(link) = &self.link else { return };
+        for (channel, attached) in channels.iter().filter_map(|channel| self.attached.get_key_value(channel))
+        {
+            link.handle.follow(Arc::clone(channel), Arc::clone(&attached.log), attached.cursor);
+        }
+    }
+}
+
+/// What the connection has sent, for the engine's judgement of acks.
+struct Sent<'a> {
+    handle: &'a Handle,
+    ledger: Option<Arc<Mutex<Ledger>>>,
+}
+
+impl SentPositions for Sent<'_> {
+    fn sent(&self, channel: &str) -> Option<Position> {
+        self.handle.sent(channel)
+    }
+
+    fn highest_seq(&self) -> Seq {
+        self.ledger.as_ref().map_or(Seq(0), |ledger| ledger.lock().highest())
+    }
+}
+
+/// The broker's position as the engine has it: the crates of one layer do not know each other.
+pub(crate) fn to_session(position: trunkline_broker::Position) -> Position {
+    Position { epoch: position.epoch.0, offset: position.offset.0 }
+}
+
+/// The engine's position as the broker has it.
+pub(crate) fn to_broker(position: Position) -> trunkline_broker::Position {
+    trunkline_broker::Position::new(position.epoch, position.offset)
+}

@@ -1,0 +1,336 @@
+//! What takes time for a session: calls and channel operations, each in a task of the node, each ending as an input to
+//! the session's engine. A session that ends meanwhile ignores the answer.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use parking_lot::Mutex;
+use trunkline_broker::{BrokerError, Condition, Direction, Item, Life, Member, PublishOptions, Written};
+use trunkline_proto::ErrorCode;
+use trunkline_proto::wire::{
+    self, BusinessResponse, ChannelResponse, ErrorMessage, Publication, StartRequest,
+};
+use trunkline_service::{Call, Code, Reply, Status, SyncHint, Target};
+use trunkline_session::engine::{
+    Answer, BindHint, BindTarget, BoundPush, CallHistory, CallOutcome, CallRequest, Input, Operation,
+    OperationId,
+};
+use trunkline_session::{Channel, Ledger};
+
+use super::{Session, to_broker};
+use crate::auth::{AuthError, May};
+use crate::channels::{self, broker_error, channel_name};
+use crate::gateway::Node;
+use crate::push;
+
+/// A page of history has at most so many publications, whatever the client asks for.
+const MAX_HISTORY_PAGE: u32 = 1_000;
+
+/// And so many where the client does not say.
+const HISTORY_PAGE: u32 = 100;
+
+/// The most members that one answer names.
+const MAX_MEMBERS: usize = 1_000;
+
+pub(super) fn spawn_call(node: &Arc<Node>, session: &Arc<Session>, call: CallRequest) {
+    let (node, session) = (Arc::clone(node), Arc::clone(session));
+    node.stats.calls.one();
+    node.clone().spawn(async move {
+        node.stats.calls_running.up();
+        let seq = call.seq;
+        let outcome = run_call(&node, &session, call).await;
+        node.stats.calls_running.down();
+        if let CallOutcome::Error(_) = &outcome {
+            node.stats.calls_failed.one();
+        }
+        session.apply(&node, Input::CallEnded { seq, outcome });
+    });
+}
+
+async fn run_call(node: &Arc<Node>, session: &Session, call: CallRequest) -> CallOutcome {
+    let CallRequest { seq, request, headers, timeout, history } = call;
+    let retry = history == CallHistory::MayHaveRun;
+    if retry && !node.services.is_idempotent(&request.action) {
+        let text = "the call may have run in a session that is gone: its action is not declared idempotent";
+        return CallOutcome::Error(ErrorCode::ResultUnknown.message(text));
+    }
+    let call = Call {
+        action: request.action,
+        params: request.params,
+        data: request.data,
+        headers,
+        client_seq: seq.0,
+        retry,
+        deadline: timeout,
+    };
+    let caller = session.caller();
+    let answer = AssertUnwindSafe(node.services.call(&caller, call)).catch_unwind();
+    match tokio::time::timeout(timeout, answer).await {
+        Ok(Ok(Ok(reply))) => reply_outcome(node, session, reply),
+        Ok(Ok(Err(status))) => CallOutcome::Error(error_message(&status)),
+        Ok(Err(_panic)) => CallOutcome::Error(ErrorCode::Internal.message("the service panicked")),
+        Err(_elapsed) => {
+            let text = format!("no answer within {} ms", timeout.as_millis());
+            CallOutcome::Error(ErrorCode::UpstreamTimeout.message(text))
+        }
+    }
+}
+
+/// Pushes of a reply to the caller itself share its fate; those to others go their own way.
+fn reply_outcome(node: &Arc<Node>, session: &Session, reply: Reply) -> CallOutcome {
+    let mut bound = Vec::new();
+    for (target, push) in reply.pushes {
+        let own = match &target {
+            Target::Session(id) if *id == session.id.to_string() => Some(BindTarget::Session),
+            Target::User(user) if **user == *session.user => Some(BindTarget::User),
+            _ => None,
+        };
+        let hint = match push.hint {
+            SyncHint::Immediately => None,
+            SyncHint::BeforeResponse => Some(BindHint::Before),
+            SyncHint::AfterResponse => Some(BindHint::After),
+        };
+        match (own, hint) {
+            (Some(target), Some(hint)) => {
+                bound.push(BoundPush { hint, target, push: push::business_response(push) })
+            }
+            _ => {
+                let node = Arc::clone(node);
+                node.clone().spawn(async move {
+                    if let Err(error) = push::publish_to(&node, &target, push).await {
+                        tracing::debug!(%error, "a reply's push to another target was not accepted");
+                    }
+                });
+            }
+        }
+    }
+    let response = BusinessResponse {
+        code: reply.code,
+        message: reply.message,
+        data: reply.data,
+        ..BusinessResponse::default()
+    };
+    CallOutcome::Reply { response, headers: reply.headers, bound }
+}
+
+/// A service's failure, as a client sees it.
+pub(crate) fn error_message(status: &Status) -> ErrorMessage {
+    let code = match status.code {
+        Code::BadRequest => ErrorCode::BadRequest,
+        Code::Forbidden => ErrorCode::Forbidden,
+        Code::NotFound => ErrorCode::NotFound,
+        Code::TooLarge => ErrorCode::TooLarge,
+        Code::Internal => ErrorCode::Internal,
+        Code::UpstreamFailed => ErrorCode::UpstreamFailed,
+        Code::Overloaded => ErrorCode::Overloaded,
+        Code::UpstreamTimeout => ErrorCode::UpstreamTimeout,
+        Code::ResultUnknown => ErrorCode::ResultUnknown,
+    };
+    let mut message = code.message(status.message.clone());
+    if let Some(after) = status.retry_after {
+        message.retry_after_ms = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
+    }
+    message
+}
+
+pub(super) fn spawn_operation(
+    node: &Arc<Node>,
+    session: &Arc<Session>,
+    id: OperationId,
+    operation: Operation,
+) {
+    let (node, session) = (Arc::clone(node), Arc::clone(session));
+    node.clone().spawn(async move {
+        let result = match operation {
+            Operation::Subscribe { channel, since } => {
+                match subscribe(&node, &session, &channel, since.map(to_broker)).await {
+                    Ok((attached, answer)) => {
+                        session.subscribed(&node, channel, attached, id, answer);
+                        return;
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+            Operation::Publish(request) => publish(&node, &session, request).await.map(Answer::Channel),
+            Operation::History(request) => history(&node, &session, request).await.map(Answer::Channel),
+            Operation::Presence(channel) => presence(&node, &session, &channel).await.map(Answer::Channel),
+            Operation::Refresh { auth_token } => refresh(&node, &session, auth_token).await,
+        };
+        session.apply(&node, Input::Answer { id, result });
+    });
+}
+
+async fn subscribe(
+    node: &Arc<Node>,
+    session: &Session,
+    channel: &Channel,
+    since: Option<trunkline_broker::Position>,
+) -> Result<(super::Attached, Answer), ErrorMessage> {
+    channels::check_right(node, session, channel, May::Subscribe).await?;
+    let (mut attached, position, gap) = channels::attach(node, channel, since).await?;
+    attached.present = join(node, session, channel).await?;
+    Ok((attached, Answer::Subscribed { position, gap }))
+}
+
+/// Makes the session a member of a channel that has presence; says whether it has.
+pub(crate) async fn join(node: &Arc<Node>, session: &Session, channel: &str) -> Result<bool, ErrorMessage> {
+    if !node.options.presence(channel) {
+        return Ok(false);
+    }
+    let member = Member {
+        session: session.id.to_string().into(),
+        user: Arc::clone(&session.user),
+        info: bytes::Bytes::new(),
+    };
+    let joined = node.broker.join(&channel_name(channel)?, member, node.lease()).await;
+    joined.map_err(|error| broker_error(&error))?;
+    Ok(true)
+}
+
+pub(super) fn spawn_leave(node: &Arc<Node>, session: &Arc<Session>, channel: Channel) {
+    let (node, session) = (Arc::clone(node), session.id.to_string());
+    node.clone().spawn(async move {
+        let Ok(name) = channel_name(&channel) else { return };
+        if let Err(error) = node.broker.leave(&name, &session).await {
+            tracing::warn!(%error, "a member could not leave: it goes with the node's lease");
+        }
+    });
+}
+
+pub(super) fn spawn_publish(
+    node: &Arc<Node>,
+    session: &Arc<Session>,
+    target: BindTarget,
+    push: BusinessResponse,
+) {
+    let (node, session) = (Arc::clone(node), Arc::clone(session));
+    node.clone().spawn(async move {
+        let channel = match target {
+            BindTarget::Session => format!("session:{}", session.id),
+            BindTarget::User => format!("user:{}", session.user),
+        };
+        if let Err(error) = push::publish_response(&node, &channel, &push, None).await {
+            tracing::warn!(%error, "a bound push of a call without reply could not be published");
+        }
+    });
+}
+
+/// Protocol 0: writes the end of the next block of numbers to the broker, so that no other node gives them out.
+pub(super) fn spawn_reserve(node: &Arc<Node>, session: &Arc<Session>, ledger: Arc<Mutex<Ledger>>) {
+    let (node, session) = (Arc::clone(node), Arc::clone(session));
+    node.clone().spawn(async move {
+        if let Err(error) = reserve(&node, &session, &ledger).await {
+            tracing::warn!(%error, "the broker did not reserve delivery numbers");
+        }
+        session.reserved();
+    });
+}
+
+pub(crate) async fn reserve(
+    node: &Node,
+    session: &Session,
+    ledger: &Mutex<Ledger>,
+) -> Result<(), BrokerError> {
+    let Some(up_to) = ledger.lock().wants() else { return Ok(()) };
+    let key = format!("seq/{}", session.id);
+    let value = bytes::Bytes::copy_from_slice(&up_to.0.to_be_bytes());
+    // Longer than any session waits for its client; renewed with each block.
+    let life = Life::Ttl(node.session_config.resume_window * 2);
+    if let Written::Done(_) = node.broker.put(&key, value, Condition::Any, life).await? {
+        ledger.lock().reserved(up_to);
+    }
+    Ok(())
+}
+
+async fn publish(
+    node: &Arc<Node>,
+    session: &Session,
+    request: wire::PublishRequest,
+) -> Result<ChannelResponse, ErrorMessage> {
+    channels::check_right(node, session, &request.channel, May::Publish).await?;
+    let name = channel_name(&request.channel)?;
+    let item = Item::publication(Arc::clone(&session.user), request.data);
+    // A key is the user's own: nobody can occupy another's.
+    let key = (!request.idempotency_key.is_empty())
+        .then(|| format!("{}\n{}", session.user, request.idempotency_key).into());
+    let options = PublishOptions { limits: node.options.history(&request.channel), idempotency_key: key };
+    let published = node.broker.publish(&name, item, options).await.map_err(|error| broker_error(&error))?;
+    node.stats.publications.one();
+    Ok(ChannelResponse {
+        channel: request.channel,
+        epoch: published.position.epoch.0,
+        offset: published.position.offset.0,
+        ..ChannelResponse::default()
+    })
+}
+
+async fn history(
+    node: &Arc<Node>,
+    session: &Session,
+    request: wire::HistoryRequest,
+) -> Result<ChannelResponse, ErrorMessage> {
+    channels::check_right(node, session, &request.channel, May::History).await?;
+    let name = channel_name(&request.channel)?;
+    let since = request.since.map(|since| trunkline_broker::Position::new(since.epoch, since.offset));
+    let limit = if request.limit == 0 { HISTORY_PAGE } else { request.limit.min(MAX_HISTORY_PAGE) };
+    let direction = if request.reverse { Direction::Reverse } else { Direction::Forward };
+    let page = node.broker.history(&name, since, limit as usize, direction).await;
+    let page = page.map_err(|error| broker_error(&error))?;
+    let mut room = node.options.session.max_frame_size as usize;
+    let fits = |entry: &trunkline_broker::Entry| {
+        // A publication's other fields: offset, timestamp, lengths.
+        const OVERHEAD: usize = 64;
+        let size = entry.item.data.len() + entry.item.sender.len() + OVERHEAD;
+        let fits = size <= room;
+        room = room.saturating_sub(size);
+        fits
+    };
+    let publications = page.publications.into_iter().take_while(fits);
+    Ok(ChannelResponse {
+        channel: request.channel,
+        epoch: page.position.epoch.0,
+        offset: page.position.offset.0,
+        publications: publications
+            .map(|entry| Publication {
+                offset: entry.position.offset.0,
+                data: entry.item.data.clone(),
+                timestamp: entry.timestamp_ms,
+                sender: entry.item.sender.to_string(),
+            })
+            .collect(),
+        recovered: page.recovered,
+        ..ChannelResponse::default()
+    })
+}
+
+async fn presence(
+    node: &Arc<Node>,
+    session: &Session,
+    channel: &str,
+) -> Result<ChannelResponse, ErrorMessage> {
+    channels::check_right(node, session, channel, May::Presence).await?;
+    if !node.options.presence(channel) {
+        return Err(ErrorCode::Forbidden.message("this channel has no presence"));
+    }
+    channels::members(node, channel, MAX_MEMBERS).await
+}
+
+async fn refresh(
+    node: &Arc<Node>,
+    session: &Arc<Session>,
+    auth_token: String,
+) -> Result<Answer, ErrorMessage> {
+    let caller = session.caller();
+    let start = StartRequest { openid: session.user.to_string(), auth_token, ..StartRequest::default() };
+    let identity = node.authenticator.authenticate(&start, &caller.transport, &caller.remote_address).await;
+    let identity = identity.map_err(|error| match error {
+        AuthError::Unavailable(text) => ErrorCode::Overloaded.message(text),
+        AuthError::Refused(text) | AuthError::Closed { reason: text, .. } => {
+            ErrorCode::Unauthenticated.message(text)
+        }
+    })?;
+    let expires_at = identity.expires_at_ms;
+    session.refreshed(node, identity).await;
+    Ok(Answer::Refreshed { expires_at })
+}

@@ -1,0 +1,341 @@
+//! START: from the first frame of a connection to a session that it holds (protocol.md sections 2 and 3).
+//!
+//! In order: the token, the resume token, a fence, the session and the login policy, the channels, the answer. A
+//! refusal is a START_RESP with an error, then the close.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::timeout;
+use trunkline_proto::wire::{ChannelPosition, ChannelRefusal, ErrorMessage, StartRequest, StartResponse};
+use trunkline_proto::{CloseCode, Dialect, DownBody, DownFrame, ErrorCode};
+use trunkline_session::engine::{
+    AttachRequest, ChannelKind, ChannelStart, Input, StartAccepted, StartFacts, TokenFact, TokenlessStart,
+};
+use trunkline_session::{
+    Channel, ClientSeq, Engine, Fence, Ledger, Protocol, ResumeToken, Seq, SessionId, token,
+};
+
+use crate::auth::{AuthError, Identity, May};
+use crate::channels;
+use crate::connection::{Ending, Handle};
+use crate::encode::WireForm;
+use crate::gateway::Node;
+use crate::hub::Admission;
+use crate::session::{Attached, NewSession, Session, to_broker};
+
+/// An authenticator that is no faster does not answer.
+const AUTH_DEADLINE: Duration = Duration::from_secs(5);
+
+/// When a client that was refused for load comes back.
+const RETRY_AFTER_MS: u32 = 1_000;
+
+/// Device and platform names are for policies and people; they are short.
+const MAX_NAME: usize = 128;
+
+/// A START under way.
+struct Start<'a> {
+    node: &'a Arc<Node>,
+    handle: &'a Arc<Handle>,
+    dialect: Dialect,
+    protocol: Protocol,
+    msg_id: u32,
+    request: StartRequest,
+}
+
+/// The session that a START is for.
+struct Chosen {
+    session: Arc<Session>,
+    token: TokenFact,
+    former: Option<SessionId>,
+    /// Protocol 0: where the client stands; protocol 1: what it says itself.
+    positions: Vec<ChannelPosition>,
+}
+
+/// Carries out a START; the connection holds the session afterwards, or ends.
+pub(crate) async fn start(
+    node: &Arc<Node>,
+    handle: &Arc<Handle>,
+    dialect: Dialect,
+    msg_id: u32,
+    request: StartRequest,
+) -> Result<(Arc<Session>, Fence), Ending> {
+    let Some(protocol) = Protocol::from_number(request.protocol) else {
+        let text = format!("protocol {} is unknown here: this node speaks 0 and 1", request.protocol);
+        return Err(Ending::new(CloseCode::ProtocolViolation, text));
+    };
+    handle.set_form(WireForm { protocol, dialect, framing: handle.form().framing });
+    let start = Start { node, handle, dialect, protocol, msg_id, request };
+    let started = start.run().await;
+    if started.is_err() {
+        node.stats.starts_refused.one();
+    }
+    started
+}
+
+impl Start<'_> {
+    async fn run(self) -> Result<(Arc<Session>, Fence), Ending> {
+        self.check_names()?;
+        let identity = self.authenticate().await?;
+        let token = self.resume_token(&identity)?;
+        let fence = self.fence().await?;
+        let chosen = self.choose(&identity, token, fence)?;
+        let session = Arc::clone(&chosen.session);
+        if let Some(ledger) = session.ledger() {
+            let reserved = crate::session::reserve(self.node, &session, &ledger).await;
+            reserved.map_err(|error| self.overloaded(error.to_string()))?;
+        }
+        let facts = self.facts(&identity, &chosen, fence);
+        let accepted = session.begin(self.node, self.handle, facts, identity)?;
+        self.attach(&session, accepted).await;
+        Ok((session, fence))
+    }
+
+    /// Sends the refusal and says how the connection ends.
+    fn refuse(&self, error: ErrorMessage, ending: Ending) -> Ending {
+        let response = StartResponse { success: false, error: Some(error), ..StartResponse::default() };
+        let frame = DownFrame::new(self.msg_id, DownBody::StartResp(response));
+        self.handle.send(&frame);
+        ending
+    }
+
+    fn check_names(&self) -> Result<(), Ending> {
+        let long = |name: &str| name.len() > MAX_NAME || name.chars().any(char::is_control);
+        if long(&self.request.device_id) || long(&self.request.platform) || long(&self.request.client) {
+            let text = format!(
+                "device_id, platform and client have at most {MAX_NAME} bytes, no control characters"
+            );
+            let ending = Ending::new(CloseCode::ProtocolViolation, text.clone());
+            return Err(self.refuse(ErrorCode::BadRequest.message(text), ending));
+        }
+        Ok(())
+    }
+
+    async fn authenticate(&self) -> Result<Identity, Ending> {
+        let transport = self.handle.info.protocol.as_str();
+        let remote = self.handle.remote();
+        let answer = self.node.authenticator.authenticate(&self.request, transport, &remote);
+        let answer = timeout(AUTH_DEADLINE, answer).await;
+        let error = match answer {
+            Ok(Ok(identity)) => return Ok(identity),
+            Ok(Err(error)) => error,
+            Err(_elapsed) => AuthError::Unavailable("the authenticator does not answer".into()),
+        };
+        Err(match error {
+            AuthError::Refused(text) => {
+                let ending = Ending::new(CloseCode::Unauthenticated, text.clone());
+                self.refuse(ErrorCode::Unauthenticated.message(text), ending)
+            }
+            AuthError::Closed { code, reason } => {
+                let code = CloseCode::from_number(code).unwrap_or(CloseCode::Unauthenticated);
+                self.refuse(ErrorCode::Forbidden.message(reason.clone()), Ending::new(code, reason))
+            }
+            AuthError::Unavailable(text) => self.overloaded(text),
+        })
+    }
+
+    fn overloaded(&self, text: String) -> Ending {
+        let mut error = ErrorCode::Overloaded.message(text.clone());
+        error.retry_after_ms = RETRY_AFTER_MS;
+        self.refuse(error, Ending::new(CloseCode::Overloaded, text).after_ms(RETRY_AFTER_MS))
+    }
+
+    /// The resume token, proven genuine and this user's and device's own. A forged one is refused without a look-up.
+    fn resume_token(&self, identity: &Identity) -> Result<Option<ResumeToken>, Ending> {
+        let text = &self.request.resume_token;
+        if text.is_empty() || self.protocol == Protocol::Seed {
+            return Ok(None);
+        }
+        let own = token::device_hash(&identity.user, &self.request.device_id);
+        match ResumeToken::verify(text, &self.node.session_config.token_key) {
+            Ok(token) if token.device == own => Ok(Some(token)),
+            Ok(_) | Err(_) => {
+                self.node.stats.tokens_reused.one();
+                let text = "the resume token is not this user's and device's: reconnect without it";
+                tracing::warn!(user = %identity.user, remote = %self.handle.remote(), "a foreign resume token was refused");
+                let error = ErrorCode::Unauthenticated.message(text);
+                Err(self.refuse(error, Ending::new(CloseCode::TokenUsed, text)))
+            }
+        }
+    }
+
+    async fn fence(&self) -> Result<Fence, Ending> {
+        let fence = match self.node.broker.next_fence().await {
+            Ok(fence) => fence,
+            Err(error) => return Err(self.overloaded(error.to_string())),
+        };
+        let node = u16::try_from(fence.node.0).unwrap_or(u16::MAX);
+        Fence::new(fence.number, node)
+            .ok_or_else(|| self.overloaded("the broker's fences are used up".into()))
+    }
+
+    /// The session that this START is for: the token's, the one whose first answer was lost, or a new one.
+    fn choose(
+        &self,
+        identity: &Identity,
+        token: Option<ResumeToken>,
+        fence: Fence,
+    ) -> Result<Chosen, Ending> {
+        if self.protocol == Protocol::Seed {
+            return self.choose_seed(identity, fence);
+        }
+        let node = self.node;
+        let positions = self.request.positions.clone();
+        if let Some(ResumeToken { session: id, generation, .. }) = token {
+            if let Some(session) = node.hub.session(id) {
+                return Ok(Chosen {
+                    session,
+                    token: TokenFact::Generation(generation),
+                    former: None,
+                    positions,
+                });
+            }
+            let session = self.begin_session(identity, fence)?;
+            return Ok(Chosen { session, token: TokenFact::None, former: Some(id), positions });
+        }
+        let StartRequest { instance, attempt, .. } = self.request;
+        let known = self.on_device(identity).into_iter().find(|session| {
+            session.protocol() == Protocol::Trunkline
+                && session.judge_tokenless(instance, attempt) != TokenlessStart::Another
+        });
+        let session = known.map_or_else(|| self.begin_session(identity, fence), Ok)?;
+        Ok(Chosen { session, token: TokenFact::None, former: None, positions })
+    }
+
+    /// The seed resumes by who and where: an ack of 0 says that the device starts anew, with what it has not acked.
+    fn choose_seed(&self, identity: &Identity, fence: Fence) -> Result<Chosen, Ending> {
+        let last_acked = Seq(self.request.last_acked_seq_id);
+        let known = self.on_device(identity).into_iter().find_map(|session| {
+            let ledger = session.ledger()?;
+            Some((session, ledger))
+        });
+        let Some((session, ledger)) = known else {
+            let session = self.begin_session(identity, fence)?;
+            return Ok(Chosen { session, token: TokenFact::None, former: None, positions: Vec::new() });
+        };
+        let (resumes, positions) = {
+            let mut numbers = ledger.lock();
+            // A number that was never given out is of a session that this one has replaced.
+            let resumes = last_acked > Seq(0) && numbers.ack(last_acked).is_ok();
+            (resumes, if resumes { numbers.sent_positions() } else { numbers.acked_positions() })
+        };
+        let session = if resumes { session } else { self.begin_session(identity, fence)? };
+        Ok(Chosen { session, token: TokenFact::None, former: None, positions })
+    }
+
+    fn on_device(&self, identity: &Identity) -> Vec<Arc<Session>> {
+        let mut sessions = self.node.hub.user(&identity.user);
+        sessions.retain(|session| *session.device == *self.request.device_id);
+        sessions
+    }
+
+    /// A new session, as far as the login policy lets it in.
+    fn begin_session(&self, identity: &Identity, fence: Fence) -> Result<Arc<Session>, Ending> {
+        let node = self.node;
+        let id = SessionId(rand::random());
+        let device = token::device_hash(&identity.user, &self.request.device_id);
+        let platform = identity.platform.clone().unwrap_or_else(|| self.request.platform.clone());
+        let config = Arc::clone(&node.session_config);
+        let session = Session::new(NewSession {
+            id,
+            identity: identity.clone(),
+            device: self.request.device_id.clone(),
+            platform,
+            fence,
+            engine: Engine::new(id, device, config, node.reply_budget.clone()),
+            ledger: (self.protocol == Protocol::Seed)
+                .then(|| Arc::new(Mutex::new(Ledger::new(Seq(self.request.last_acked_seq_id), Seq(0))))),
+        });
+        let policy = identity.login_policy.unwrap_or(node.options.login_policy);
+        match node.hub.admit(&session, policy, node.options.max_devices) {
+            Admission::Admitted { replaced } => {
+                for old in replaced {
+                    old.kick(node, CloseCode::Replaced.notice("a newer login has taken this place"));
+                }
+                Ok(session)
+            }
+            Admission::DeviceLimit => {
+                let text = "the user has as many sessions as the login policy allows";
+                let error = ErrorCode::Full.message(text);
+                Err(self.refuse(error, Ending::new(CloseCode::DeviceLimit, text)))
+            }
+            Admission::Late => {
+                let text = "a later login has taken this place";
+                let error = ErrorCode::Conflict.message(text);
+                Err(self.refuse(error, Ending::new(CloseCode::Replaced, text)))
+            }
+        }
+    }
+
+    fn facts(&self, identity: &Identity, chosen: &Chosen, fence: Fence) -> StartFacts {
+        let request = &self.request;
+        let user = &identity.user;
+        let zone = self.node.options.zones.zone_of(user);
+        let mut implicit = vec![
+            Channel::from(format!("user:{user}")),
+            Channel::from(format!("session:{}", chosen.session.id)),
+            Channel::from(format!("zone:{}", zone.as_str())),
+            Channel::from("all"),
+        ];
+        implicit.extend(identity.groups.iter().map(|group| Channel::from(format!("group:{group}"))));
+        StartFacts {
+            connection: self.handle.id,
+            fence,
+            protocol: self.protocol,
+            dialect: self.dialect,
+            msg_id: self.msg_id,
+            instance: request.instance,
+            attempt: request.attempt,
+            token: chosen.token,
+            former: chosen.former,
+            last_acked_seq: Seq(request.last_acked_seq_id),
+            last_sent_client_seq: ClientSeq(request.last_sent_client_seq),
+            implicit,
+            positions: chosen.positions.clone(),
+            expires_at: identity.expires_at_ms,
+        }
+    }
+
+    /// Attaches what the engine asks for. What the client may not follow is refused by itself; a broker that is away
+    /// refuses the START.
+    async fn attach(&self, session: &Arc<Session>, accepted: StartAccepted) {
+        let fence = accepted.fence;
+        let (mut attached, mut starts, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+        for request in accepted.attach {
+            match self.attach_one(session, &request).await {
+                Ok((channel, start)) => {
+                    attached.push((request.channel, channel));
+                    starts.push(start);
+                }
+                Err(error) if request.kind != ChannelKind::Implicit => {
+                    refused.push(ChannelRefusal { channel: request.channel.to_string(), error: Some(error) });
+                }
+                Err(error) => {
+                    let mut close = CloseCode::Overloaded.notice(error.error_message.clone());
+                    close.reconnect_after_ms = RETRY_AFTER_MS;
+                    let failed = Input::StartFailed { fence, error, close };
+                    return session.attached(self.node, fence, Vec::new(), failed);
+                }
+            }
+        }
+        let input = Input::Attached { fence, channels: starts, refused };
+        session.attached(self.node, fence, attached, input);
+    }
+
+    async fn attach_one(
+        &self,
+        session: &Arc<Session>,
+        request: &AttachRequest,
+    ) -> Result<(Attached, ChannelStart), ErrorMessage> {
+        let AttachRequest { channel, from, kind } = request;
+        if *kind == ChannelKind::Own {
+            channels::check_right(self.node, session, channel, May::Subscribe).await?;
+        }
+        let (mut attached, position, gap) = channels::attach(self.node, channel, from.map(to_broker)).await?;
+        if *kind != ChannelKind::Implicit {
+            attached.present = crate::session::join(self.node, session, channel).await?;
+        }
+        Ok((attached, ChannelStart { channel: Channel::clone(channel), kind: *kind, position, gap }))
+    }
+}
