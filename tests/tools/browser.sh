@@ -1,5 +1,5 @@
 # Sourced by ./test: tests/browser/*.test.mjs run by Node's own test runner with playwright-core and Debian's Chromium.
-# They find the debug binaries in $TRUNKLINE_BIN_DIR, the browser in $CHROMIUM, and start their own servers.
+# They find the debug binaries in $TEST_BIN_DIR, the browser in $CHROMIUM, and start their own servers.
 
 browser_tests() {
   compgen -G 'tests/browser/*.test.mjs' >/dev/null || return 0
@@ -9,7 +9,7 @@ browser_tests() {
   local log=$tools/browser.log status select=()
   # Node takes one regular expression; the names of our tests hold no special characters.
   [ ${#filters[@]} -gt 0 ] && select=(--test-name-pattern "$(printf '%s|' "${filters[@]}" | sed 's/|$//')")
-  TRUNKLINE_BIN_DIR=$target/debug CHROMIUM=$(command -v chromium) timeout --foreground 600 \
+  TEST_BIN_DIR=$target/debug CHROMIUM=$(command -v chromium) timeout --foreground 600 \
     node --test --test-reporter=tap "${select[@]}" tests/browser/*.test.mjs </dev/null 2>&1 | tee "$log"
   status=${PIPESTATUS[0]}
   count "$(tap_total pass "$log")" $(($(tap_total fail "$log") + $(tap_total cancelled "$log"))) "$status" "node --test"

@@ -1,5 +1,5 @@
 # Sourced by ./test: tests/python/*.py run by pytest in a virtual environment below the target directory.
-# They find the debug binaries in $TRUNKLINE_BIN_DIR and start their own servers on free ports.
+# They find the debug binaries in $TEST_BIN_DIR and start their own servers on free ports.
 
 python_tests() {
   compgen -G 'tests/python/test_*.py' >/dev/null || return 0
@@ -8,7 +8,7 @@ python_tests() {
   python_environment || { count 0 1 1 "the Python environment"; return; }
   local log=$tools/pytest.log status summary select=()
   [ ${#filters[@]} -gt 0 ] && select=(-k "$(printf '%s or ' "${filters[@]}" | sed 's/ or $//')")
-  PYTHONDONTWRITEBYTECODE=1 TRUNKLINE_BIN_DIR=$target/debug timeout --foreground 900 \
+  PYTHONDONTWRITEBYTECODE=1 TEST_BIN_DIR=$target/debug timeout --foreground 900 \
     "$tools/python/bin/python" -m pytest -q -p no:cacheprovider --color=no "${select[@]}" tests/python </dev/null 2>&1 | tee "$log"
   status=${PIPESTATUS[0]}
   # pytest's status 5 says that no test was selected, which a filter may do.
