@@ -12,6 +12,8 @@ mod data_dir;
 mod keys;
 mod logging;
 #[allow(dead_code, reason = "the serving command is being wired")]
+mod options;
+#[allow(dead_code, reason = "the serving command is being wired")]
 mod ready;
 mod serve;
 

@@ -19,7 +19,7 @@ pub(crate) struct Token {
     #[arg(long)]
     user: String,
     /// How long it is valid, such as 30s, 15m or 1h
-    #[arg(long, value_parser = ttl)]
+    #[arg(long, value_parser = ttl, default_value = "1h")]
     ttl: Duration,
     /// A group the user is in; may be repeated
     #[arg(long = "group", value_name = "GROUP")]

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use super::problem::Origin;
 use super::sections::{AuthMode, TlsMode};
 use super::{ByteSize, Config};
+use crate::options;
 
 /// Channels that belong to the gateway: no namespace may cover them.
 const IMPLICIT: [&str; 5] = ["user:", "session:", "zone:", "group:", "all"];
@@ -199,30 +200,40 @@ impl Checks<'_> {
 
     fn upstreams(&mut self) {
         let upstreams = &self.config.upstreams;
-        if upstreams.zones == 0 || upstreams.zones > 999 {
-            self.wrong("upstreams.zones", "wanted 1 to 999: zones have names of three digits");
-        }
-        for range in upstreams.ranges.keys() {
-            if parse_range(range).is_none() {
-                self.wrong("upstreams.ranges", &format!("{range:?} is no range such as \"10000-24999\""));
+        match options::zone_map(upstreams) {
+            Err((path, problem)) => self.wrong(path, &problem),
+            Ok(zones) => {
+                for instance in &upstreams.instances {
+                    if let Err(problem) = options::registration(instance, &zones) {
+                        self.wrong("upstreams.instances", &problem);
+                    }
+                }
             }
         }
-        for instance in &upstreams.instances {
-            if !is_host_and_port(&instance.address) {
-                self.wrong("upstreams.instances", &format!("{:?} is no host:port", instance.address));
-            }
-            if instance.weight == 0 {
-                self.wrong(
-                    "upstreams.instances",
-                    &format!("{}: weight 0 would never be called", instance.address),
-                );
+        if let Some((_, prefix)) =
+            upstreams.routes.iter().find(|(prefix, service)| prefix.is_empty() || service.is_empty())
+        {
+            self.wrong(
+                "upstreams.routes",
+                &format!("neither a prefix nor a service may be empty ({prefix:?})"),
+            );
+        }
+        for (path, zero) in [
+            ("upstreams.in_flight", upstreams.in_flight == 0),
+            ("upstreams.in_flight_total", upstreams.in_flight_total == Some(0)),
+            ("upstreams.connections", upstreams.connections == 0),
+        ] {
+            if zero {
+                self.wrong(path, "0 would let no call pass");
             }
         }
-        if upstreams.in_flight == 0 {
-            self.wrong("upstreams.in_flight", "0 would let no call pass");
-        }
-        if upstreams.probe_interval.is_zero() {
-            self.wrong("upstreams.probe_interval", "must be longer than 0s");
+        for (path, zero) in [
+            ("upstreams.probe_interval", upstreams.probe_interval.is_zero()),
+            ("upstreams.lease", upstreams.lease.is_zero()),
+        ] {
+            if zero {
+                self.wrong(path, "must be longer than 0s");
+            }
         }
     }
 
@@ -251,16 +262,4 @@ impl Checks<'_> {
 fn collide(one: SocketAddr, other: SocketAddr) -> bool {
     let same_host = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() != 0 && one.port() == other.port() && same_host
-}
-
-/// `10000-24999`.
-pub(crate) fn parse_range(text: &str) -> Option<std::ops::RangeInclusive<u64>> {
-    let (first, last) = text.split_once('-')?;
-    let range = first.trim().parse().ok()?..=last.trim().parse().ok()?;
-    (!range.is_empty()).then_some(range)
-}
-
-fn is_host_and_port(text: &str) -> bool {
-    text.rsplit_once(':')
-        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0))
 }

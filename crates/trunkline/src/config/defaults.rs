@@ -8,13 +8,6 @@ pub(crate) const DEVICES: usize = 10;
 /// The seed's number of zones, which its hash and its vectors assume.
 pub(crate) const ZONES: u32 = 6;
 
-/// Calls under way at one upstream. At the seed's median of 0.6 ms this is 400,000 calls/s, at a slow 100 ms it is
-/// 2,560: above both, an upstream is in trouble and more calls make it worse.
-pub(crate) const IN_FLIGHT: usize = 256;
-
-/// A dead upstream without traffic is noticed within one interval; a hundred upstreams cost 33 requests a second.
-pub(crate) const PROBE_INTERVAL: Duration = Duration::from_secs(3);
-
 /// New connections per second from one address: a carrier's address translation serves thousands of phones, which
 /// come back within a minute after a cut.
 pub(crate) const CONNECTIONS_PER_ADDRESS: u32 = 200;

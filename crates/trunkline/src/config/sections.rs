@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::Value;
+use trunkline_gateway::upstream::defaults as upstream;
 
 use super::defaults;
 use super::setting::{Setting, refusal, section, words};
@@ -146,8 +147,8 @@ section! {
     struct Jwt {
         /// File or https URL of a JWKS with RS256, ES256 or EdDSA keys.
         jwks: Option<String> = None,
-        /// Accepted values of the claim aud. Unless set, aud is not looked at.
-        audience: Vec<String> = Vec::new(),
+        /// The value that the claim aud must name. Unless set, aud is not looked at.
+        audience: Option<String> = None,
         /// The value that the claim iss must have. Unless set, iss is not looked at.
         issuer: Option<String> = None,
         /// Claims that a token must have, besides sub: of "exp", "nbf", "aud" and "iss".
@@ -261,6 +262,8 @@ pub(crate) struct Instance {
     pub(crate) service: String,
     /// Its share of the calls relative to its neighbours'.
     pub(crate) weight: u32,
+    /// Whether it is told of sessions that start, resume, lose their connection and end.
+    pub(crate) session_events: bool,
 }
 
 impl Setting for Instance {
@@ -275,14 +278,24 @@ impl Setting for Instance {
             zone: members.optional("zone").unwrap_or_else(|| "*".to_owned()),
             service: members.optional("service").unwrap_or_default(),
             weight: members.optional("weight").unwrap_or(1),
+            session_events: members.optional("session_events").unwrap_or(false),
         };
         members.finish(instance)
     }
 
     fn show(&self) -> Option<String> {
-        let Instance { address, zone, service, weight } = self;
-        let (address, zone, service) = (address.show()?, zone.show()?, service.show()?);
-        Some(format!("{{ address = {address}, zone = {zone}, service = {service}, weight = {weight} }}"))
+        let mut members = vec![
+            format!("address = {}", self.address.show()?),
+            format!("zone = {}", self.zone.show()?),
+            format!("weight = {}", self.weight),
+        ];
+        if !self.service.is_empty() {
+            members.push(format!("service = {}", self.service.show()?));
+        }
+        if self.session_events {
+            members.push("session_events = true".to_owned());
+        }
+        Some(format!("{{ {} }}", members.join(", ")))
     }
 }
 
@@ -307,10 +320,18 @@ section! {
         instances: Vec<Instance> = Vec::new(),
         /// Actions that may run twice without harm, so that they are tried again elsewhere. A * at the end stands for any ending.
         idempotent: Vec<String> = Vec::new(),
-        /// Calls that one upstream may have under way; more are answered 503.
-        in_flight: usize = defaults::IN_FLIGHT,
+        /// Calls under way at one upstream that does not say how many it takes; more are answered 503.
+        in_flight: u32 = upstream::MAX_IN_FLIGHT,
+        /// Calls under way at all upstreams together. Unless set, there is no such limit.
+        in_flight_total: Option<u32> = None,
+        /// HTTP/2 connections to each upstream.
+        connections: usize = upstream::CHANNELS,
         /// How often an upstream is asked for its health.
-        probe_interval: Duration = defaults::PROBE_INTERVAL,
+        probe_interval: Duration = upstream::PROBE_INTERVAL,
+        /// A call longer than this is slow: an upstream whose calls are, while its neighbours' are not, rests. 0s for never.
+        slow_after: Duration = upstream::SLOW_AFTER,
+        /// How long a registration outlives the last answer of its upstream.
+        lease: Duration = upstream::LEASE,
     }
 }
 

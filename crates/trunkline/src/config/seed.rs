@@ -206,7 +206,7 @@ impl Reading<'_> {
         for (theirs, ours) in [
             ("max_connections", "limits.connections"),
             ("max_qps", "limits.calls_per_second"),
-            ("max_upstream_concurrent", "upstreams.in_flight"),
+            ("max_upstream_concurrent", "upstreams.in_flight_total"),
             ("upstream_timeout", "session.call_timeout"),
         ] {
             let path = format!("{section}.{theirs}");

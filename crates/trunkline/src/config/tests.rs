@@ -169,7 +169,7 @@ fn variables_reach_namespaces_lists_and_tables() {
         ("TRUNKLINE_NAMESPACES_ROOM_HISTORY_COUNT", "10"),
         ("TRUNKLINE_NAMESPACES_ROOM_HISTORY_TTL", "1h"),
         ("TRUNKLINE_NAMESPACES_ROOM_RIGHTS", "subscribe,publish"),
-        ("TRUNKLINE_AUTH_JWT_AUDIENCE", "a,b"),
+        ("TRUNKLINE_TLS_NAMES", "a,b"),
         ("TRUNKLINE_UPSTREAMS_ROUTES", "{ \"pay.\" = \"payments\" }"),
         ("TRUNKLINE_AUTH_DEFAULT_RIGHTS", "[{ pattern = \"room:*\", may = [\"subscribe\"] }]"),
     ];
@@ -178,7 +178,7 @@ fn variables_reach_namespaces_lists_and_tables() {
     assert_eq!((room.history_count, room.history_ttl), (10, Duration::from_secs(3600)));
     assert_eq!(room.rights, [May::Subscribe, May::Publish]);
     assert_eq!(room.prefix("room"), "room:");
-    assert_eq!(config.jwt.audience, ["a", "b"]);
+    assert_eq!(config.tls.names, ["a", "b"]);
     assert_eq!(config.upstreams.routes["pay."], "payments");
     assert_eq!(
         config.auth.default_rights(),
@@ -265,9 +265,12 @@ fn keys_without_effect_and_contradictions_are_errors() {
             "[namespaces.a]\nprefix = \"x:\"\n[namespaces.b]\nprefix = \"x:\"",
             "namespaces.b.prefix (line 4): \"x:\" is namespaces.a's already",
         ),
-        ("[upstreams]\nzones = 0", "wanted 1 to 999"),
-        ("[upstreams.ranges]\n\"9-1\" = \"001\"", "\"9-1\" is no range"),
-        ("[[upstreams.instances]]\naddress = \"nohost\"", "\"nohost\" is no host:port"),
+        ("[upstreams]\nzones = 0", "the zone count must be 1 to 999"),
+        ("[upstreams.ranges]\n\"9-1\" = \"001\"", "zone range 9-1 ends before it begins"),
+        (
+            "[[upstreams.instances]]\naddress = \"nohost\"",
+            "\"nohost\" is no address of an upstream: it has no port",
+        ),
         (
             "[[upstreams.instances]]\nzone = \"001\"\nport = 1",
             "address is missing: wanted a text; unknown member port",
@@ -292,7 +295,7 @@ fn the_seeds_sample_file_loads_as_it_is() {
     assert_eq!(config.tls.mode, Some(TlsMode::Optional));
     assert_eq!(config.limits.connections, Some(1000));
     assert_eq!((config.limits.calls_per_second, config.limits.call_burst), (2000, Some(20_000)));
-    assert_eq!(config.upstreams.in_flight, 100);
+    assert_eq!(config.upstreams.in_flight_total, Some(100));
     assert_eq!(config.session.call_timeout, Duration::from_secs(30));
     for (key, reason) in [
         ("server.ack_timeout", "connections are reliable"),
