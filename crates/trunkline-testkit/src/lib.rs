@@ -6,6 +6,7 @@
 //! deadline ([`DEADLINE`]), so that a failing test fails rather than hangs.
 
 pub mod chaos;
+pub mod checker;
 mod client;
 mod link;
 mod server;
