@@ -9,6 +9,8 @@ mod config;
 #[allow(dead_code, reason = "the serving command is being wired")]
 mod data_dir;
 #[allow(dead_code, reason = "the serving command is being wired")]
+mod descriptors;
+#[allow(dead_code, reason = "the serving command is being wired")]
 mod keys;
 mod logging;
 #[allow(dead_code, reason = "the serving command is being wired")]

@@ -3,11 +3,108 @@
 
 use std::ops::RangeInclusive;
 
+use trunkline_broker::HistoryLimits;
+use trunkline_gateway::auth::{self, ChannelPattern, JwtOptions, LoginPolicy, Rights};
 use trunkline_gateway::upstream::{HealthOptions, Registration, Route, UpstreamOptions};
 use trunkline_gateway::zone::{Zone, ZoneError, ZoneMap};
+use trunkline_gateway::{GatewayOptions, Namespace};
 use trunkline_proto::wire::UpstreamRegisterRequest;
+use trunkline_session::{SessionConfig, TokenKey};
 
-use crate::config::{Config, Instance, Upstreams};
+use crate::config::{Config, Instance, Jwt, Login, May, Right, Session, Upstreams};
+
+/// Of the process's descriptors, the share that connections may have; the rest is for upstreams, files and pages.
+const CONNECTIONS_PERCENT: usize = 90;
+
+/// Everything that shapes the gateway, for a node of this name that signs resume tokens with this key and may have
+/// this many descriptors.
+///
+/// # Errors
+/// As [`zone_map`].
+pub(crate) fn gateway_options(
+    config: &Config,
+    node: &str,
+    key: TokenKey,
+    descriptors: usize,
+) -> anyhow::Result<GatewayOptions> {
+    let namespaces = config.namespaces.iter().map(|(name, namespace)| {
+        let pattern = format!("{}*", namespace.prefix(name));
+        Namespace {
+            history: HistoryLimits {
+                count: namespace.history_count,
+                bytes: namespace.history_bytes.0 as usize,
+                ttl: namespace.history_ttl,
+            },
+            presence: namespace.presence,
+            rights: rights(&[Right { pattern: pattern.clone(), may: namespace.rights.clone() }]),
+            pattern: ChannelPattern::new(pattern),
+        }
+    });
+    let mut namespaces: Vec<Namespace> = namespaces.collect();
+    // The gateway takes the first that covers a channel: of `room:` and `room:vip:`, the longer one.
+    let length = |namespace: &Namespace| namespace.pattern.as_str().len();
+    namespaces.sort_by_key(|namespace| std::cmp::Reverse(length(namespace)));
+    let defaults = GatewayOptions::new(node, key);
+    Ok(GatewayOptions {
+        session: session_config(&config.session, defaults.session),
+        start_timeout: config.limits.start_timeout,
+        default_rights: rights(&config.auth.default_rights()),
+        login_policy: match config.auth.login {
+            Login::Device => LoginPolicy::Device,
+            Login::Platform => LoginPolicy::Platform,
+            Login::One => LoginPolicy::One,
+            Login::Refuse => LoginPolicy::Refuse,
+            Login::Many => LoginPolicy::Many,
+        },
+        max_devices: config.auth.devices,
+        namespaces,
+        zones: zone_map(&config.upstreams).map_err(|(path, problem)| anyhow::anyhow!("{path}: {problem}"))?,
+        max_connections: config.limits.connections.unwrap_or(descriptors / 100 * CONNECTIONS_PERCENT),
+        node: defaults.node,
+        implicit_history: defaults.implicit_history,
+        write_stall: defaults.write_stall,
+        reply_cache_bytes: defaults.reply_cache_bytes,
+    })
+}
+
+fn session_config(session: &Session, defaults: SessionConfig) -> SessionConfig {
+    SessionConfig {
+        heartbeat: session.heartbeat,
+        resume_window: session.resume_window,
+        call_timeout: session.call_timeout,
+        running_calls: session.running_calls,
+        reply_cache: session.reply_cache.0 as usize,
+        frames_per_second: session.frames_per_second,
+        frame_burst: session.frame_burst,
+        channels: session.channels,
+        max_frame_size: session.max_frame_size.0,
+        max_frame_size_down: session.max_frame_size_down.0,
+        ..defaults
+    }
+}
+
+fn rights(rights: &[Right]) -> Rights {
+    let may = |may: &May| match may {
+        May::Subscribe => auth::May::Subscribe,
+        May::Publish => auth::May::Publish,
+        May::History => auth::May::History,
+        May::Presence => auth::May::Presence,
+    };
+    let line = |right: &Right| auth::Right {
+        pattern: ChannelPattern::new(right.pattern.clone()),
+        may: right.may.iter().map(may).collect(),
+    };
+    Rights(rights.iter().map(line).collect())
+}
+
+/// What is checked of a token beside its signature.
+pub(crate) fn jwt_options(jwt: &Jwt) -> JwtOptions {
+    JwtOptions {
+        audience: jwt.audience.clone(),
+        issuer: jwt.issuer.clone(),
+        required: jwt.required_claims.clone(),
+    }
+}
 
 /// Users to zones.
 ///
@@ -121,6 +218,42 @@ mod tests {
             let upstreams = Upstreams { zones, ranges, users, ..Upstreams::default() };
             assert_eq!(zone_map(&upstreams).unwrap_err().0, path);
         }
+    }
+
+    fn gateway(config: &Config) -> GatewayOptions {
+        gateway_options(config, "a", TokenKey::new([1; 32]), 20_000).unwrap()
+    }
+
+    #[test]
+    fn the_defaults_are_the_librarys() {
+        let options = gateway(&Config::default());
+        let own = GatewayOptions::new("a", TokenKey::new([1; 32]));
+        assert_eq!(format!("{options:?}"), format!("{own:?}"));
+    }
+
+    #[test]
+    fn gateway_settings_arrive_and_the_longer_prefix_goes_first() {
+        let mut config = Config::default();
+        config.session.resume_window = Duration::from_secs(5);
+        config.limits.connections = Some(7);
+        config.auth.login = Login::Refuse;
+        config.auth.default_rights = vec![Right { pattern: "news".into(), may: vec![May::Subscribe] }];
+        let namespace = |count| crate::config::Namespace {
+            history_count: count,
+            rights: vec![May::History],
+            ..Default::default()
+        };
+        config.namespaces =
+            BTreeMap::from([("room".to_owned(), namespace(1)), ("room:vip".to_owned(), namespace(2))]);
+        let options = gateway(&config);
+        assert_eq!(options.session.resume_window, Duration::from_secs(5));
+        assert_eq!((options.max_connections, options.login_policy), (7, LoginPolicy::Refuse));
+        assert!(options.default_rights.allow("news", auth::May::Subscribe));
+        assert!(!options.default_rights.allow("news", auth::May::Publish));
+        let counts: Vec<usize> = options.namespaces.iter().map(|namespace| namespace.history.count).collect();
+        assert_eq!(counts, [2, 1]);
+        assert!(options.namespaces[1].rights.allow("room:1", auth::May::History));
+        assert!(!options.namespaces[1].rights.allow("hall:1", auth::May::History));
     }
 
     #[test]

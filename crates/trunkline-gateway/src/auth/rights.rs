@@ -41,6 +41,11 @@ impl ChannelPattern {
         ChannelPattern(pattern.into())
     }
 
+    /// The pattern as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// Does the pattern cover this channel?
     pub fn covers(&self, channel: &str) -> bool {
         match self.0.strip_suffix('*') {
