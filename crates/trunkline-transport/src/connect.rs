@@ -135,7 +135,7 @@ impl From<TlsError> for ConnectError {
     }
 }
 
-/// Connects. On QUIC and WebTransport the frame stream is opened; the server sees it with the first frame.
+/// Connects. On QUIC and WebTransport the frame stream is opened; a QUIC server sees it with the first frame.
 ///
 /// # Errors
 /// No connection within the time, for one of the reasons of [`ConnectError`].

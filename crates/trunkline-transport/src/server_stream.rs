@@ -11,6 +11,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use rustls::HandshakeKind;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -60,6 +61,15 @@ impl ServerStream {
     #[must_use]
     pub fn is_tls(&self) -> bool {
         matches!(self.io, Io::Tls(_))
+    }
+
+    /// Whether this is TLS that went on from an earlier session's ticket.
+    #[must_use]
+    pub fn is_resumed(&self) -> bool {
+        match &self.io {
+            Io::Plain(_) => false,
+            Io::Tls(stream) => stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed),
+        }
     }
 
     /// Frames under [`Framing::Length`]; a frame over `max_frame` is refused.

@@ -115,7 +115,11 @@ async fn serve(stream: ServerStream, options: &WebSocketOptions) -> io::Result<C
                 *pending.lock() = Some(upgrade);
                 response.map(|()| Full::default())
             }
-            Err(error) => error.response().map(|text| Full::new(Bytes::from(text))),
+            Err(error) => {
+                let mut response = error.response().map(|text| Full::new(Bytes::from(text)));
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                response
+            }
         })
     });
     http1(stream, service).await?;
@@ -140,6 +144,7 @@ pub async fn redirect_to_https(stream: ServerStream, limit: Duration) {
 fn redirect(request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from_static(b"TLS is required here\n")));
     *response.status_mut() = StatusCode::BAD_REQUEST;
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let location = host.and_then(|host| HeaderValue::from_str(&format!("https://{host}{path}")).ok());
@@ -150,7 +155,8 @@ fn redirect(request: &Request<Incoming>) -> Response<Full<Bytes>> {
     response
 }
 
-/// Drives one connection for one request.
+/// Drives one connection until it is upgraded or a response closes it. Keep-alive stays on: switched off,
+/// hyper would say `Connection: close` beside our `upgrade`, which clients refuse.
 async fn http1<S, E>(stream: ServerStream, service: S) -> io::Result<()>
 where
     S: hyper::service::HttpService<Incoming, ResBody = Full<Bytes>, Error = E>,
@@ -158,7 +164,6 @@ where
 {
     http1::Builder::new()
         .timer(TokioTimer::new())
-        .keep_alive(false)
         .max_buf_size(MAX_HTTP_HEAD)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()

@@ -1,0 +1,583 @@
+//! What each case sends and what it expects, by number.
+
+use super::peer::{Event, close_frame, fragment, frame, raw_frame};
+
+/// One case.
+pub(crate) struct Case {
+    pub(crate) number: String,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) expected: Vec<Event>,
+    pub(crate) end: End,
+    pub(crate) quick: bool,
+}
+
+/// What the peer does next.
+pub(crate) enum Step {
+    /// Write this in one piece.
+    Write(Vec<u8>),
+    /// Write this in pieces of that size.
+    Chops(Vec<u8>, usize),
+    /// Wait for the next expected event.
+    Await,
+    /// Nothing may come now.
+    Quiet,
+}
+
+/// How the connection ends.
+pub(crate) enum End {
+    /// We close with 1000 once everything expected has come; the server answers with 1000.
+    WeClose,
+    /// The server closes, or answers a close that the steps have sent, with one of these codes or with none.
+    /// Unless `clean`, it may also drop the connection.
+    Closed { codes: Vec<u16>, clean: bool },
+}
+
+impl Case {
+    pub(crate) fn new(number: impl Into<String>) -> Self {
+        Self { number: number.into(), steps: vec![], expected: vec![], end: End::WeClose, quick: false }
+    }
+
+    pub(crate) fn send(mut self, bytes: Vec<u8>) -> Self {
+        self.steps.push(Step::Write(bytes));
+        self
+    }
+
+    pub(crate) fn chop(mut self, bytes: Vec<u8>, size: usize) -> Self {
+        self.steps.push(Step::Chops(bytes, size));
+        self
+    }
+
+    pub(crate) fn expect(mut self, event: Event) -> Self {
+        self.expected.push(event);
+        self
+    }
+
+    /// Expect this before the steps that follow.
+    pub(crate) fn await_event(mut self, event: Event) -> Self {
+        self.expected.push(event);
+        self.steps.push(Step::Await);
+        self
+    }
+
+    pub(crate) fn quiet(mut self) -> Self {
+        self.steps.push(Step::Quiet);
+        self
+    }
+
+    /// The server fails the connection.
+    pub(crate) fn fails(mut self, codes: &[u16]) -> Self {
+        self.end = End::Closed { codes: codes.to_vec(), clean: false };
+        self
+    }
+
+    /// The server answers the close that was sent.
+    fn answered(mut self, codes: &[u16]) -> Self {
+        self.end = End::Closed { codes: codes.to_vec(), clean: true };
+        self
+    }
+
+    pub(crate) fn quickly(mut self) -> Self {
+        self.quick = true;
+        self
+    }
+}
+
+/// Every case there is here.
+pub(crate) fn all() -> Vec<Case> {
+    [1, 2, 3, 4, 5, 6, 7, 9, 10].into_iter().flat_map(section).collect()
+}
+
+/// The cases of one section.
+pub(crate) fn section(number: u32) -> Vec<Case> {
+    match number {
+        1 => framing(),
+        2 => pings(),
+        3 => reserved_bits(),
+        4 => opcodes(),
+        5 => fragmentation(),
+        6 => utf8(),
+        7 => closing(),
+        9 => limits(),
+        10 => auto_fragmentation(),
+        other => panic!("section {other} is not run"),
+    }
+}
+
+const HELLO: &[u8] = b"Hello, world!";
+const NOT_TEXT: &[u8] = b"\x00\xff\xfe\xfd\xfc\xfb\x00\xff";
+
+fn framing() -> Vec<Case> {
+    let lengths = [0, 125, 126, 127, 128, 65535, 65536, 65536];
+    let mut cases = Vec::new();
+    for (group, opcode, byte) in [(1, 1, b'*'), (2, 2, 0xFE)] {
+        for (i, length) in lengths.into_iter().enumerate() {
+            let payload = vec![byte; length];
+            let bytes = frame(opcode, &payload);
+            let case = Case::new(format!("1.{group}.{}", i + 1));
+            let case = if i == 7 { case.chop(bytes, 997) } else { case.send(bytes) };
+            cases.push(case.expect(echo(opcode, payload)));
+        }
+    }
+    cases
+}
+
+fn echo(opcode: u8, payload: Vec<u8>) -> Event {
+    if opcode == 2 { Event::binary(payload) } else { Event::text(payload) }
+}
+
+fn pings() -> Vec<Case> {
+    let ping = |number: &str, payload: &[u8]| {
+        Case::new(number).send(frame(9, payload)).expect(Event::Pong(payload.to_vec()))
+    };
+    let ten = |number: &str, chop: bool| {
+        (0..10).fold(Case::new(number), |case, i| {
+            let payload = format!("payload-{i}").into_bytes();
+            let bytes = frame(9, &payload);
+            let case = if chop { case.chop(bytes, 1) } else { case.send(bytes) };
+            case.expect(Event::Pong(payload))
+        })
+    };
+    let fe = [0xFE; 126];
+    vec![
+        ping("2.1", b""),
+        ping("2.2", HELLO),
+        ping("2.3", NOT_TEXT),
+        ping("2.4", &fe[..125]),
+        Case::new("2.5").send(frame(9, &fe)).fails(&[1002]),
+        Case::new("2.6").chop(frame(9, &fe[..125]), 1).expect(Event::Pong(fe[..125].to_vec())),
+        Case::new("2.7").send(frame(10, b"")),
+        Case::new("2.8").send(frame(10, b"unsolicited pong payload")),
+        Case::new("2.9")
+            .send(frame(10, b"unsolicited pong payload"))
+            .send(frame(9, b"ping payload"))
+            .expect(Event::Pong(b"ping payload".to_vec())),
+        ten("2.10", false),
+        ten("2.11", true),
+    ]
+}
+
+/// How the frames of a case are cut.
+#[derive(Clone, Copy)]
+enum Cut {
+    /// All in one write.
+    Together,
+    /// One write a frame.
+    Frames,
+    /// One write an octet.
+    Octets,
+}
+
+fn sent(case: Case, frames: &[Vec<u8>], cut: Cut) -> Case {
+    match cut {
+        Cut::Together => case.send(frames.concat()),
+        Cut::Frames => frames.iter().fold(case, |case, frame| case.send(frame.clone())),
+        Cut::Octets => case.chop(frames.concat(), 1),
+    }
+}
+
+/// A text, something forbidden, a ping: the text is echoed, then the connection fails, and no pong comes.
+fn text_then(number: &str, forbidden: Vec<u8>, cut: Cut) -> Case {
+    let frames = [frame(1, HELLO), forbidden, frame(9, b"")];
+    sent(Case::new(number), &frames, cut).expect(Event::text(HELLO)).fails(&[1002])
+}
+
+fn reserved_bits() -> Vec<Case> {
+    let rsv = |bits: u8, opcode: u8, payload: &[u8]| raw_frame(0x80 | bits << 4 | opcode, payload);
+    vec![
+        Case::new("3.1").send(rsv(1, 1, HELLO)).fails(&[1002]),
+        text_then("3.2", rsv(2, 1, HELLO), Cut::Together),
+        text_then("3.3", rsv(3, 1, HELLO), Cut::Frames),
+        text_then("3.4", rsv(4, 1, HELLO), Cut::Octets),
+        Case::new("3.5").send(rsv(5, 2, NOT_TEXT)).fails(&[1002]),
+        // The suite's text says ping, its code sends binary.
+        Case::new("3.6").send(rsv(6, 2, HELLO)).fails(&[1002]),
+        Case::new("3.7").send(rsv(7, 8, b"")).fails(&[1002]),
+    ]
+}
+
+fn opcodes() -> Vec<Case> {
+    let payload = b"reserved opcode payload";
+    let mut cases = Vec::new();
+    for (group, first) in [(1, 3), (2, 11)] {
+        let number = |i: u8| format!("4.{group}.{i}");
+        cases.extend([
+            Case::new(number(1)).send(frame(first, b"")).fails(&[1002]),
+            Case::new(number(2)).send(frame(first + 1, payload)).fails(&[1002]),
+            text_then(&number(3), frame(first + 2, b""), Cut::Together),
+            text_then(&number(4), frame(first + 3, HELLO), Cut::Together),
+            text_then(&number(5), frame(first + 4, HELLO), Cut::Octets),
+        ]);
+    }
+    cases
+}
+
+fn fragmentation() -> Vec<Case> {
+    let cuts = [Cut::Together, Cut::Frames, Cut::Octets];
+    let number = |n: usize| Case::new(format!("5.{n}"));
+    let (one, two) = (b"fragment1", b"fragment2");
+    let mut cases = vec![
+        sent(number(1), &[fragment(9, one), frame(0, two)], Cut::Together).fails(&[1002]),
+        sent(number(2), &[fragment(10, one), frame(0, two)], Cut::Together).fails(&[1002]),
+    ];
+    let both = || Event::text("fragment1fragment2");
+    let ping = || frame(9, b"ping payload");
+    for (i, cut) in cuts.into_iter().enumerate() {
+        cases.push(sent(number(3 + i), &[fragment(1, one), frame(0, two)], cut).expect(both()));
+    }
+    for (i, cut) in cuts.into_iter().enumerate() {
+        let case = sent(number(6 + i), &[fragment(1, one), ping(), frame(0, two)], cut);
+        cases.push(case.expect(Event::Pong(b"ping payload".to_vec())).expect(both()));
+    }
+    let stray = b"non-continuation payload";
+    for (i, cut) in cuts.into_iter().enumerate() {
+        cases.push(sent(number(9 + i), &[frame(0, stray), frame(1, HELLO)], cut).fails(&[1002]));
+    }
+    for (i, cut) in cuts.into_iter().enumerate() {
+        cases.push(sent(number(12 + i), &[fragment(0, stray), frame(1, HELLO)], cut).fails(&[1002]));
+    }
+    let frames = [fragment(1, one), frame(0, two), fragment(0, b"fragment3"), frame(1, b"fragment4")];
+    cases.push(sent(number(15), &frames, Cut::Together).expect(both()).fails(&[1002]));
+    for (n, stray) in [(16, fragment(0, one)), (17, frame(0, one))] {
+        let once = [stray, fragment(1, two), frame(0, b"fragment3")].concat();
+        cases.push(number(n).send(once.repeat(2)).fails(&[1002]));
+    }
+    cases.push(sent(number(18), &[fragment(1, one), frame(1, two)], Cut::Together).fails(&[1002]));
+    for (n, cut) in [(19, Cut::Together), (20, Cut::Frames)] {
+        let pong = |payload: &[u8]| Event::Pong(payload.to_vec());
+        let first = [fragment(1, one), fragment(0, two), frame(9, b"pongme 1!")];
+        let rest = [
+            fragment(0, b"fragment3"),
+            fragment(0, b"fragment4"),
+            frame(9, b"pongme 2!"),
+            frame(0, b"fragment5"),
+        ];
+        // The first pong has to come before the rest is sent.
+        let case = sent(number(n), &first, cut).await_event(pong(b"pongme 1!"));
+        let whole = Event::text("fragment1fragment2fragment3fragment4fragment5");
+        cases.push(sent(case, &rest, cut).expect(pong(b"pongme 2!")).expect(whole));
+    }
+    cases
+}
+
+/// The frames of a message in fragments of `size`. As in the suite, a message that is a multiple of the size
+/// ends with an empty frame.
+fn fragments(opcode: u8, payload: &[u8], size: usize) -> Vec<u8> {
+    if payload.len() <= size {
+        return frame(opcode, payload);
+    }
+    let mut out = Vec::new();
+    let mut opcode = opcode;
+    let mut chunks = payload.chunks_exact(size);
+    for chunk in &mut chunks {
+        out.extend(fragment(opcode, chunk));
+        opcode = 0;
+    }
+    out.extend(frame(0, chunks.remainder()));
+    out
+}
+
+/// κόσμε
+const KOSME: &[u8] = b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5";
+
+fn utf8() -> Vec<Case> {
+    let greeting = "Hello-µ@ßöäüàá-UTF-8!!";
+    let (head, tail) = ("Hello-µ@ßöä", "üàá-UTF-8!!");
+    let middle = b"middle frame payload";
+    let surrogate = [KOSME, b"\xed\xa0\x80", b"edited"].concat();
+    let mut cases = vec![
+        Case::new("6.1.1").send(frame(1, b"")).expect(Event::text("")),
+        Case::new("6.1.2")
+            .send([fragment(1, b""), fragment(0, b""), frame(0, b"")].concat())
+            .expect(Event::text("")),
+        Case::new("6.1.3")
+            .send([fragment(1, b""), fragment(0, middle), frame(0, b"")].concat())
+            .expect(Event::text(middle)),
+        Case::new("6.2.1").send(frame(1, greeting.as_bytes())).expect(Event::text(greeting)),
+        Case::new("6.2.2")
+            .send([fragment(1, head.as_bytes()), frame(0, tail.as_bytes())].concat())
+            .expect(Event::text(greeting)),
+        Case::new("6.2.3").send(fragments(1, greeting.as_bytes(), 1)).expect(Event::text(greeting)),
+        Case::new("6.2.4").send(fragments(1, KOSME, 1)).expect(Event::text(KOSME)),
+        Case::new("6.3.1").send(frame(1, &surrogate)).fails(&[1007]),
+        Case::new("6.3.2").send(fragments(1, &surrogate, 1)).fails(&[1007]),
+    ];
+    cases.extend(fail_fast());
+    for (i, group) in sequences().into_iter().enumerate() {
+        for (j, (valid, payload)) in group.into_iter().enumerate() {
+            let case = Case::new(format!("6.{}.{}", i + 5, j + 1)).send(frame(1, &payload));
+            cases.push(if valid { case.expect(Event::text(payload)) } else { case.fails(&[1007]) });
+        }
+    }
+    cases
+}
+
+/// 6.4: text becomes invalid in the second part, which must be refused before the third is sent; so it never is.
+fn fail_fast() -> [Case; 4] {
+    let beyond = b"\xf4\x90\x80\x80";
+    let whole = [KOSME, beyond, b"edited"].concat();
+    // One frame without FIN around the whole text, as the suite's streaming interface writes it.
+    let framed = fragment(1, &whole);
+    let header = framed.len() - whole.len();
+    let cut = |n: usize| framed[..header + n].to_vec();
+    let between = |from: usize, to: usize| framed[header + from..header + to].to_vec();
+    [
+        Case::new("6.4.1").send(fragment(1, KOSME)).quiet().send(fragment(0, beyond)),
+        Case::new("6.4.2").send(fragment(1, &whole[..12])).quiet().send(fragment(0, &whole[12..13])),
+        Case::new("6.4.3").send(cut(11)).quiet().send(between(11, 15)),
+        Case::new("6.4.4").send(cut(12)).quiet().send(between(12, 13)),
+    ]
+    .map(|case| case.fails(&[1007]))
+}
+
+/// 6.5–6.23: the UTF-8 decoder stress test of Markus Kuhn, in the suite's order.
+fn sequences() -> Vec<Vec<(bool, Vec<u8>)>> {
+    let texts = ["hello$world", "hello¢world", "hello€world", "hello𤭢world"].map(str::as_bytes);
+    let prefixes =
+        (1..=KOSME.len()).map(|n| (matches!(n, 2 | 5 | 7 | 9 | 11), KOSME[..n].to_vec())).collect();
+    let mut boundaries = valid(&[b"\xed\x9f\xbf", b"\xee\x80\x80", b"\xef\xbf\xbd", b"\xf4\x8f\xbf\xbf"]);
+    boundaries.extend(invalid(&[b"\xf4\x90\x80\x80"]));
+    let mut unexpected: Vec<_> = (1..=6).map(|n| (false, b"\x80\xbf".repeat(3)[..n].to_vec())).collect();
+    unexpected.insert(1, (false, b"\xbf".to_vec()));
+    unexpected.push((false, (0x80..0xBF).collect()));
+    let lonely = [(0xC0, 0xDF), (0xE0, 0xEF), (0xF0, 0xF7), (0xF8, 0xFB), (0xFC, 0xFD)]
+        .map(|(from, to)| (false, (from..to).flat_map(|byte| [byte, b' ']).collect()));
+    vec![
+        valid(&[&texts[..], &[KOSME]].concat()),
+        prefixes,
+        valid(&[b"\x00", b"\xc2\x80", b"\xe0\xa0\x80", b"\xf0\x90\x80\x80"]),
+        invalid(&[b"\xf8\x88\x80\x80\x80", b"\xfc\x84\x80\x80\x80\x80"]),
+        valid(&[b"\x7f", b"\xdf\xbf", b"\xef\xbf\xbf", b"\xf4\x8f\xbf\xbf"]),
+        invalid(&[b"\xf7\xbf\xbf\xbf", b"\xfb\xbf\xbf\xbf\xbf", b"\xfd\xbf\xbf\xbf\xbf\xbf"]),
+        boundaries,
+        unexpected,
+        lonely.to_vec(),
+        invalid(&LAST_BYTE_MISSING),
+        vec![(false, LAST_BYTE_MISSING.concat())],
+        invalid(&[b"\xfe", b"\xff", b"\xfe\xfe\xff\xff"]),
+        // Overlong: a slash, the largest, NUL; in two to six bytes.
+        overlong(|i| (if i == 0 { 0xC0 } else { 0 }, 0x80, 0xAF)),
+        overlong(|i| (if i == 0 { 0xC1 } else { 0 }, [0xBF, 0x9F, 0x8F, 0x87, 0x83][i], 0xBF)),
+        overlong(|i| (if i == 0 { 0xC0 } else { 0 }, 0x80, 0x80)),
+        invalid(&SURROGATES),
+        paired_surrogates(),
+        non_characters(),
+        (0xB9..=0xBFu8).map(|last| (true, vec![0xEF, 0xBF, last])).collect(),
+    ]
+}
+
+/// Overlong forms in two to six bytes: `parts` of each gives the first byte if it is special, the second, and
+/// the last; what lies between is the last byte if that is the largest, else 0x80.
+fn overlong(parts: impl Fn(usize) -> (u8, u8, u8)) -> Vec<(bool, Vec<u8>)> {
+    (0..5)
+        .map(|i| {
+            let (first, second, last) = parts(i);
+            let first = if first == 0 { [0xC0, 0xE0, 0xF0, 0xF8, 0xFC][i] } else { first };
+            let mut bytes = vec![first];
+            if i > 0 {
+                bytes.push(second);
+                bytes.resize(i + 1, if last == 0xBF { 0xBF } else { 0x80 });
+            }
+            bytes.push(last);
+            (false, bytes)
+        })
+        .collect()
+}
+
+const LAST_BYTE_MISSING: [&[u8]; 10] = [
+    b"\xc0",
+    b"\xe0\x80",
+    b"\xf0\x80\x80",
+    b"\xf8\x80\x80\x80",
+    b"\xfc\x80\x80\x80\x80",
+    b"\xdf",
+    b"\xef\xbf",
+    b"\xf7\xbf\xbf",
+    b"\xfb\xbf\xbf\xbf",
+    b"\xfd\xbf\xbf\xbf\xbf",
+];
+
+const SURROGATES: [&[u8]; 7] = [
+    b"\xed\xa0\x80",
+    b"\xed\xad\xbf",
+    b"\xed\xae\x80",
+    b"\xed\xaf\xbf",
+    b"\xed\xb0\x80",
+    b"\xed\xbe\x80",
+    b"\xed\xbf\xbf",
+];
+
+fn paired_surrogates() -> Vec<(bool, Vec<u8>)> {
+    let mut out = Vec::new();
+    for high in [b"\xed\xa0\x80", b"\xed\xad\xbf", b"\xed\xae\x80", b"\xed\xaf\xbf"] {
+        for low in [b"\xed\xb0\x80", b"\xed\xbf\xbf"] {
+            out.push((false, [&high[..], low].concat()));
+        }
+    }
+    out
+}
+
+fn non_characters() -> Vec<(bool, Vec<u8>)> {
+    let mut out = valid(&[b"\xef\xbf\xbe", b"\xef\xbf\xbf"]);
+    for first in 0xF0..=0xF4u8 {
+        for second in [0x8F, 0x9F, 0xAF, 0xBF] {
+            let overlong = first == 0xF0 && second == 0x8F;
+            let beyond = first == 0xF4 && second != 0x8F;
+            if !overlong && !beyond {
+                out.extend([0xBE, 0xBF].map(|last| (true, vec![first, second, 0xBF, last])));
+            }
+        }
+    }
+    out
+}
+
+fn valid(sequences: &[&[u8]]) -> Vec<(bool, Vec<u8>)> {
+    sequences.iter().map(|bytes| (true, bytes.to_vec())).collect()
+}
+
+fn invalid(sequences: &[&[u8]]) -> Vec<(bool, Vec<u8>)> {
+    sequences.iter().map(|bytes| (false, bytes.to_vec())).collect()
+}
+
+fn closing() -> Vec<Case> {
+    let normal = || close_frame(1000, b"");
+    let hello = b"Hello World!";
+    let long: Vec<u8> = b"BAsd7&jh23".iter().copied().cycle().take(256 << 10).collect();
+    let mut cases = vec![
+        Case::new("7.1.1").send(frame(1, hello)).expect(Event::text(hello)),
+        Case::new("7.1.2").send([normal(), frame(8, b"")].concat()).answered(&[1000]),
+        Case::new("7.1.3").send([normal(), frame(9, b"")].concat()).answered(&[1000]),
+        Case::new("7.1.4").send([normal(), frame(1, hello)].concat()).answered(&[1000]),
+        Case::new("7.1.5")
+            .send([fragment(1, b"fragment1"), normal(), frame(0, b"fragment2")].concat())
+            .answered(&[1000]),
+        // Informational in the suite; ours is the strict outcome: both messages come back before the close.
+        Case::new("7.1.6")
+            .send([frame(1, &long), frame(1, hello), normal(), frame(9, b"")].concat())
+            .expect(Event::text(long.clone()))
+            .expect(Event::text(hello))
+            .answered(&[1000]),
+        Case::new("7.3.1").send(frame(8, b"")).answered(&[1000]),
+        Case::new("7.3.2").send(frame(8, b"a")).fails(&[1002]),
+        Case::new("7.3.3").send(normal()).answered(&[1000]),
+        Case::new("7.3.4").send(close_frame(1000, hello)).answered(&[1000]),
+        Case::new("7.3.5").send(close_frame(1000, &[b'*'; 123])).answered(&[1000]),
+        Case::new("7.3.6").send(close_frame(1000, &[b'*'; 124])).fails(&[1002]),
+        Case::new("7.5.1")
+            .send(close_frame(1000, &[KOSME, b"\xed\xa0\x80", b"edited"].concat()))
+            .fails(&[1002, 1007]),
+    ];
+    let may = [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999];
+    for (i, code) in may.into_iter().enumerate() {
+        let case = Case::new(format!("7.7.{}", i + 1)).send(close_frame(code, b""));
+        cases.push(case.answered(&[1000, code]));
+    }
+    let may_not = [0, 999, 1004, 1005, 1006, 1016, 1100, 2000, 2999];
+    for (i, code) in may_not.into_iter().enumerate() {
+        cases.push(Case::new(format!("7.9.{}", i + 1)).send(close_frame(code, b"")).fails(&[1002]));
+    }
+    // Informational in the suite; ours is a protocol error.
+    for (i, code) in [5000, 65535].into_iter().enumerate() {
+        cases.push(Case::new(format!("7.13.{}", i + 1)).send(close_frame(code, b"")).fails(&[1002]));
+    }
+    cases
+}
+
+fn limits() -> Vec<Case> {
+    const KIB: usize = 1 << 10;
+    const MIB: usize = 1 << 20;
+    let payload = |opcode: u8, length: usize| -> Vec<u8> {
+        let text: &[u8] = if opcode == 1 { b"BAsd7&jh23" } else { b"\x00\xfe\x23\xfa\xf0" };
+        text.iter().copied().cycle().take(length).collect()
+    };
+    let mut cases = Vec::new();
+    for opcode in [1, 2] {
+        let sizes = [64 * KIB, 256 * KIB, MIB, 4 * MIB, 8 * MIB, 16 * MIB];
+        for (i, size) in sizes.into_iter().enumerate() {
+            let payload = payload(opcode, size);
+            let case = Case::new(format!("9.{opcode}.{}", i + 1)).send(frame(opcode, &payload));
+            cases.push(case.expect(echo(opcode, payload)));
+        }
+    }
+    for (group, opcode) in [(3, 1), (4, 2)] {
+        let sizes = [64, 256, KIB, 4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB, 4 * MIB];
+        for (i, size) in sizes.into_iter().enumerate() {
+            // 9.4.1 alone sends 0xFE in the suite; the others of 9.4 send stars as binary.
+            let byte = if opcode == 2 && i == 0 { 0xFE } else { b'*' };
+            let payload = vec![byte; 4 * MIB];
+            let case = Case::new(format!("9.{group}.{}", i + 1)).send(fragments(opcode, &payload, size));
+            cases.push(case.expect(echo(opcode, payload)));
+        }
+    }
+    for (group, opcode) in [(5, 1), (6, 2)] {
+        for (i, chop) in [64, 128, 256, 512, 1024, 2048].into_iter().enumerate() {
+            let payload = payload(opcode, MIB);
+            let case = Case::new(format!("9.{group}.{}", i + 1)).chop(frame(opcode, &payload), chop);
+            cases.push(case.expect(echo(opcode, payload)));
+        }
+    }
+    for (group, opcode, byte) in [(7, 1, b'*'), (8, 2, 0xFE)] {
+        for (i, length) in [0, 16, 64, 256, 1024, 4096].into_iter().enumerate() {
+            let payload = vec![byte; length];
+            // One message at a time, a thousand times.
+            let case = (0..1000).fold(Case::new(format!("9.{group}.{}", i + 1)), |case, _| {
+                case.send(frame(opcode, &payload)).await_event(echo(opcode, payload.clone()))
+            });
+            cases.push(case);
+        }
+    }
+    cases
+}
+
+fn auto_fragmentation() -> Vec<Case> {
+    let payload = vec![b'*'; 65536];
+    let bytes = fragments(1, &payload, 1300);
+    // 50 fragments of 1,300 bytes (8 of header) and one of 536 (8 of header).
+    assert_eq!(bytes.len(), payload.len() + 51 * 8);
+    vec![Case::new("10.1.1").send(bytes).expect(Event::text(payload))]
+}
+
+#[test]
+fn the_stress_test_is_the_suites() {
+    let groups = sequences();
+    let counts: Vec<_> = groups.iter().map(Vec::len).collect();
+    assert_eq!(counts, [5, 11, 4, 2, 4, 3, 5, 8, 5, 10, 1, 3, 5, 5, 5, 7, 8, 34, 7]);
+    // What the generated ones should be, written out.
+    assert_eq!(
+        groups[7][..7].iter().map(|(_, bytes)| &bytes[..]).collect::<Vec<_>>(),
+        [
+            &b"\x80"[..],
+            b"\xbf",
+            b"\x80\xbf",
+            b"\x80\xbf\x80",
+            b"\x80\xbf\x80\xbf",
+            b"\x80\xbf\x80\xbf\x80",
+            b"\x80\xbf\x80\xbf\x80\xbf"
+        ]
+    );
+    let overlong = |group: usize| groups[group].iter().map(|(_, bytes)| &bytes[..]).collect::<Vec<_>>();
+    assert_eq!(
+        overlong(12),
+        [
+            &b"\xc0\xaf"[..],
+            b"\xe0\x80\xaf",
+            b"\xf0\x80\x80\xaf",
+            b"\xf8\x80\x80\x80\xaf",
+            b"\xfc\x80\x80\x80\x80\xaf"
+        ]
+    );
+    assert_eq!(
+        overlong(13),
+        [
+            &b"\xc1\xbf"[..],
+            b"\xe0\x9f\xbf",
+            b"\xf0\x8f\xbf\xbf",
+            b"\xf8\x87\xbf\xbf\xbf",
+            b"\xfc\x83\xbf\xbf\xbf\xbf"
+        ]
+    );
+    assert_eq!(overlong(14)[4], b"\xfc\x80\x80\x80\x80\x80");
+    // The standard library agrees with every verdict.
+    for (valid, bytes) in groups.concat() {
+        assert_eq!(std::str::from_utf8(&bytes).is_ok(), valid, "{bytes:02x?}");
+    }
+}
