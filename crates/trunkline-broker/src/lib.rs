@@ -4,6 +4,11 @@
 //! engine appends to and every subscriber reads. A subscriber is a [`Cursor`] into a log, never a queue. This crate
 //! knows no session, connection, dialect or schema: items are opaque, and [`Encode`] is given from outside.
 
+// First, because its macro is seen by what comes after.
+#[cfg(any(test, feature = "conformance"))]
+#[macro_use]
+pub mod conformance;
+
 pub mod broker;
 pub mod clock;
 pub mod defaults;

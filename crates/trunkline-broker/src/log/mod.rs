@@ -8,6 +8,8 @@ mod chunks;
 mod reading;
 mod state;
 mod subscription;
+#[cfg(test)]
+mod tests;
 mod window;
 
 use std::sync::Arc;

@@ -9,6 +9,8 @@ mod disk;
 mod engine;
 mod idempotency;
 mod table;
+#[cfg(test)]
+mod tests;
 mod time;
 mod watchers;
 

@@ -1,0 +1,122 @@
+//! Parking: once, without a race, and without a trace.
+
+use std::sync::Arc;
+
+use super::super::ReadOutcome;
+use super::support::*;
+use crate::log::Cursor;
+
+#[test]
+fn a_parked_reader_is_unparked_once_by_the_next_publication() {
+    let log = log();
+    let bell = Arc::new(Bell::default());
+    let subscription = log.subscribe(bell.clone());
+    let mut cursor = log.locate(None).0;
+    for _ in 0..20_000 {
+        assert!(subscription.park(&cursor), "parked at most once, however often it asks");
+    }
+    publish(&log, "a");
+    publish(&log, "b");
+    assert_eq!(bell.rung(), 1, "unparked once, though two were published");
+    assert!(!subscription.park(&cursor), "there is something to read");
+    let _ = log.read(&mut cursor, variant(0), &Plain::default(), usize::MAX, &mut Vec::new());
+    assert!(subscription.park(&cursor));
+    publish(&log, "c");
+    assert_eq!(bell.rung(), 2);
+}
+
+#[test]
+fn a_publication_before_parking_is_not_missed() {
+    let log = log();
+    let subscription = log.subscribe(Arc::new(Bell::default()));
+    let mut cursor = log.locate(None).0;
+    let outcome = log.read(&mut cursor, variant(0), &Plain::default(), usize::MAX, &mut Vec::new());
+    assert_eq!(outcome, ReadOutcome::AtHead);
+    publish(&log, "between reading the head and parking");
+    assert!(!subscription.park(&cursor));
+}
+
+#[test]
+fn a_cursor_with_a_gap_does_not_park() {
+    let log = log();
+    let subscription = log.subscribe(Arc::new(Bell::default()));
+    publish(&log, "a");
+    assert!(!subscription.park(&Cursor::at(at(9))));
+}
+
+#[test]
+fn a_reset_unparks() {
+    let log = log();
+    let bell = Arc::new(Bell::default());
+    let subscription = log.subscribe(bell.clone());
+    assert!(subscription.park(&log.locate(None).0));
+    log.reset(at(0), crate::names::Epoch(EPOCH));
+    assert_eq!(bell.rung(), 1);
+}
+
+#[test]
+fn a_million_connects_and_stops_on_a_silent_channel_leave_nothing() {
+    let log = log();
+    let bell = Arc::new(Bell::default());
+    let stays = log.subscribe(bell.clone());
+    let cursor = log.locate(None).0;
+    assert!(stays.park(&cursor));
+    for _ in 0..1_000_000 {
+        let subscription = log.subscribe(bell.clone());
+        subscription.park(&cursor);
+    }
+    let state = log.state.lock();
+    assert_eq!((state.subscriptions(), state.parked.len()), (1, 1));
+    assert!(state.parked.capacity() <= 8, "room for {}", state.parked.capacity());
+    drop(state);
+    assert_eq!(Arc::strong_count(&bell), 1 + 1 + 1, "ours, the subscription's, the parked one");
+    publish(&log, "a");
+    assert_eq!(bell.rung(), 1);
+}
+
+#[test]
+fn a_storm_of_parked_readers_gives_its_room_back() {
+    let log = log();
+    let bell = Arc::new(Bell::default());
+    let cursor = log.locate(None).0;
+    let crowd: Vec<_> = (0..10_000).map(|_| log.subscribe(bell.clone())).collect();
+    assert!(crowd.iter().all(|subscription| subscription.park(&cursor)));
+    drop(crowd);
+    assert_eq!(log.state.lock().parked.capacity(), 0);
+}
+
+#[test]
+fn who_left_is_not_unparked_and_others_are() {
+    let log = log();
+    let (leaves, stays) = (Arc::new(Bell::default()), Arc::new(Bell::default()));
+    let cursor = log.locate(None).0;
+    let leaving = log.subscribe(leaves.clone());
+    let staying = log.subscribe(stays.clone());
+    assert!(leaving.park(&cursor) && staying.park(&cursor));
+    let woken_before = log.subscribe(leaves.clone());
+    drop(leaving);
+    publish(&log, "a");
+    drop(woken_before);
+    assert_eq!((leaves.rung(), stays.rung()), (0, 1));
+}
+
+#[test]
+fn a_stale_subscription_does_not_remove_another_one() {
+    let log = log();
+    let (old, new) = (Arc::new(Bell::default()), Arc::new(Bell::default()));
+    let first = log.subscribe(old.clone());
+    assert!(first.park(&log.locate(None).0));
+    publish(&log, "a");
+    // The second takes the key that the first had before it was unparked.
+    let second = log.subscribe(new.clone());
+    assert!(second.park(&log.locate(None).0));
+    drop(first);
+    publish(&log, "b");
+    assert_eq!((old.rung(), new.rung()), (1, 1));
+}
+
+#[test]
+fn a_silent_log_is_small() {
+    // Two implicit channels of every session are silent: reference/fanout.md allows a session 0.9 KB in all.
+    assert!(size_of::<super::super::Log>() <= 192, "{} bytes", size_of::<super::super::Log>());
+}
