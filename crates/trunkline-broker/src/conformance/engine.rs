@@ -24,7 +24,8 @@ fn incarnation(state: EngineState) -> Incarnation {
 pub async fn fences_rise_over_all_nodes(h: &mut dyn Harness) {
     let brokers = [h.broker(), h.peer()];
     let mut drawing = tokio::task::JoinSet::new();
-    for broker in brokers.iter().cycle().take(6).cloned() {
+    for n in 0..6 {
+        let broker = brokers[n % 2].clone();
         drawing.spawn(async move {
             let mut drawn = Vec::new();
             for _ in 0..100 {
