@@ -11,10 +11,12 @@ mod client;
 mod link;
 mod server;
 mod tls;
+mod upstream;
 
 pub use client::{Received, TestClient};
 pub use link::{LinkClosed, Transport, Way};
 pub use server::{Ready, ServerBuilder, Signal, TestServer};
+pub use upstream::{Handled, TestUpstream};
 
 /// How long any wait may last. A debug build beside other builds on two cores takes seconds for what takes
 /// milliseconds alone; a test that needs longer is stuck.
