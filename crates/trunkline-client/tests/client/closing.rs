@@ -21,6 +21,19 @@ async fn a_refused_start_says_why() {
 }
 
 #[tokio::test]
+async fn a_refused_start_without_a_close_code_still_says_why() {
+    let gateway = Gateway::new().await;
+    let (client, ()) = tokio::join!(Client::connect(gateway.options()), async {
+        let (mut peer, msg_id, _) = gateway.accept_start().await;
+        let error = Some(ErrorCode::Overloaded.message("full"));
+        let refusal = StartResponse { error, ..StartResponse::default() };
+        peer.send(DownFrame::new(msg_id, DownBody::StartResp(refusal))).await;
+    });
+    let Err(ConnectError::Refused(closed)) = client else { panic!("not refused: {client:?}") };
+    assert_eq!((closed.code, closed.reason.as_str()), (None, "full"));
+}
+
+#[tokio::test]
 async fn a_connection_that_ends_before_start_is_answered_is_a_refusal() {
     let gateway = Gateway::new().await;
     let (client, ()) = tokio::join!(Client::connect(gateway.options()), async {

@@ -241,7 +241,8 @@ impl ClientEngine {
             return;
         }
         let notice = self.notice.take();
-        let code = notice.as_ref().map(|notice| notice.code).or(code);
+        // A refused START leaves a notice that has a reason only.
+        let code = notice.as_ref().map(|notice| notice.code).filter(|code| *code != 0).or(code);
         let advice = code.map_or(Advice::Resume, Advice::of);
         self.phase = Phase::Apart;
         self.requests.cut();
