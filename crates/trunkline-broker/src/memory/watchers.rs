@@ -52,6 +52,11 @@ impl Watchers {
         queue
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.queues.len()
+    }
+
     pub(super) fn put(&mut self, key: &str, versioned: &Versioned) {
         self.tell(key, || Change::Put { key: key.to_owned(), versioned: versioned.clone() });
     }

@@ -1,5 +1,8 @@
 //! The memory engine: the conformance suite, and what is its own.
 
+mod bounds;
+mod durable;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
