@@ -39,10 +39,11 @@ pub const ERROR_PERCENT: u32 = 30;
 pub const MIN_CALLS: u32 = 10;
 /// How far back rates look.
 pub const WINDOW: Duration = Duration::from_secs(5);
-/// A call that runs longer is slow, if the other instances' calls are not.
+/// A call of an action that is usually faster is slow after this: with the sweep, ejected within 1.25 s.
 pub const SLOW_AFTER: Duration = Duration::from_secs(1);
-/// Slow calls in the window below which an instance is no outlier.
-pub const MIN_SLOW: u32 = 3;
+/// Slow calls that make an outlier. The two choices send nothing more to one that has a call more than the others,
+/// so there may never be a second.
+pub const MIN_SLOW: u32 = 1;
 /// The first ejection's length; each one that follows soon doubles it,
 pub const EJECTION_BASE: Duration = Duration::from_secs(1);
 /// up to this.

@@ -21,7 +21,7 @@ use super::keeper::jittered;
 use super::link::Way;
 use super::options::UpstreamOptions;
 use super::peer::{Peer, Permit};
-use super::pick::{Pick, pick};
+use super::pick::{Pick, Terms, pick};
 use super::registry::{Entry, Group, Registry};
 
 /// Attempts that an instance refused or that never left: each is cheap, but an instance that accepts and closes
@@ -35,6 +35,8 @@ pub(super) struct Plan<'a> {
     /// For messages: `zone 003`, `the service auth`.
     pub(super) whom: &'a str,
     pub(super) deadline: Instant,
+    /// It is slow when it runs longer.
+    pub(super) patience: Duration,
     /// May it run twice, at this instance?
     pub(super) idempotent: &'a (dyn Fn(&Entry) -> bool + Send + Sync),
 }
@@ -143,7 +145,7 @@ impl Dispatch {
             let remaining = plan.deadline.saturating_duration_since(Instant::now());
             let mut request = Request::new(message(remaining, broken > 0));
             request.set_timeout(remaining);
-            match self.attempt(permit, plan.deadline, request, &rpc, &judge).await {
+            match self.attempt(permit, &plan, request, &rpc, &judge).await {
                 Attempt::Answered(answer) => return Ok(answer),
                 Attempt::Final(status) => return Err(status),
                 Attempt::NotRun(status) => {
@@ -178,8 +180,13 @@ impl Dispatch {
         loop {
             let group = (plan.group)(&self.registry);
             let random = |below: usize| rand::random_range(0..below);
-            let now = Instant::now();
-            let picked = match pick(&group, tried, self.options.health.panic_percent, now, random) {
+            let terms = Terms {
+                tried,
+                panic_percent: self.options.health.panic_percent,
+                patience: plan.patience,
+                now: Instant::now(),
+            };
+            let picked = match pick(&group, &terms, random) {
                 // What the broker keeps has not been read: whoever is missing may be there.
                 Pick::Nobody if !self.registry.table().loaded => Pick::Wait(None),
                 picked => picked,
@@ -202,7 +209,7 @@ impl Dispatch {
     async fn attempt<M, R, F>(
         &self,
         permit: Permit,
-        deadline: Instant,
+        plan: &Plan<'_>,
         request: Request<M>,
         rpc: impl Fn(Client, Request<M>) -> F,
         judge: impl Fn(&R) -> Outcome,
@@ -212,8 +219,8 @@ impl Dispatch {
     {
         let begun = Instant::now();
         let (client, unsent) = permit.link.client();
-        let Ok(result) = tokio::time::timeout_at(deadline, rpc(client, request)).await else {
-            permit.end(self.late(begun));
+        let Ok(result) = tokio::time::timeout_at(plan.deadline, rpc(client, request)).await else {
+            permit.end(late(begun, plan.patience));
             return Attempt::Final(timed_out(begun.elapsed()));
         };
         let (outcome, attempt) = match result {
@@ -227,7 +234,7 @@ impl Dispatch {
             }
             Err(grpc) => {
                 tracing::debug!(address = %permit.peer.address, %grpc, "call failed");
-                self.read_failure(&grpc, begun)
+                self.read_failure(&grpc, begun, plan.patience)
             }
         };
         permit.end(outcome);
@@ -235,12 +242,17 @@ impl Dispatch {
     }
 
     /// What a gRPC status says of the call and of its instance.
-    fn read_failure<R>(&self, grpc: &tonic::Status, begun: Instant) -> (Outcome, Attempt<R>) {
+    fn read_failure<R>(
+        &self,
+        grpc: &tonic::Status,
+        begun: Instant,
+        patience: Duration,
+    ) -> (Outcome, Attempt<R>) {
         if let Some(status) = convert::status_from_grpc(grpc) {
             return match status.code {
                 // A service refuses for load before it begins.
                 Code::Overloaded => (Outcome::Neutral, Attempt::NotRun(status)),
-                Code::UpstreamTimeout => (self.late(begun), Attempt::Final(status)),
+                Code::UpstreamTimeout => (late(begun, patience), Attempt::Final(status)),
                 Code::Internal | Code::UpstreamFailed => (Outcome::ServerError, Attempt::Final(status)),
                 _ => (Outcome::Good, Attempt::Final(status)),
             };
@@ -252,7 +264,9 @@ impl Dispatch {
                 let limit = self.options.max_response;
                 (Outcome::Good, say(Code::TooLarge, &format!("answered more than {limit} bytes")))
             }
-            tonic::Code::DeadlineExceeded => (self.late(begun), Attempt::Final(timed_out(begun.elapsed()))),
+            tonic::Code::DeadlineExceeded => {
+                (late(begun, patience), Attempt::Final(timed_out(begun.elapsed())))
+            }
             tonic::Code::InvalidArgument => (Outcome::Good, say(Code::BadRequest, "refuses these arguments")),
             tonic::Code::PermissionDenied | tonic::Code::Unauthenticated => {
                 (Outcome::Good, say(Code::Forbidden, "forbids this"))
@@ -269,12 +283,6 @@ impl Dispatch {
                 (Outcome::Bad, Attempt::Broken(Status::new(Code::UpstreamFailed, text)))
             }
         }
-    }
-
-    /// A client may ask for less time than any instance needs; that must not eject one.
-    fn late(&self, begun: Instant) -> Outcome {
-        let fair = self.options.health.slow_after.unwrap_or(defaults::SLOW_AFTER);
-        if begun.elapsed() >= fair { Outcome::Bad } else { Outcome::Neutral }
     }
 
     fn enter(&self) -> Option<InFlight<'_>> {
@@ -295,6 +303,11 @@ impl Dispatch {
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// A client may ask for less time than any instance needs; that must not eject one.
+fn late(begun: Instant, patience: Duration) -> Outcome {
+    if begun.elapsed() >= patience { Outcome::Bad } else { Outcome::Neutral }
 }
 
 /// 503: it did not run, and may be sent again.

@@ -73,15 +73,31 @@ pub(super) enum Outcome {
 pub(super) struct Counts {
     pub(super) calls: u32,
     pub(super) failures: u32,
-    pub(super) slow: u32,
+}
+
+/// How slow an instance is now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Slowness {
+    /// Calls that run for longer than calls of their action should.
+    pub(super) running: u32,
+    /// Calls ended since the oldest of those began; all of the window if there is none.
+    pub(super) ended: u32,
+}
+
+impl Slowness {
+    pub(super) fn plus(self, other: Slowness) -> Slowness {
+        Slowness {
+            running: self.running.saturating_add(other.running),
+            ended: self.ended.saturating_add(other.ended),
+        }
+    }
 }
 
 impl Counts {
-    pub(super) fn plus(self, other: Counts) -> Counts {
+    fn plus(self, other: Counts) -> Counts {
         Counts {
             calls: self.calls.saturating_add(other.calls),
             failures: self.failures.saturating_add(other.failures),
-            slow: self.slow.saturating_add(other.slow),
         }
     }
 }
@@ -107,6 +123,12 @@ impl Window {
     fn sum(&mut self, now: Instant) -> Counts {
         self.forget(now);
         self.buckets.iter().fold(Counts::default(), |sum, (_, counts)| sum.plus(*counts))
+    }
+
+    fn ended_since(&mut self, now: Instant, since: Instant) -> u32 {
+        self.forget(now);
+        let recent = self.buckets.iter().filter(|(begun, _)| *begun >= since);
+        recent.fold(0, |sum, (_, counts)| sum.saturating_add(counts.calls))
     }
 
     fn forget(&mut self, now: Instant) {
@@ -170,8 +192,12 @@ impl Health {
         &self.why
     }
 
-    pub(super) fn recent(&mut self, now: Instant) -> Counts {
-        self.window.sum(now)
+    /// Calls ended within the window, and after `since` if it is given.
+    pub(super) fn ended_since(&mut self, now: Instant, since: Option<Instant>) -> u32 {
+        match since {
+            Some(since) => self.window.ended_since(now, since),
+            None => self.window.sum(now).calls,
+        }
     }
 
     /// A probe was answered well.
@@ -232,7 +258,7 @@ impl Health {
     pub(super) fn ended(&mut self, now: Instant, outcome: Outcome) {
         let failures = u32::from(matches!(outcome, Outcome::Bad | Outcome::ServerError));
         if outcome != Outcome::Neutral {
-            self.window.add(now, Counts { calls: 1, failures, slow: 0 });
+            self.window.add(now, Counts { calls: 1, failures });
         }
         match outcome {
             Outcome::Good | Outcome::ServerError => self.in_a_row = 0,
@@ -254,23 +280,13 @@ impl Health {
         }
     }
 
-    /// A call runs for longer than a call should; it is counted once.
-    pub(super) fn became_slow(&mut self, now: Instant) {
-        self.window.add(now, Counts { calls: 0, failures: 0, slow: 1 });
-    }
-
-    /// Compares with the others of its group: ejected when most of its calls are slow and few of theirs are.
-    /// `running_slow` calls are slow and still run, so that they are among nobody's ended calls yet.
-    pub(super) fn judge_slowness(&mut self, now: Instant, running_slow: u32, others: Counts) {
-        if self.phase != Phase::Up {
-            return;
-        }
-        let own = self.window.sum(now);
-        let seen = own.calls.saturating_add(running_slow);
-        let mostly = own.slow >= self.options.min_slow.max(1) && own.slow * 2 >= seen;
-        let others_rarely = others.slow * 4 <= others.calls;
-        if mostly && others_rarely {
-            self.eject(now, &format!("{} of {seen} calls were slow", own.slow.min(seen)));
+    /// Compares with the others of its group: ejected when calls are stuck in it and hardly any has ended since,
+    /// while few are stuck in the others.
+    pub(super) fn judge_slowness(&mut self, now: Instant, own: Slowness, others: Slowness) {
+        let stuck = own.running >= self.options.min_slow.max(1) && own.ended <= own.running;
+        let others_flow = u64::from(others.running) * 4 <= u64::from(others.ended);
+        if self.phase == Phase::Up && stuck && others_flow {
+            self.eject(now, &format!("{} slow calls, {} ended meanwhile", own.running, own.ended));
         }
     }
 
@@ -374,40 +390,37 @@ mod tests {
         let mut case = Case::up();
         case.calls(&[Good, Bad, Good, Bad, Good, Bad, Good, Bad]);
         assert_eq!(case.after(5_500).calls(&[Good, Bad]), Phase::Up);
-        assert_eq!(case.health.recent(case.now), Counts { calls: 2, failures: 1, slow: 0 });
+        assert_eq!(case.health.ended_since(case.now, None), 2);
     }
 
     #[test]
     fn what_says_nothing_changes_nothing() {
         let mut case = Case::up();
         assert_eq!(case.calls(&[Neutral; 100]), Phase::Up);
-        assert_eq!(case.health.recent(case.now), Counts::default());
+        assert_eq!(case.health.ended_since(case.now, None), 0);
     }
 
     #[test]
     fn u2_a_slow_one_among_fast_ones_is_ejected_and_a_slow_fleet_is_not() {
         let mut case = Case::up();
-        for _ in 0..3 {
-            case.health.became_slow(case.now);
-        }
-        let slow_fleet = Counts { calls: 10, failures: 0, slow: 5 };
-        case.health.judge_slowness(case.now, 3, slow_fleet);
+        let own = Slowness { running: 3, ended: 1 };
+        case.health.judge_slowness(case.now, own, Slowness { running: 5, ended: 10 });
         assert_eq!(case.health.phase(), Phase::Up);
-        case.health.judge_slowness(case.now, 3, Counts { calls: 10, failures: 0, slow: 2 });
+        case.health.judge_slowness(case.now, own, Slowness { running: 2, ended: 10 });
         assert_eq!(case.health.phase(), Phase::Ejected);
     }
 
     #[test]
-    fn few_slow_calls_or_a_small_share_of_them_are_no_outlier() {
+    fn a_stuck_call_beside_others_that_end_is_no_outlier() {
         let mut case = Case::up();
-        case.health.became_slow(case.now);
-        case.health.became_slow(case.now);
-        case.health.judge_slowness(case.now, 2, Counts::default());
+        let began = case.now;
+        assert_eq!(case.after(600).calls(&[Good, Good]), Phase::Up);
+        let ended = case.health.ended_since(case.now, Some(began));
+        case.health.judge_slowness(case.now, Slowness { running: 1, ended }, Slowness::default());
         assert_eq!(case.health.phase(), Phase::Up);
-        case.calls(&[Good; 20]);
-        case.health.became_slow(case.now);
-        case.health.judge_slowness(case.now, 3, Counts::default());
-        assert_eq!(case.health.phase(), Phase::Up);
+        let ended = case.health.ended_since(case.now, Some(case.now + Duration::from_millis(1)));
+        case.health.judge_slowness(case.now, Slowness { running: 1, ended }, Slowness::default());
+        assert_eq!(case.health.phase(), Phase::Ejected);
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub(super) async fn authenticate(
         group: &|registry| registry.table().group(Some(AUTH_SERVICE), &Zone::numbered(1)),
         whom: "the service auth",
         deadline: Instant::now() + dispatch.options.authenticate_timeout,
+        patience: dispatch.options.authenticate_timeout,
         idempotent: &|_| true,
     };
     let rpc =
@@ -51,6 +52,7 @@ pub(super) async fn authorize(
         group: &|registry| registry.table().group(None, zone),
         whom: &whom,
         deadline: Instant::now() + dispatch.options.authorize_timeout,
+        patience: dispatch.options.authorize_timeout,
         idempotent: &|_| true,
     };
     let rpc = |mut client: super::dispatch::Client, request| async move {

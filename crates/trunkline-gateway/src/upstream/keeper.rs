@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::select_all;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Code;
 use trunkline_proto::wire;
@@ -34,6 +35,8 @@ pub(super) struct Keeper {
     pub(super) dial: Arc<dyn Dial>,
     pub(super) options: Arc<UpstreamOptions>,
     pub(super) tasks: TaskTracker,
+    /// Cuts off connections. The peer's own end does not: calls that run there may finish.
+    pub(super) cut: CancellationToken,
     pub(super) changes: Changes,
 }
 
@@ -84,7 +87,7 @@ impl Keeper {
         links.retain(|link| !link.is_closed());
         while links.len() < self.options.channels.max(1) {
             let timeout = self.options.connect_timeout;
-            let cancel = self.peer.cancel.clone();
+            let cancel = self.cut.clone();
             let max_response = self.options.max_response;
             let link = Link::open(
                 self.dial.as_ref(),

@@ -64,7 +64,8 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Connects within `timeout`. The connection's own work runs in `tasks` until it closes or `cancel` fires.
+    /// Connects within `timeout`. The connection's own work runs in `tasks` until it closes, which it does by itself
+    /// when nobody has the link or a call on it any more, or until `cancel` cuts it off.
     pub(super) async fn open(
         dial: &dyn Dial,
         address: &Address,
@@ -76,7 +77,7 @@ impl Link {
         let stream = tokio::time::timeout(timeout, dial.dial(address))
             .await
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no connection in time"))??;
-        let (sender, connection) = Builder::new(Tracked(tasks.clone()))
+        let (sender, connection) = Builder::new(Tracked { tasks: tasks.clone(), cancel: cancel.clone() })
             .timer(TokioTimer::new())
             .handshake(TokioIo::new(stream))
             .await
@@ -171,9 +172,12 @@ fn is_refused(error: &hyper::Error) -> bool {
     })
 }
 
-/// hyper's tasks, tracked.
+/// hyper's tasks, tracked and cancellable: the socket itself is in one of them.
 #[derive(Clone)]
-struct Tracked(TaskTracker);
+struct Tracked {
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+}
 
 impl<F> Executor<F> for Tracked
 where
@@ -181,6 +185,6 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, future: F) {
-        self.0.spawn(future);
+        self.tasks.spawn(self.cancel.clone().run_until_cancelled_owned(future));
     }
 }

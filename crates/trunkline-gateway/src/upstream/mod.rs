@@ -14,6 +14,7 @@ mod events;
 mod health;
 mod keeper;
 mod link;
+mod pace;
 mod peer;
 mod signal;
 

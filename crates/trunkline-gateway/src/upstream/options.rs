@@ -94,10 +94,10 @@ pub struct HealthOptions {
     pub min_calls: u32,
     /// How far back rates look.
     pub window: Duration,
-    /// A call longer than this is slow; an instance most of whose calls are, while those of the others are not,
-    /// is ejected. `None`: slowness ejects nobody, for actions that are long by nature.
+    /// A call is slow when it takes longer than this, and than four times what its action usually takes. An
+    /// instance in which calls are stuck while those of the others end is ejected. `None`: slowness ejects nobody.
     pub slow_after: Option<Duration>,
-    /// Slow calls in the window below which an instance is no outlier.
+    /// Slow calls that must run at once for that.
     pub min_slow: u32,
     /// How long the first ejection lasts; the next ones double it.
     pub ejection_base: Duration,

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::events::EventQueue;
-use super::health::{Counts, Health, Outcome, Phase};
+use super::health::{Health, Outcome, Phase, Slowness};
 use super::link::Link;
 use super::options::HealthOptions;
 use super::registration::Address;
@@ -47,7 +48,8 @@ struct Judge {
 
 struct Running {
     since: Instant,
-    slow: bool,
+    /// It is slow from here on.
+    slow_at: Instant,
 }
 
 /// How a call was let in.
@@ -161,8 +163,8 @@ impl Peer {
         self.links.store(Arc::new(links));
     }
 
-    /// Lets a call in.
-    pub(super) fn admit(self: &Arc<Self>, admit: Admit) -> Result<Permit, Denied> {
+    /// Lets a call in that is slow when it takes longer than `patience`.
+    pub(super) fn admit(self: &Arc<Self>, admit: Admit, patience: Duration) -> Result<Permit, Denied> {
         let link = self.link().ok_or(Denied::Gone)?;
         let limit = self.limit.load(Ordering::Relaxed);
         let below = |running: u32| (running < limit).then(|| running + 1);
@@ -179,40 +181,32 @@ impl Peer {
             }
         };
         judge.next_call += 1;
-        judge.running.insert(id, Running { since: Instant::now(), slow: false });
+        let since = Instant::now();
+        judge.running.insert(id, Running { since, slow_at: since + patience });
         drop(judge);
         self.calls.fetch_add(1, Ordering::Relaxed);
         Ok(Permit { peer: Arc::clone(self), link, id, admission, outcome: Outcome::Neutral })
     }
 
-    /// Marks the running calls that have become slow; a slow trial is a failed one. Answers what the window has
-    /// and how many slow calls still run.
-    pub(super) fn look_at_running(&self, now: Instant, slow_after: std::time::Duration) -> (Counts, u32) {
+    /// Looks at the running calls: how slow the instance is. A trial that is slow has failed.
+    pub(super) fn look_at_running(&self, now: Instant) -> Slowness {
         let mut judge = self.judge.lock();
         let Judge { health, running, .. } = &mut *judge;
-        let mut still_running = 0;
-        for (id, call) in running.iter_mut() {
-            if now.duration_since(call.since) < slow_after {
-                // Later calls began later.
-                break;
-            }
-            still_running += 1;
-            if call.slow {
-                continue;
-            }
-            call.slow = true;
-            match health.trial() {
-                Some(trial) if trial == *id => health.trial_ended(now, *id, Outcome::Bad),
-                _ => health.became_slow(now),
-            }
+        let slow = |call: &&Running| call.slow_at <= now;
+        if let Some(trial) = health.trial()
+            && running.get(&trial).is_some_and(|call| slow(&call))
+        {
+            health.trial_ended(now, trial, Outcome::Bad);
         }
-        let counts = health.recent(now);
+        let oldest = running.values().filter(slow).map(|call| call.since).min();
+        let stuck = running.values().filter(slow).count();
+        let ended = health.ended_since(now, oldest);
         self.publish(&judge);
-        (counts, still_running)
+        Slowness { running: u32::try_from(stuck).unwrap_or(u32::MAX), ended }
     }
 
-    pub(super) fn judge_slowness(&self, now: Instant, running_slow: u32, others: Counts) {
-        self.judged(|health| health.judge_slowness(now, running_slow, others));
+    pub(super) fn judge_slowness(&self, now: Instant, own: Slowness, others: Slowness) {
+        self.judged(|health| health.judge_slowness(now, own, others));
     }
 
     pub(super) fn probe_passed(&self) {

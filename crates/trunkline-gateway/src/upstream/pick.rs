@@ -3,6 +3,7 @@
 //! It reads the instances' state and takes a permit, or says why there is none; it never waits.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -23,18 +24,22 @@ pub(super) enum Pick {
     Nobody,
 }
 
-/// Chooses among `group` without those `tried` before. `random` decides which two are compared.
-pub(super) fn pick(
-    group: &[Arc<Entry>],
-    tried: &[Arc<Peer>],
-    panic_percent: u32,
-    now: Instant,
-    mut random: impl FnMut(usize) -> usize,
-) -> Pick {
-    let untried = |entry: &&Arc<Entry>| !tried.iter().any(|peer| Arc::ptr_eq(peer, &entry.peer));
+/// What a choice depends on, besides the instances.
+pub(super) struct Terms<'a> {
+    /// They had this call before.
+    pub(super) tried: &'a [Arc<Peer>],
+    pub(super) panic_percent: u32,
+    /// How long the call may run before it is slow.
+    pub(super) patience: Duration,
+    pub(super) now: Instant,
+}
+
+/// Chooses among `group`. `random` decides which two are compared: a number below the given one.
+pub(super) fn pick(group: &[Arc<Entry>], terms: &Terms<'_>, mut random: impl FnMut(usize) -> usize) -> Pick {
+    let untried = |entry: &&Arc<Entry>| !terms.tried.iter().any(|peer| Arc::ptr_eq(peer, &entry.peer));
     let candidates: Vec<&Arc<Entry>> = group.iter().filter(untried).collect();
     let in_service = group.iter().filter(|entry| entry.peer.is_usable(Admit::Serving)).count();
-    let panic = in_service * 100 <= group.len() * panic_percent as usize;
+    let panic = in_service * 100 <= group.len() * terms.panic_percent as usize;
     let admit = if panic { Admit::Connected } else { Admit::Serving };
     let mut pool: Vec<&Arc<Entry>> =
         candidates.iter().filter(|entry| entry.peer.is_usable(admit)).copied().collect();
@@ -42,20 +47,20 @@ pub(super) fn pick(
         // Those in service were tried: the ejected ones are better than an error.
         pool = candidates.iter().filter(|entry| entry.peer.is_usable(Admit::Connected)).copied().collect();
         if !pool.is_empty() {
-            return choose(pool, Admit::Connected, now, &mut random);
+            return choose(pool, Admit::Connected, terms, &mut random);
         }
     }
     if pool.is_empty() {
-        return wait_for(&candidates, now);
+        return wait_for(&candidates, terms.now);
     }
-    choose(pool, admit, now, &mut random)
+    choose(pool, admit, terms, &mut random)
 }
 
 /// Two at random, the less loaded of them, else the other, else whoever has a place.
 fn choose(
     mut pool: Vec<&Arc<Entry>>,
     admit: Admit,
-    now: Instant,
+    terms: &Terms<'_>,
     random: &mut impl FnMut(usize) -> usize,
 ) -> Pick {
     let mut full = false;
@@ -64,14 +69,14 @@ fn choose(
         let second = if pool.len() > 1 { (first + 1 + random(pool.len() - 1)) % pool.len() } else { first };
         let best = if load(pool[second]) < load(pool[first]) { second } else { first };
         let entry = pool.swap_remove(best);
-        match entry.peer.admit(admit) {
+        match entry.peer.admit(admit, terms.patience) {
             Ok(permit) => return Pick::Go(permit, entry.clone()),
             Err(Denied::Full) => full = true,
             Err(Denied::Gone) => {}
         }
     }
     // Those that went away between the look and the try are reconnecting, or their trial has begun.
-    if full { Pick::Full } else { Pick::Wait(Some(now + RECONNECT_GRACE)) }
+    if full { Pick::Full } else { Pick::Wait(Some(terms.now + RECONNECT_GRACE)) }
 }
 
 /// Calls in flight, with this one, for each unit of weight; in 32.32 fixed point, exact enough to compare.

@@ -245,6 +245,7 @@ impl Registry {
             dial: self.dial.clone(),
             options: self.options.clone(),
             tasks: self.tasks.clone(),
+            cut: self.cancel.clone(),
             changes: self.changes.clone(),
         };
         self.tasks.spawn(keeper.run());

@@ -20,10 +20,11 @@ use trunkline_service::{Call, Caller, Code, Reply, Service, SessionEvent, Status
 
 use super::defaults;
 use super::dispatch::{Client, Dispatch, Plan, Traffic, overloaded};
-use super::health::{Counts, Outcome};
+use super::health::{Outcome, Slowness};
 use super::hooks::{self, AuthorizeCache};
 use super::link::{Dial, SocketDial};
 use super::options::UpstreamOptions;
+use super::pace::Pace;
 use super::registration::{RegisterError, Registration, names_action, parse_zone};
 use super::registrations::Registrations;
 use super::registry::{Entry, Registry};
@@ -39,6 +40,7 @@ pub struct Upstreams {
     dispatch: Dispatch,
     registrations: Arc<Registrations>,
     cache: AuthorizeCache,
+    pace: Pace,
     tasks: TaskTracker,
     /// Fires first: no new calls.
     closing: CancellationToken,
@@ -73,6 +75,7 @@ impl Upstreams {
             dispatch: Dispatch { registry, options, traffic: Traffic::default() },
             registrations,
             cache: AuthorizeCache::default(),
+            pace: Pace::default(),
             tasks,
             closing: CancellationToken::new(),
             cancel,
@@ -89,7 +92,7 @@ impl Upstreams {
             return Err(overloaded("the gateway is shutting down"));
         }
         let options = &self.dispatch.options;
-        let deadline = Instant::now() + self.time_for(&call)?;
+        let time = self.time_for(&call)?;
         let service = self.service_of(&call.action);
         let zone = options.zones.zone_of(&caller.user);
         let whom = match service {
@@ -97,10 +100,12 @@ impl Upstreams {
             None => format!("zone {zone}"),
         };
         let everywhere = names_action(&options.idempotent_actions, &call.action);
+        let begun = Instant::now();
         let plan = Plan {
             group: &|registry| registry.table().group(service, &zone),
             whom: &whom,
-            deadline,
+            deadline: begun + time,
+            patience: self.patience(&call.action),
             idempotent: &|entry| everywhere || entry.registration.is_idempotent(&call.action),
         };
         let message = |remaining, again: bool| {
@@ -114,6 +119,9 @@ impl Upstreams {
             _ => Outcome::Good,
         };
         let response = self.dispatch.send(plan, message, rpc, judge).await?;
+        if (200..300).contains(&response.code) {
+            self.pace.saw(&call.action, begun.elapsed());
+        }
         self.check_size(&response)?;
         convert::reply_from_wire(response)
     }
@@ -236,6 +244,18 @@ impl Upstreams {
         UpstreamsSnapshot { instances, traffic: TrafficSnapshot::of(&self.dispatch.traffic) }
     }
 
+    /// Waits until the instances are as `wanted` says: for pages that follow, and for tests. Looks again whenever an
+    /// instance comes, goes or changes its state. Cancel-safe.
+    pub async fn until(&self, mut wanted: impl FnMut(&[InstanceSnapshot]) -> bool) {
+        loop {
+            let mut changes = self.dispatch.registry.changes.subscribe();
+            if wanted(&self.snapshot().instances) {
+                return;
+            }
+            changes.changed().await;
+        }
+    }
+
     /// Refuses new calls, lets those that run end within `drain`, then closes all connections and waits for the
     /// tasks. Registrations stay. May be called again.
     pub async fn shutdown(&self, drain: Duration) {
@@ -251,6 +271,15 @@ impl Upstreams {
         let routes = self.dispatch.options.routes.iter();
         let matching = routes.filter(|route| action.starts_with(&route.prefix));
         matching.max_by_key(|route| route.prefix.len()).map(|route| route.service.as_str())
+    }
+
+    /// How long a call may run before its instance seems slow; what is not known is never slow.
+    fn patience(&self, action: &str) -> Duration {
+        let options = &self.dispatch.options;
+        match (options.health.slow_after, self.pace.patience(action)) {
+            (Some(least), Some(usual)) => usual.clamp(least, options.call_timeout.max(least)),
+            _ => options.call_timeout,
+        }
     }
 
     /// The least of the gateway's time-out, the call's own and its header.
@@ -303,7 +332,9 @@ impl Service for Upstreams {
 
 /// Looks at the running calls now and then and compares the members of each group.
 async fn sweep(registry: Arc<Registry>, options: Arc<UpstreamOptions>) {
-    let Some(slow_after) = options.health.slow_after else { return };
+    if options.health.slow_after.is_none() {
+        return;
+    }
     let mut tick = tokio::time::interval(defaults::SWEEP_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -311,12 +342,11 @@ async fn sweep(registry: Arc<Registry>, options: Arc<UpstreamOptions>) {
         let now = Instant::now();
         let table = registry.table();
         for group in table.groups().filter(|group| group.len() > 1) {
-            let look = |entry: &Arc<Entry>| entry.peer.look_at_running(now, slow_after);
-            let seen: Vec<(Counts, u32)> = group.iter().map(look).collect();
+            let seen: Vec<Slowness> = group.iter().map(|entry| entry.peer.look_at_running(now)).collect();
             for (at, entry) in group.iter().enumerate() {
                 let others = seen.iter().enumerate().filter(|(other, _)| *other != at);
-                let others = others.fold(Counts::default(), |sum, (_, (counts, _))| sum.plus(*counts));
-                entry.peer.judge_slowness(now, seen[at].1, others);
+                let others = others.fold(Slowness::default(), |sum, (_, other)| sum.plus(*other));
+                entry.peer.judge_slowness(now, seen[at], others);
             }
         }
     }

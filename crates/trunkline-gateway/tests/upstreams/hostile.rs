@@ -1,0 +1,168 @@
+//! Answers that are too large, garbage or no answers: each a typed failure, and the next call flows.
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use trunkline_gateway::upstream::{UpstreamOptions, Upstreams};
+use trunkline_service::Code;
+
+use crate::fake::{Bench, Fake, Mode, call, caller, fixed, registration, within};
+
+#[tokio::test(start_paused = true)]
+async fn s6_an_answer_of_2_mib_is_too_large_and_the_next_call_flows() {
+    let bench = Bench::new(|_| {});
+    let fake = bench.fakes(1, "003").await.remove(0);
+    for bytes in [2 * 1024 * 1024, 1024 * 1024, 64 * 1024 * 1024] {
+        fake.set(Mode::Large(bytes));
+        assert_eq!(bench.call("big").await.unwrap_err().code, Code::TooLarge, "{bytes}");
+        fake.set(Mode::Good);
+        assert_eq!(bench.who("small").await, "u1:1");
+    }
+    fake.set(Mode::Large(1_000_000));
+    assert_eq!(bench.call("fits").await.unwrap().data.len(), 1_000_000);
+    let snapshot = bench.router.snapshot();
+    assert_eq!((snapshot.instances[0].state, snapshot.instances[0].failures), ("up", 0));
+    assert_eq!(fake.seen.lock().connections, 1, "on the same connection");
+}
+
+/// A router with these two upstreams on TCP, whose probes must not disturb.
+fn router(bench: &Bench, addresses: &[&str]) -> std::sync::Arc<Upstreams> {
+    let statics = addresses.iter().map(|address| fixed(&registration(address, "*"))).collect();
+    let mut options = UpstreamOptions { statics, ..UpstreamOptions::default() };
+    options.call_timeout = std::time::Duration::from_secs(5);
+    Upstreams::new(options, bench.broker.clone())
+}
+
+/// Accepts on TCP and does this with each connection.
+async fn listen<F>(each: impl Fn(tokio::net::TcpStream) -> F + Send + 'static) -> (String, JoinSet<()>)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let mut life = JoinSet::new();
+    life.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            connections.spawn(each(stream));
+        }
+    });
+    (address, life)
+}
+
+#[tokio::test]
+async fn a_peer_that_speaks_no_http2_is_down_and_its_calls_are_503() {
+    let bench = Bench::new(|_| {});
+    let (garbage, _life) = listen(|mut stream| async move {
+        let noise: Vec<u8> = (0..4_096).map(|at: u32| (at * 7 + 1) as u8).collect();
+        let _gone = stream.write_all(&noise).await;
+        let _gone = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let router = router(&bench, &[&garbage]);
+    within("its being down", router.until(|all| all[0].state == "down")).await;
+    let status = within("the call", router.call(&caller(), call("get.x"))).await.unwrap_err();
+    assert_eq!(status.code, Code::Overloaded, "{status}");
+    let good = Fake::listen_tcp().await;
+    let both = self::router(&bench, &[&garbage, &good.address]);
+    let states = |all: &[trunkline_gateway::upstream::InstanceSnapshot]| {
+        all.iter().filter(|one| one.state == "up").count() == 1
+    };
+    within("the good one's being up", both.until(states)).await;
+    for _ in 0..20 {
+        let reply = within("the call", both.call(&caller(), call("put"))).await.unwrap();
+        assert_eq!(reply.data, good.address);
+    }
+}
+
+/// An HTTP/2 server without gRPC: probes are `UNIMPLEMENTED` for it, calls get `answer`.
+async fn http2(answer: fn(h2::server::SendResponse<Bytes>)) -> (String, JoinSet<()>) {
+    listen(move |stream| async move {
+        let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+        while let Some(Ok((request, mut respond))) = connection.accept().await {
+            if request.uri().path().ends_with("ProcessRequest") {
+                answer(respond);
+                continue;
+            }
+            let response = http::Response::builder()
+                .header("content-type", "application/grpc")
+                .header("grpc-status", "12")
+                .body(())
+                .unwrap();
+            let _gone = respond.send_response(response, true);
+        }
+    })
+    .await
+}
+
+fn grpc_body(mut respond: h2::server::SendResponse<Bytes>, body: &'static [u8]) {
+    let response = http::Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+    let mut stream = respond.send_response(response, false).unwrap();
+    stream.send_data(Bytes::from_static(body), false).unwrap();
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("grpc-status", "0".parse().unwrap());
+    stream.send_trailers(trailers).unwrap();
+}
+
+#[tokio::test]
+async fn garbage_in_an_answer_is_502_and_not_repeated() {
+    let answers: [fn(h2::server::SendResponse<Bytes>); 6] = [
+        // A message whose bytes are no protobuf.
+        |respond| grpc_body(respond, b"\0\0\0\0\x05\xff\xff\xff\xff\xff"),
+        // A message that is cut.
+        |respond| grpc_body(respond, b"\0\0\0\xff\x05short"),
+        // No message at all.
+        |respond| grpc_body(respond, b""),
+        // A flag that does not exist.
+        |respond| grpc_body(respond, b"\x09\0\0\0\x01x"),
+        // A web page.
+        |mut respond| {
+            let response = http::Response::builder().header("content-type", "text/html").body(()).unwrap();
+            let mut stream = respond.send_response(response, false).unwrap();
+            stream.send_data(Bytes::from_static(b"<html>no upstream here</html>"), true).unwrap();
+        },
+        // A stream that is cut off.
+        |mut respond| respond.send_reset(h2::Reason::INTERNAL_ERROR),
+    ];
+    for (at, answer) in answers.into_iter().enumerate() {
+        let bench = Bench::new(|_| {});
+        let (address, _life) = http2(answer).await;
+        let router = router(&bench, &[&address]);
+        within("its being up", router.until(|all| all[0].state == "up")).await;
+        let status = within("the call", router.call(&caller(), call("put"))).await.unwrap_err();
+        assert_eq!(status.code, Code::UpstreamFailed, "answer {at}: {status}");
+        assert_eq!(router.snapshot().instances[0].calls, 1, "answer {at}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_stream_did_not_run_and_goes_elsewhere() {
+    let bench = Bench::new(|_| {});
+    let (refusing, _life) = http2(|mut respond| respond.send_reset(h2::Reason::REFUSED_STREAM)).await;
+    let good = Fake::listen_tcp().await;
+    let router = router(&bench, &[&refusing, &good.address]);
+    within("both being up", router.until(|all| all.iter().all(|one| one.state == "up"))).await;
+    for _ in 0..20 {
+        let reply = within("the call", router.call(&caller(), call("put"))).await.unwrap();
+        assert_eq!(reply.data, good.address);
+    }
+    assert!(router.snapshot().traffic.retries > 0, "some of them were refused first");
+}
+
+#[tokio::test]
+async fn an_instance_that_dies_in_a_call_is_502() {
+    let bench = Bench::new(|_| {});
+    let fake = Fake::listen_tcp().await;
+    fake.set(Mode::Hang);
+    let router = router(&bench, &[&fake.address]);
+    within("its being up", router.until(|all| all[0].state == "up")).await;
+    let calling = router.clone();
+    let mut calls = JoinSet::new();
+    calls.spawn(async move { calling.call(&caller(), call("put")).await });
+    fake.until(|seen| seen.running == 1).await;
+    fake.kill();
+    let status = within("the call", calls.join_next()).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(status.code, Code::UpstreamFailed);
+    within("its being down", router.until(|all| all[0].state == "down")).await;
+}
