@@ -87,6 +87,20 @@ impl Channels {
         }
     }
 
+    /// A SUBSCRIBE was answered. What `since` has lost is told now: the PUSH_GAP behind may be cut off.
+    pub(super) fn subscribed(
+        &mut self,
+        channel: &str,
+        since: Option<Position>,
+        position: Position,
+        outputs: &mut VecDeque<ClientOutput>,
+    ) {
+        self.put(channel, position);
+        if let Some(since) = since.filter(|since| *since != position) {
+            outputs.push_back(ClientOutput::Gap(gap(channel, since, position)));
+        }
+    }
+
     /// A publication: delivered once, in order.
     pub(super) fn publication(
         &mut self,
@@ -118,8 +132,8 @@ impl Channels {
             return outputs.push_back(ClientOutput::Dropped(Dropped::Stray));
         };
         if let Some(next) = gap.next.as_ref().map(Position::from) {
-            // The answer to SUBSCRIBE has given this very position before.
-            if next < known.position {
+            // The answer to SUBSCRIBE has told it before, or its frame came again.
+            if next <= known.position {
                 return outputs.push_back(ClientOutput::Dropped(Dropped::Duplicate(next)));
             }
             known.position = next;

@@ -122,16 +122,17 @@ impl ClientEngine {
             Some(error) => Err(error),
             None => Ok(response),
         };
-        if let Ok(response) = &result {
-            match &request {
-                Request::Subscribe { channel, .. } => self.channels.put(channel, position(response)),
-                Request::Unsubscribe { channel } => {
-                    self.channels.remove(channel);
-                }
-                _ => {}
-            }
-        }
+        let answered = result.as_ref().ok().map(position);
         self.outputs.push_back(ClientOutput::Answered(id, result));
+        match (request, answered) {
+            (Request::Subscribe { channel, since }, Some(position)) => {
+                self.channels.subscribed(&channel, since, position, &mut self.outputs);
+            }
+            (Request::Unsubscribe { channel }, Some(_)) => {
+                self.channels.remove(&channel);
+            }
+            _ => {}
+        }
         Matched::Yes
     }
 

@@ -62,7 +62,9 @@ enum Slot {
     Ended(u64, Box<Answered>),
     /// Refused for load before it ran.
     Refused(u64),
-    /// Ended; its reply was freed, evicted, or there was none to keep.
+    /// Ended well, and nobody wanted the reply.
+    Done(u64),
+    /// Ended; its reply was freed or evicted.
     Forgotten(u64),
 }
 
@@ -144,7 +146,8 @@ impl Calls {
                     cx.send(frame);
                 }
             }
-            Some(Slot::Forgotten(_)) => {
+            Some(Slot::Done(_)) if arrival.msg_id == 0 => {}
+            Some(Slot::Done(_) | Slot::Forgotten(_)) => {
                 let error =
                     ErrorCode::ResultUnknown.message("the call has ended, its reply is no longer kept");
                 cx.send(replies::error_frame(arrival.msg_id, seq, error));
@@ -306,7 +309,7 @@ impl Calls {
         let refused = answered.fate.as_ref().is_some_and(Fate::is_refusal);
         answered.left = connected;
         let Some(frame) = frame else {
-            self.slots.insert(seq, Slot::Forgotten(hash));
+            self.slots.insert(seq, Slot::Done(hash));
             return self.trim();
         };
         let keep_for_seed = !connected && cx.protocol == Protocol::Seed;
@@ -426,7 +429,7 @@ impl Slot {
     fn hash(&self) -> u64 {
         match self {
             Slot::Open(open) => open.hash,
-            Slot::Ended(hash, _) | Slot::Refused(hash) | Slot::Forgotten(hash) => *hash,
+            Slot::Ended(hash, _) | Slot::Refused(hash) | Slot::Done(hash) | Slot::Forgotten(hash) => *hash,
         }
     }
 }

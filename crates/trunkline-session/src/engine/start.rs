@@ -38,12 +38,12 @@ impl Tokens {
     }
 }
 
-/// What a START without a token means for a session of the same user and device.
+/// What a START means for a session of the same user and device that it does not name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenlessStart {
     /// It was overtaken by a later START of its own client object: give it to this session, which refuses it.
     Late,
-    /// The first START again, whose answer was lost: give it to this session.
+    /// The first START again, whose answer was lost: give it to this session, with `TokenFact::None`.
     SameStart,
     /// Another session: begin one, and let the login policy say what becomes of this one.
     Another,
@@ -72,8 +72,10 @@ enum Continues {
 }
 
 impl Engine {
-    /// What a START without a token means for this session. Ask before `Input::Start` for each session of the
-    /// user's device; with one, give the START to the session that the token names.
+    /// What a START that does not name this session means for it: one without token, or whose token's session is
+    /// gone. Ask each session of the user's device before another is begun: a delayed START must not replace what
+    /// its own client has begun since, and one that is sent again must find the session of the first. A START that
+    /// names a living session by its token is given to that one without asking.
     pub fn judge_tokenless(&self, instance: u64, attempt: u64) -> TokenlessStart {
         let same =
             instance != 0 && instance == self.instance && !matches!(self.phase, Phase::New | Phase::Ended);
