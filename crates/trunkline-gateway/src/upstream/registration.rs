@@ -4,6 +4,7 @@
 //! tables and pages need not ask again.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use trunkline_proto::wire;
@@ -223,6 +224,20 @@ pub(super) fn parse_zone(name: &str, zones: &ZoneMap) -> Result<ServedZone, Regi
     Err(RegisterError::Zone(text))
 }
 
+/// An address whose host is missing or a wildcard, with the host that it was said from. Without one, a missing host is
+/// this machine, as Go's dialler reads it, and a wildcard stays what it is: no address.
+pub(super) fn with_host(address: &str, peer: Option<IpAddr>) -> String {
+    let Some((host @ ("" | "0.0.0.0" | "[::]"), port)) = address.rsplit_once(':') else {
+        return address.to_owned();
+    };
+    match peer.map(|ip| ip.to_canonical()) {
+        Some(IpAddr::V4(ip)) => format!("{ip}:{port}"),
+        Some(IpAddr::V6(ip)) => format!("[{ip}]:{port}"),
+        None if host.is_empty() => format!("127.0.0.1:{port}"),
+        None => address.to_owned(),
+    }
+}
+
 fn check_name(what: &str, name: &str) -> Result<String, RegisterError> {
     if name.len() > MAX_NAME || name.chars().any(|c| c.is_control() || c == '/') {
         let text = format!("{what} has more than {MAX_NAME} bytes, a slash or a control character");
@@ -318,6 +333,25 @@ mod tests {
             code(&wire::UpstreamRegisterRequest { idempotent_actions: many, ..request("a:1", "*") }),
             "REGISTER_FAILED"
         );
+    }
+
+    #[test]
+    fn a_seeds_address_without_a_host_is_where_it_registers_from() {
+        let far: IpAddr = "192.0.2.7".parse().unwrap();
+        let near: IpAddr = "::ffff:127.0.0.1".parse().unwrap();
+        for (address, peer, expected) in [
+            (":9000", None, "127.0.0.1:9000"),
+            (":9000", Some(far), "192.0.2.7:9000"),
+            (":9000", Some(near), "127.0.0.1:9000"),
+            ("0.0.0.0:9000", Some(far), "192.0.2.7:9000"),
+            ("[::]:9000", Some("2001:db8::1".parse().unwrap()), "[2001:db8::1]:9000"),
+            ("0.0.0.0:9000", None, "0.0.0.0:9000"),
+            ("game.local:9000", Some(far), "game.local:9000"),
+            ("unix:/run/a.sock", Some(far), "unix:/run/a.sock"),
+            ("", Some(far), ""),
+        ] {
+            assert_eq!(with_host(address, peer), expected, "{address} from {peer:?}");
+        }
     }
 
     #[test]

@@ -5,10 +5,10 @@
 //! it may have run is [`dispatch`](super::dispatch)'s.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use async_trait::async_trait;
 use prost::Message;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use trunkline_broker::Broker;
 use trunkline_proto::wire;
 use trunkline_service::grpc::convert;
-use trunkline_service::{Call, Caller, Code, Reply, Service, SessionEvent, Status};
+use trunkline_service::{Call, Caller, Code, Reply, SessionEvent, Status};
 
 use super::defaults;
 use super::dispatch::{Client, Dispatch, Plan, Traffic, overloaded};
@@ -25,7 +25,7 @@ use super::hooks::{self, AuthorizeCache};
 use super::link::{Dial, SocketDial};
 use super::options::UpstreamOptions;
 use super::pace::Pace;
-use super::registration::{RegisterError, Registration, names_action, parse_zone};
+use super::registration::{RegisterError, Registration, names_action, parse_zone, with_host};
 use super::registrations::Registrations;
 use super::registry::{Entry, Registry};
 use super::snapshot::{InstanceSnapshot, TrafficSnapshot, UpstreamsSnapshot};
@@ -128,6 +128,17 @@ impl Upstreams {
 
     /// Registers an instance; the same again changes nothing. Failures are in the answer, as in the seed.
     pub async fn register(&self, request: wire::UpstreamRegisterRequest) -> wire::UpstreamRegisterResponse {
+        self.register_from(request, None).await
+    }
+
+    /// The same for a request that came from `peer`: an address that names no host, as `:9000`, or a wildcard, as
+    /// `0.0.0.0:9000`, is on the peer's host. The seed's upstream registers like that.
+    pub async fn register_from(
+        &self,
+        mut request: wire::UpstreamRegisterRequest,
+        peer: Option<IpAddr>,
+    ) -> wire::UpstreamRegisterResponse {
+        request.address = with_host(&request.address, peer);
         let result = match Registration::parse(&request, &self.dispatch.options.zones) {
             Ok(registration) => self.registrations.register(registration).await,
             Err(error) => Err(error),
@@ -307,26 +318,6 @@ impl Upstreams {
             return Err(Status::new(Code::TooLarge, text));
         }
         Ok(())
-    }
-}
-
-/// The router answers what no service of the process does.
-#[async_trait]
-impl Service for Upstreams {
-    fn action_prefix(&self) -> &str {
-        ""
-    }
-
-    fn is_idempotent(&self, action: &str) -> bool {
-        Upstreams::is_idempotent(self, action)
-    }
-
-    async fn call(&self, caller: &Caller, call: Call) -> Result<Reply, Status> {
-        Upstreams::call(self, caller, call).await
-    }
-
-    async fn session_event(&self, caller: &Caller, event: SessionEvent) {
-        self.session_events(caller, event);
     }
 }
 
