@@ -20,6 +20,7 @@ use trunkline_session::{ConnectionId, Now, ReplyBudget, SessionConfig};
 use trunkline_transport::Connection;
 
 use crate::auth::Authenticator;
+use crate::call_rate::CallRate;
 use crate::connection::{self, Ending, Handle};
 use crate::context::NodeContext;
 use crate::events::Events;
@@ -52,6 +53,7 @@ pub(crate) struct Node {
     pub(crate) events: Events,
     pub(crate) stats: Stats,
     pub(crate) reply_budget: ReplyBudget,
+    pub(crate) call_rate: Option<CallRate>,
     waiting: Waiting,
     lease: Lease,
     origin: Instant,
@@ -75,6 +77,7 @@ impl Gateway {
         let node = Arc::new(Node {
             session_config: Arc::new(options.session.clone()),
             reply_budget: ReplyBudget::new(options.reply_cache_bytes),
+            call_rate: options.calls.map(CallRate::new),
             services: Services::new(upstreams),
             hub: Hub::default(),
             connections: Connections::default(),

@@ -5,6 +5,7 @@
 //! know of files, environment, command lines and databases; the binary gives it typed values.
 
 pub mod auth;
+mod call_rate;
 mod channels;
 mod connection;
 mod context;
@@ -23,5 +24,5 @@ pub mod upstream;
 pub mod zone;
 
 pub use gateway::Gateway;
-pub use options::{GatewayOptions, Namespace};
+pub use options::{CallLimit, GatewayOptions, Namespace};
 pub use stats::{Counters, Snapshot};

@@ -1,5 +1,6 @@
 //! What a gateway is told at its start: typed values, no environment, no files.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 use trunkline_session::position::is_implicit_name;
 
@@ -37,6 +38,17 @@ pub struct GatewayOptions {
     pub reply_cache_bytes: u64,
     /// The most connections at once; more are refused 4005.
     pub max_connections: usize,
+    /// How many calls the node starts per second; more are answered 503. `None`: as many as come.
+    pub calls: Option<CallLimit>,
+}
+
+/// A rate of calls over all sessions of the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallLimit {
+    /// In the long run.
+    pub per_second: NonZeroU32,
+    /// At once, after a rest.
+    pub burst: NonZeroU32,
 }
 
 /// Settings of a set of channels.
@@ -69,6 +81,7 @@ impl GatewayOptions {
             write_stall: defaults::WRITE_STALL,
             reply_cache_bytes: trunkline_session::defaults::REPLY_CACHE_PER_NODE,
             max_connections: defaults::MAX_CONNECTIONS,
+            calls: None,
         }
     }
 

@@ -1,17 +1,18 @@
 //! The libraries' options, made from the configuration. What a library can refuse is refused here by the library's own
 //! check, so that `trunkline check` and a start agree.
 
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 
 use trunkline_broker::HistoryLimits;
 use trunkline_gateway::auth::{self, ChannelPattern, JwtOptions, LoginPolicy, Rights};
 use trunkline_gateway::upstream::{HealthOptions, Registration, Route, UpstreamOptions};
 use trunkline_gateway::zone::{Zone, ZoneError, ZoneMap};
-use trunkline_gateway::{GatewayOptions, Namespace};
+use trunkline_gateway::{CallLimit, GatewayOptions, Namespace};
 use trunkline_proto::wire::UpstreamRegisterRequest;
 use trunkline_session::{SessionConfig, TokenKey};
 
-use crate::config::{Config, Instance, Jwt, Login, May, Right, Session, Upstreams};
+use crate::config::{Config, Instance, Jwt, Limits, Login, May, Right, Session, Upstreams};
 
 /// Of the process's descriptors, the share that connections may have; the rest is for upstreams, files and pages.
 const CONNECTIONS_PERCENT: usize = 90;
@@ -60,11 +61,19 @@ pub(crate) fn gateway_options(
         namespaces,
         zones: zone_map(&config.upstreams).map_err(|(path, problem)| anyhow::anyhow!("{path}: {problem}"))?,
         max_connections: config.limits.connections.unwrap_or(descriptors / 100 * CONNECTIONS_PERCENT),
+        calls: call_limit(&config.limits),
         node: defaults.node,
         implicit_history: defaults.implicit_history,
         write_stall: defaults.write_stall,
         reply_cache_bytes: defaults.reply_cache_bytes,
     })
+}
+
+/// No limit at 0; the burst is one second's worth unless it is set.
+fn call_limit(limits: &Limits) -> Option<CallLimit> {
+    let per_second = NonZeroU32::new(limits.calls_per_second)?;
+    let burst = limits.call_burst.and_then(NonZeroU32::new).unwrap_or(per_second);
+    Some(CallLimit { per_second, burst })
 }
 
 fn session_config(session: &Session, defaults: SessionConfig) -> SessionConfig {
@@ -236,6 +245,7 @@ mod tests {
         let mut config = Config::default();
         config.session.resume_window = Duration::from_secs(5);
         config.limits.connections = Some(7);
+        config.limits.calls_per_second = 20;
         config.auth.login = Login::Refuse;
         config.auth.default_rights = vec![Right { pattern: "news".into(), may: vec![May::Subscribe] }];
         let namespace = |count| crate::config::Namespace {
@@ -248,6 +258,8 @@ mod tests {
         let options = gateway(&config);
         assert_eq!(options.session.resume_window, Duration::from_secs(5));
         assert_eq!((options.max_connections, options.login_policy), (7, LoginPolicy::Refuse));
+        let calls = options.calls.unwrap();
+        assert_eq!((calls.per_second.get(), calls.burst.get()), (20, 20));
         assert!(options.default_rights.allow("news", auth::May::Subscribe));
         assert!(!options.default_rights.allow("news", auth::May::Publish));
         let counts: Vec<usize> = options.namespaces.iter().map(|namespace| namespace.history.count).collect();

@@ -55,6 +55,14 @@ async fn run_call(node: &Arc<Node>, session: &Session, call: CallRequest) -> Cal
         let text = "the call may have run in a session that is gone: its action is not declared idempotent";
         return CallOutcome::Error(ErrorCode::ResultUnknown.message(text));
     }
+    if let Some(Err(wait)) = node.call_rate.as_ref().map(|rate| rate.admit(node.now().at)) {
+        node.stats.calls_refused.one();
+        let mut error =
+            ErrorCode::Overloaded.message("the node starts no more calls now: send it again later");
+        // Rounded up: who comes back when told must not be told so again.
+        error.retry_after_ms = u32::try_from(wait.as_micros().div_ceil(1_000)).unwrap_or(u32::MAX).max(1);
+        return CallOutcome::Error(error);
+    }
     let call = Call {
         action: request.action,
         params: request.params,
