@@ -4,18 +4,13 @@
 //! is `main`: one TLS provider, one command, one exit status.
 
 mod cli;
-#[allow(dead_code, unused_imports, reason = "the serving command is being wired")]
 mod config;
-#[allow(dead_code, reason = "the serving command is being wired")]
 mod data_dir;
-#[allow(dead_code, reason = "the serving command is being wired")]
 mod descriptors;
-#[allow(dead_code, reason = "the serving command is being wired")]
+mod jwks;
 mod keys;
 mod logging;
-#[allow(dead_code, reason = "the serving command is being wired")]
 mod options;
-#[allow(dead_code, reason = "the serving command is being wired")]
 mod ready;
 mod serve;
 

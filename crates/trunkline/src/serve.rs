@@ -1,14 +1,151 @@
-//! A node, from its configuration to its end.
+//! A node, from its configuration to its end: keys, broker, gateway, surfaces, the ready file, signals, drain.
+//!
+//! The order is the point of this file: everything is checked before a port is bound, the ready file is written once
+//! everything serves, and on the way out clients are told first.
 
-use std::path::PathBuf;
+mod certificate;
+mod echo;
+mod http;
+mod limit;
+mod status;
+mod surfaces;
 
-use crate::cli::output;
-use crate::config::{Loaded, in_force};
-use crate::logging;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// Runs a node.
-pub(crate) fn run(loaded: Loaded, _ready_file: Option<PathBuf>) -> anyhow::Result<()> {
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use trunkline_broker::{Broker, MemoryBroker, MemoryOptions, NodeId};
+use trunkline_gateway::Gateway;
+use trunkline_gateway::auth::{AuthMode as GatewayAuth, Authenticator, JwtVerifier};
+use trunkline_gateway::upstream::Upstreams;
+use trunkline_session::TokenKey;
+
+use crate::config::{AuthMode, Config, Loaded};
+use crate::data_dir::DataDir;
+use crate::ready::RunningNode;
+use crate::{descriptors, jwks, keys, logging, options};
+use status::StatusSource;
+
+/// Where a memory broker keeps what outlives the process: registrations of upstreams.
+const DURABLE_PREFIX: &str = "upstream/";
+
+/// Serves until a signal comes, then drains.
+pub(crate) fn run(loaded: Loaded, ready_file: Option<PathBuf>) -> anyhow::Result<()> {
     logging::start(&loaded.config.log)?;
-    output::complain(&in_force(&loaded));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.context("the runtime cannot be started")?;
+    runtime.block_on(serve(loaded.config, ready_file.as_deref()))
+}
+
+async fn serve(config: Config, ready_file: Option<&Path>) -> anyhow::Result<()> {
+    // Before anything is heard of us: a signal during the start must not be lost.
+    let stop = stop_signal()?;
+    let dir = DataDir::open(&config.node.data_dir)?;
+    let _lock = dir.lock()?;
+    let certificate = certificate::load(&config.tls, &dir)?;
+    let broker = open_broker(&dir)?;
+    let upstreams = Upstreams::new(options::upstream_options(&config)?, Arc::clone(&broker));
+    let authenticator = authenticator(&config, &dir, &upstreams)?;
+    let key = TokenKey::new(keys::resume_key(&dir)?);
+    let gateway_options = options::gateway_options(&config, &node_name(), key, descriptors::raise_limit())?;
+    let gateway = Gateway::new(gateway_options, broker, authenticator, Some(Arc::clone(&upstreams)));
+    let gateway = gateway.await.context("the broker refused the node")?;
+    gateway.mount(Arc::new(echo::Echo));
+
+    let cancel = CancellationToken::new();
+    let status = StatusSource::new(gateway.clone(), Arc::clone(&upstreams), &certificate);
+    let surfaces = surfaces::bind(&config, &gateway, &certificate, &status, &dir, &cancel)?;
+    let node = RunningNode {
+        surfaces: surfaces.addresses().clone(),
+        pid: std::process::id(),
+        certificate_sha256: certificate.sha256(),
+    };
+    status.ready();
+    let published = node.publish(&dir, ready_file)?;
+    greet(&node, &config);
+
+    stop.await;
+    tracing::info!("stopping: clients are told to reconnect");
+    status.stopping();
+    drop(published);
+    // Whoever is on the way in is still told; then nobody is let in any more.
+    let cut = gateway.drain(config.limits.drain).await;
+    cancel.cancel();
+    surfaces.closed().await;
+    upstreams.shutdown(config.limits.drain).await;
+    if cut > 0 {
+        tracing::warn!(connections = cut, "the drain deadline passed: the rest is cut");
+    }
     Ok(())
+}
+
+/// Resolves at SIGTERM or SIGINT.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn open_broker(dir: &DataDir) -> anyhow::Result<Arc<dyn Broker>> {
+    let options = MemoryOptions {
+        data_dir: Some(dir.join("broker")),
+        durable_prefixes: vec![DURABLE_PREFIX.to_owned()],
+        ..MemoryOptions::new(NodeId(0))
+    };
+    Ok(Arc::new(MemoryBroker::open(options)?))
+}
+
+fn authenticator(
+    config: &Config,
+    dir: &DataDir,
+    upstreams: &Arc<Upstreams>,
+) -> anyhow::Result<Authenticator> {
+    let anonymous = config.auth.mode == AuthMode::Anonymous;
+    if config.auth.mode == AuthMode::Upstream {
+        return Ok(Authenticator::new(GatewayAuth::Upstream(Arc::clone(upstreams)), false));
+    }
+    let set = jwks::load(config.jwt.jwks.as_deref())?;
+    let verifier = JwtVerifier::new(Some(&keys::jwt_key(dir)?), set, options::jwt_options(&config.jwt));
+    Ok(Authenticator::new(GatewayAuth::Jwt(verifier), anonymous))
+}
+
+/// The node's name: the machine's, as clients and operators know it.
+fn node_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "node".to_owned() } else { name.to_owned() }
+}
+
+/// What a person sees who has just started a node.
+fn greet(node: &RunningNode, config: &Config) {
+    let mut lines = vec!["Trunkline serves:".to_owned()];
+    let what = |name: &str| match name {
+        "http" => "status page and WebSocket (/ws)",
+        "tcp" => "clients, plain or TLS",
+        "quic" => "clients over QUIC and WebTransport",
+        "websocket" => "clients over WebSocket",
+        "grpc" => "upstreams",
+        _ => "metrics",
+    };
+    for (name, address) in &node.surfaces {
+        let url = match name.as_str() {
+            "http" => format!("http://{address}/"),
+            "quic" => format!("{address}/udp"),
+            _ => address.to_string(),
+        };
+        lines.push(format!("  {name:<10} {url:<32} {}", what(name)));
+    }
+    lines.push(format!("  certificate sha256 {}", node.certificate_sha256));
+    if config.auth.mode == AuthMode::Anonymous {
+        lines.push("  --anonymous: every client is believed to be who it says it is".to_owned());
+    }
+    lines.push("Next: `trunkline token --user alice --ttl 1h` makes a token. Ctrl-C stops.".to_owned());
+    crate::cli::output::greeting(&lines.join("\n"));
 }

@@ -15,3 +15,8 @@ pub(crate) fn result(text: &str) {
 pub(crate) fn complain(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "trunkline: {text}");
 }
+
+/// What a person reads who has started a node: plain lines on standard error.
+pub(crate) fn greeting(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}

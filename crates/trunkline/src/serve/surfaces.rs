@@ -1,0 +1,197 @@
+//! The surfaces of a node: each listener, bound before anything serves, and the loop that hands its connections over.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use trunkline_gateway::Gateway;
+use trunkline_proto::{CloseCode, Dialect, DownBody, DownFrame};
+use trunkline_transport::{
+    Accepted, FrameKind, QuicListener, QuicOptions, ServerStream, ServerTls, Socket, StreamListener,
+    StreamOptions, TlsPolicy, WebSocketListener, WebSocketOptions,
+};
+
+use super::certificate::NodeCertificate;
+use super::http::{self, Http};
+use super::limit::ConnectionRate;
+use super::status::StatusSource;
+use crate::config::{Config, TlsMode};
+use crate::data_dir::DataDir;
+
+/// What listens, and where.
+pub(super) struct Surfaces {
+    addresses: BTreeMap<String, SocketAddr>,
+    tasks: TaskTracker,
+}
+
+impl Surfaces {
+    /// The bound address of each surface.
+    pub(super) fn addresses(&self) -> &BTreeMap<String, SocketAddr> {
+        &self.addresses
+    }
+
+    /// Resolves when everything that listened has ended, after the cancellation.
+    pub(super) async fn closed(&self) {
+        self.tasks.close();
+        // What a peer still holds open is cut with the process.
+        drop(tokio::time::timeout(std::time::Duration::from_secs(2), self.tasks.wait()).await);
+    }
+}
+
+/// What every surface is made from.
+struct Binder<'a> {
+    config: &'a Config,
+    gateway: &'a Gateway,
+    certificate: &'a NodeCertificate,
+    cancel: &'a CancellationToken,
+    rate: Arc<ConnectionRate>,
+    tasks: TaskTracker,
+}
+
+/// Binds every surface that is on; the first that can't be bound is the error.
+pub(super) fn bind(
+    config: &Config,
+    gateway: &Gateway,
+    certificate: &NodeCertificate,
+    status: &StatusSource,
+    dir: &DataDir,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Surfaces> {
+    let rate = Arc::new(ConnectionRate::new(config.limits.connections_per_address));
+    let tasks = TaskTracker::new();
+    tasks.spawn(certificate.clone().renew(config.tls.clone(), dir.clone(), cancel.clone()));
+    let binder = Binder { config, gateway, certificate, cancel, rate, tasks: tasks.clone() };
+    let shared = Http {
+        gateway: gateway.clone(),
+        status: status.clone(),
+        websocket: WebSocketOptions { max_frame: binder.max_frame(), ..WebSocketOptions::default() },
+        tasks: tasks.clone(),
+    };
+    let mut addresses = BTreeMap::new();
+    for (name, address) in config.listen.surfaces() {
+        let Some(address) = address else { continue };
+        let bound = match name {
+            "http" => binder.http(address, http::public(shared.clone())),
+            "metrics" => binder.http(address, http::metrics(shared.clone())),
+            "tcp" => binder.tcp(address),
+            "websocket" => binder.websocket(address),
+            "quic" => binder.quic(address),
+            _ => continue,
+        };
+        let bound = bound.with_context(|| {
+            format!(
+                "listen.{name}: {address} cannot be bound: stop what uses it, or name another with --{name}"
+            )
+        })?;
+        addresses.insert(name.to_owned(), bound);
+    }
+    Ok(Surfaces { addresses, tasks })
+}
+
+impl Binder<'_> {
+    fn max_frame(&self) -> usize {
+        self.config.session.max_frame_size.0 as usize
+    }
+
+    fn stream_options(&self, address: SocketAddr, alpns: &[&str]) -> anyhow::Result<StreamOptions> {
+        let limits = &self.config.limits;
+        let policy = match self.config.tls.mode_at(address) {
+            TlsMode::Off => TlsPolicy::Off,
+            TlsMode::Optional => TlsPolicy::Optional,
+            TlsMode::Required => TlsPolicy::Required,
+        };
+        Ok(StreamOptions {
+            policy,
+            tls: Some(ServerTls::new(&self.certificate.certificate, alpns, None)?),
+            handshake_timeout: limits.handshake_timeout,
+            max_handshakes: limits.handshakes,
+            cancel: self.cancel.clone(),
+        })
+    }
+
+    fn http(&self, address: SocketAddr, router: axum::Router) -> anyhow::Result<SocketAddr> {
+        let options = self.stream_options(address, &["http/1.1"])?;
+        let listener = StreamListener::bind(Socket::Address(address), options)?;
+        let bound = listener.local_addr()?;
+        let serving =
+            http::serve(listener, router, Arc::clone(&self.rate), self.tasks.clone(), self.cancel.clone());
+        self.tasks.spawn(serving);
+        Ok(bound)
+    }
+
+    fn tcp(&self, address: SocketAddr) -> anyhow::Result<SocketAddr> {
+        let options = self.stream_options(address, &[])?;
+        let mut listener = StreamListener::bind(Socket::Address(address), options)?;
+        let bound = listener.local_addr()?;
+        let (gateway, rate, tasks) = (self.gateway.clone(), Arc::clone(&self.rate), self.tasks.clone());
+        let max_frame = self.max_frame();
+        self.tasks.spawn(async move {
+            while let Some(accepted) = listener.accept().await {
+                match accepted {
+                    Accepted::Stream(stream) if rate.admits(stream.peer().ip()) => {
+                        gateway.serve(stream.into_connection(max_frame));
+                    }
+                    Accepted::Stream(_) => {}
+                    Accepted::PlainRefused(stream) => drop(tasks.spawn(tls_required(stream, max_frame))),
+                }
+            }
+        });
+        Ok(bound)
+    }
+
+    fn websocket(&self, address: SocketAddr) -> anyhow::Result<SocketAddr> {
+        let options = self.stream_options(address, &["http/1.1"])?;
+        let websocket = WebSocketOptions { max_frame: self.max_frame(), ..WebSocketOptions::default() };
+        let mut listener = WebSocketListener::bind(Socket::Address(address), options, websocket)?;
+        let bound = listener.local_addr()?;
+        let (gateway, rate) = (self.gateway.clone(), Arc::clone(&self.rate));
+        self.tasks.spawn(async move {
+            while let Some(connection) = listener.accept().await {
+                if connection.info.peer.is_none_or(|peer| rate.admits(peer.ip())) {
+                    gateway.serve(connection);
+                }
+            }
+        });
+        Ok(bound)
+    }
+
+    fn quic(&self, address: SocketAddr) -> anyhow::Result<SocketAddr> {
+        let limits = &self.config.limits;
+        let options = QuicOptions {
+            handshake_timeout: limits.handshake_timeout,
+            max_handshakes: limits.handshakes,
+            max_frame: self.max_frame(),
+            cancel: self.cancel.clone(),
+            ..QuicOptions::new(self.certificate.certificate.clone())
+        };
+        let mut listener = QuicListener::bind(Socket::Address(address), options)?;
+        let bound = listener.local_addr();
+        let (gateway, rate) = (self.gateway.clone(), Arc::clone(&self.rate));
+        self.tasks.spawn(async move {
+            while let Some(connection) = listener.accept().await {
+                if connection.info.peer.is_none_or(|peer| rate.admits(peer.ip())) {
+                    gateway.serve(connection);
+                }
+            }
+        });
+        Ok(bound)
+    }
+}
+
+/// A plain connection where TLS is required is told so and closed.
+async fn tls_required(stream: ServerStream, max_frame: usize) {
+    let connection = stream.into_connection(max_frame);
+    let mut writer = connection.writer;
+    let code = CloseCode::TlsRequired;
+    let reason = "connect with TLS: plain connections are not served here";
+    let notice = DownFrame::new(0, DownBody::Close(code.notice(reason)));
+    let notice = Dialect::Protobuf.encode_down(&notice);
+    let limit = std::time::Duration::from_secs(5);
+    let told = writer.send(FrameKind::Binary, &notice);
+    // A peer that is not told closes all the same.
+    drop(tokio::time::timeout(limit, told).await);
+    trunkline_transport::close(connection.reader, writer, code.number(), reason, limit).await;
+}
