@@ -107,3 +107,61 @@ impl Framing {
         Some(websocket::frame(role, opcode, payload))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Framing, Role};
+    use crate::FrameKind::{Binary, Text};
+
+    const SERVER: Framing = Framing::WebSocket { role: Role::Server };
+    const CLIENT: Framing = Framing::WebSocket { role: Role::Client };
+
+    #[test]
+    fn golden_frames() {
+        assert_eq!(Framing::Length.frame(Binary, b"abc"), &b"\0\0\0\x03abc"[..]);
+        assert_eq!(SERVER.frame(Binary, b"abc"), &b"\x82\x03abc"[..]);
+        assert_eq!(SERVER.frame(Text, b"abc"), &b"\x81\x03abc"[..]);
+        assert_eq!(SERVER.ping(b"?").unwrap(), &b"\x89\x01?"[..]);
+        assert_eq!(SERVER.pong(b"!").unwrap(), &b"\x8a\x01!"[..]);
+        assert_eq!(SERVER.close(4000, "drain").unwrap(), &b"\x88\x07\x0f\xa0drain"[..]);
+        assert_eq!(SERVER.close(1005, "never said").unwrap(), &b"\x88\x00"[..]);
+        for none in [Framing::Length.ping(b""), Framing::Length.pong(b""), Framing::Length.close(1000, "")] {
+            assert_eq!(none, None);
+        }
+    }
+
+    #[test]
+    fn a_header_is_as_long_as_it_says_and_in_its_shortest_form() {
+        for framing in [Framing::Length, SERVER, CLIENT] {
+            for length in [0, 125, 126, 65535, 65536, 1 << 20] {
+                let mut header = Vec::new();
+                framing.write_header(Binary, length, &mut header);
+                assert_eq!(header.len(), framing.header_len(length), "{framing:?}, {length}");
+                assert!(header.len() <= Framing::MAX_HEADER);
+                assert_eq!(framing.frame(Binary, &vec![7; length]).len(), header.len() + length);
+            }
+        }
+    }
+
+    #[test]
+    fn control_frames_are_cut_to_what_fits_without_breaking_a_character() {
+        assert_eq!(SERVER.ping(&[0; 200]).unwrap().len(), 2 + 125);
+        let reason = "é".repeat(100);
+        let close = SERVER.close(4000, &reason).unwrap();
+        assert_eq!(close.len(), 2 + 2 + 122);
+        assert!(std::str::from_utf8(&close[4..]).is_ok());
+    }
+
+    #[test]
+    fn a_client_masks_and_each_frame_with_its_own_key() {
+        let frames: Vec<_> = (0..4).map(|_| CLIENT.frame(Binary, b"the same")).collect();
+        for frame in &frames {
+            assert_eq!(frame[1] & 0x80, 0x80);
+            let key = &frame[2..6];
+            let payload: Vec<u8> =
+                frame[6..].iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
+            assert_eq!(payload, b"the same");
+        }
+        assert!(frames.iter().any(|frame| frame != &frames[0]), "four equal masks: not random");
+    }
+}

@@ -246,3 +246,84 @@ pub(crate) fn with_scratch<T>(f: impl FnOnce(&mut [u8]) -> T) -> T {
     SCRATCH.set(Some(scratch));
     result
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        task::{Context, Poll, Waker},
+        time::Duration,
+    };
+
+    use super::FrameReader;
+    use crate::{ByteWriter, FrameKind, Framing, Role, memory};
+
+    /// Fails instead of hanging when more is written than the pipe holds.
+    async fn write(writer: &mut ByteWriter, bytes: &[u8]) {
+        tokio::time::timeout(Duration::from_secs(30), writer.write_all(bytes)).await.unwrap().unwrap();
+    }
+
+    /// Polls until there is nothing more, and says how many frames came.
+    fn drain(reader: &mut FrameReader) -> usize {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut frames = 0;
+        while let Poll::Ready(next) = reader.poll_next(&mut cx) {
+            assert!(next.unwrap().is_some(), "no end");
+            frames += 1;
+        }
+        frames
+    }
+
+    const FRAMINGS: [Framing; 2] = [Framing::Length, Framing::WebSocket { role: Role::Client }];
+
+    #[tokio::test]
+    async fn an_idle_connection_holds_no_read_buffer() {
+        for framing in FRAMINGS {
+            let (mut client, mut server) = memory::pair(framing, 1 << 20);
+            for payload in [vec![], vec![1; 100], vec![2; 20_000]] {
+                for _ in 0..3 {
+                    write(&mut client.writer, &framing.frame(FrameKind::Binary, &payload)).await;
+                }
+                // While it hands over what one read brought it may hold the rest of that.
+                assert!(drain(&mut server.reader) > 0);
+                assert_eq!(server.reader.chunk.capacity(), 0, "{framing:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_rest_of_a_read_does_not_hold_the_frames_before_it() {
+        for framing in FRAMINGS {
+            let (mut client, mut server) = memory::pair(framing, 1 << 20);
+            let mut bytes = framing.frame(FrameKind::Binary, &[7; 50_000]).to_vec();
+            let next = framing.frame(FrameKind::Binary, &[8; 1000]);
+            bytes.extend_from_slice(&next[..3]);
+            write(&mut client.writer, &bytes).await;
+            assert_eq!(drain(&mut server.reader), 1);
+            assert!(server.reader.is_mid_frame());
+            assert!(server.reader.chunk.capacity() < 100, "{framing:?}: {}", server.reader.chunk.capacity());
+            write(&mut client.writer, &next[3..]).await;
+            assert_eq!(drain(&mut server.reader), 1);
+            assert!(!server.reader.is_mid_frame());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_declared_length_reserves_nothing() {
+        for framing in FRAMINGS {
+            let (mut client, mut server) = memory::pair(framing, 1 << 20);
+            let mut header = Vec::new();
+            framing.write_header(FrameKind::Binary, 1 << 20, &mut header);
+            header.extend([0; 10]);
+            write(&mut client.writer, &header).await;
+            assert_eq!(drain(&mut server.reader), 0);
+            assert!(server.reader.chunk.capacity() < 100, "{framing:?}: {}", server.reader.chunk.capacity());
+        }
+    }
+
+    /// What every connection costs here, idle: a few cache lines.
+    #[test]
+    fn the_halves_are_small() {
+        assert!(size_of::<FrameReader>() <= 144, "{}", size_of::<FrameReader>());
+        assert!(size_of::<ByteWriter>() <= 32, "{}", size_of::<ByteWriter>());
+    }
+}
