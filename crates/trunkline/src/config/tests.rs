@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::catalogue::{Described, sections};
 use super::*;
 
@@ -383,6 +385,42 @@ fn check_prints_what_is_in_force_and_where_it_was_set() {
         "{text}"
     );
     assert!(text.contains("  session.heartbeat = \"25s\"\n"), "{text}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// A mistake in a file is a sentence, never a panic.
+    #[test]
+    fn no_file_and_no_variable_panics(text in "\\PC{0,80}", key in any::<prop::sample::Index>(), value in scalar()) {
+        let entries = catalogue::entries();
+        let entry = &entries[key.index(entries.len())];
+        let (name, section) = entry.path.split_last().unwrap();
+        let line = format!("{name} = {value}\n");
+        let own = if section.is_empty() { line } else { format!("[{}]\n{line}", section.join(".")) };
+        let quoted = toml::Value::String(text.clone()).to_string();
+        for document in [text.clone(), own, format!("{name} = {quoted}"), format!("server:\n  quic_addr: {quoted}\n  {text}: 1\n")] {
+            for file_name in ["gateway.toml", "gateway.yaml"] {
+                let result = load_all(Some(&file(file_name, &document).path), &[(&entry.variable(), &text)], &[]);
+                if let Err(Problems(problems)) = result {
+                    prop_assert!(!problems.is_empty() && problems.iter().all(|problem| problem.len() > 10));
+                }
+            }
+        }
+    }
+}
+
+/// Values of every kind of TOML, most of them wrong for most keys.
+fn scalar() -> impl Strategy<Value = String> {
+    prop_oneof![
+        any::<i64>().prop_map(|number| number.to_string()),
+        (0.0..1e300).prop_map(|number: f64| format!("{number:?}")),
+        any::<bool>().prop_map(|flag| flag.to_string()),
+        "[0-9]{1,20}(ms|s|m|h|d| KiB| GiB)".prop_map(|text| format!("\"{text}\"")),
+        Just("[]".to_owned()),
+        Just("{ a = 1 }".to_owned()),
+        Just("[[{}], 1979-05-27]".to_owned()),
+    ]
 }
 
 /// With `UPDATE_DOCS=1` the page's tables are written anew.
