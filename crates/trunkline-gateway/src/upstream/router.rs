@@ -152,6 +152,16 @@ impl Upstreams {
         &self,
         request: wire::UpstreamDeregisterRequest,
     ) -> wire::UpstreamRegisterResponse {
+        self.deregister_from(request, None).await
+    }
+
+    /// The same for a request that came from `peer`; see [`Self::register_from`].
+    pub async fn deregister_from(
+        &self,
+        mut request: wire::UpstreamDeregisterRequest,
+        peer: Option<IpAddr>,
+    ) -> wire::UpstreamRegisterResponse {
+        request.address = with_host(&request.address, peer);
         answer(self.try_deregister(&request).await.map(|count| {
             let text = match count {
                 0 => "nothing was registered under this name".to_owned(),
