@@ -18,6 +18,8 @@ use crate::{
 pub const CODE_METADATA: &str = "x-trunkline-code";
 /// Metadata with [`Status::retry_after`] in milliseconds.
 pub const RETRY_AFTER_METADATA: &str = "x-trunkline-retry-after-ms";
+/// The name of [`PushOutcome::Dropped`] as an error code.
+const DROPPED: &str = "DROPPED";
 /// The deadline of a call whose gateway names none, as seed 003's does: its own time-out for upstreams.
 const SEED_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -225,6 +227,88 @@ pub fn outcome_from_wire(outcome: i32) -> Option<PushOutcome> {
     }
 }
 
+/// What became of a push, for the wire: an outcome without success has its name as `error_code`, so that an
+/// upstream that knows no outcomes can tell them apart too.
+pub fn push_answer_to_wire(answer: Result<PushOutcome, ContextError>) -> wire::UnicastPushResponse {
+    match answer {
+        Ok(outcome) => {
+            let (error_code, message) = match outcome {
+                PushOutcome::Delivered => ("", "delivered"),
+                PushOutcome::Queued => ("", "queued: the target's client is away and can resume"),
+                PushOutcome::Acked => ("", "acknowledged by a client"),
+                PushOutcome::Bound => ("", "bound: it goes out with the call's reply"),
+                PushOutcome::Offline => ("OFFLINE", "nobody is there; it is kept as history only"),
+                PushOutcome::NotFound => ("NOT_FOUND", "there is no such session, device or group"),
+                PushOutcome::Dropped => (DROPPED, "refused by a limit"),
+            };
+            wire::UnicastPushResponse {
+                success: error_code.is_empty(),
+                message: message.to_owned(),
+                error_code: error_code.to_owned(),
+                outcome: outcome_to_wire(outcome).into(),
+            }
+        }
+        Err(error) => {
+            let outcome = match error.code.as_str() {
+                "TOO_LARGE" | "FULL" | "OVERLOADED" | "RATE_LIMITED" => wire::PushOutcome::OutcomeDropped,
+                _ => wire::PushOutcome::OutcomeUnspecified,
+            };
+            wire::UnicastPushResponse {
+                success: false,
+                message: error.message,
+                error_code: error.code,
+                outcome: outcome.into(),
+            }
+        }
+    }
+}
+
+/// The same from the wire. A gateway of the seed's knows no outcomes, only success.
+///
+/// # Errors
+/// What the gateway says, where it did not even try.
+pub fn push_answer_from_wire(response: wire::UnicastPushResponse) -> Result<PushOutcome, ContextError> {
+    let error = ContextError { code: response.error_code, message: response.message };
+    match outcome_from_wire(response.outcome) {
+        None if response.success => Ok(PushOutcome::Delivered),
+        None => Err(error),
+        Some(PushOutcome::Dropped) if error.code != DROPPED => Err(error),
+        Some(outcome) => Ok(outcome),
+    }
+}
+
+/// How many sessions were concerned, for the wire.
+pub fn affected_to_wire(answer: Result<u32, ContextError>) -> wire::MembershipResponse {
+    match answer {
+        Ok(affected) => {
+            let message = match affected {
+                0 => "the target has no session here".to_owned(),
+                1 => "1 session".to_owned(),
+                affected => format!("{affected} sessions"),
+            };
+            wire::MembershipResponse { success: true, message, affected, ..Default::default() }
+        }
+        Err(error) => wire::MembershipResponse {
+            success: false,
+            message: error.message,
+            error_code: error.code,
+            affected: 0,
+        },
+    }
+}
+
+/// The same from the wire.
+///
+/// # Errors
+/// What the gateway says.
+pub fn affected_from_wire(response: wire::MembershipResponse) -> Result<u32, ContextError> {
+    if response.success {
+        Ok(response.affected)
+    } else {
+        Err(ContextError { code: response.error_code, message: response.message })
+    }
+}
+
 /// A member for the wire.
 pub fn member_to_wire(member: Member) -> wire::Member {
     wire::Member { user: member.user, session_id: member.session, info: member.info }
@@ -402,6 +486,23 @@ mod tests {
         for outcome in [Delivered, Queued, Offline, NotFound, Dropped, Acked, Bound] {
             assert_eq!(outcome_from_wire(outcome_to_wire(outcome).into()), Some(outcome));
         }
+        for outcome in [Delivered, Queued, Offline, NotFound, Dropped, Acked, Bound] {
+            let wire = push_answer_to_wire(Ok(outcome));
+            assert_eq!(wire.success, matches!(outcome, Delivered | Queued | Acked | Bound), "{outcome:?}");
+            assert_eq!(wire.success, wire.error_code.is_empty(), "{outcome:?}");
+            assert_eq!(push_answer_from_wire(wire), Ok(outcome));
+        }
+        for code in ["BIND_TOO_LATE", "TOO_LARGE", "OVERLOADED", "PUSH_FAILED", "NOT_FOUND"] {
+            let error = ContextError { code: code.to_owned(), message: "why".to_owned() };
+            let wire = push_answer_to_wire(Err(error.clone()));
+            assert!(!wire.success);
+            assert_eq!(push_answer_from_wire(wire), Err(error));
+        }
+        let seed = wire::UnicastPushResponse { success: true, ..Default::default() };
+        assert_eq!(push_answer_from_wire(seed), Ok(Delivered));
+        assert_eq!(affected_from_wire(affected_to_wire(Ok(3))), Ok(3));
+        let error = ContextError { code: "FORBIDDEN".to_owned(), message: "why".to_owned() };
+        assert_eq!(affected_from_wire(affected_to_wire(Err(error.clone()))), Err(error));
         assert_eq!(outcome_from_wire(0), None);
         assert_eq!(outcome_from_wire(77), None);
     }

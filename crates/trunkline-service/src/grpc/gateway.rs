@@ -130,12 +130,7 @@ impl Context for GrpcContext {
         let wait = CALL_TIMEOUT + Duration::from_millis(push.wait_ack_ms.into());
         let request = self.request(convert::push_to_wire(target, push), wait);
         let response = answer(self.client().push_to_client(request).await)?;
-        match convert::outcome_from_wire(response.outcome) {
-            // A gateway of the seed's knows no outcomes, only success.
-            None if response.success => Ok(PushOutcome::Delivered),
-            Some(outcome) if response.error_code.is_empty() => Ok(outcome),
-            _ => Err(ContextError { code: response.error_code, message: response.message }),
-        }
+        convert::push_answer_from_wire(response)
     }
 
     async fn broadcast(&self, zone: Option<String>, push: Push) -> Result<u32, ContextError> {
@@ -148,8 +143,15 @@ impl Context for GrpcContext {
             zone_id: zone.unwrap_or_default(),
         };
         let request = self.request(message, CALL_TIMEOUT);
-        let response = answer(self.client().broadcast_to_clients(request).await)?;
-        Ok(u32::try_from(response.sent_count).unwrap_or(0))
+        let response = self.client().broadcast_to_clients(request).await;
+        // The answer of the seed has no place for an error.
+        if let Ok(response) = &response
+            && let Some(code) = response.metadata().get(convert::CODE_METADATA)
+        {
+            let code = code.to_str().unwrap_or_default().to_owned();
+            return Err(ContextError { code, message: response.get_ref().message.clone() });
+        }
+        Ok(u32::try_from(answer(response)?.sent_count).unwrap_or(0))
     }
 
     async fn publish(
@@ -171,12 +173,12 @@ impl Context for GrpcContext {
 
     async fn subscribe(&self, target: Target, channel: &str) -> Result<u32, ContextError> {
         let request = self.membership(target, channel);
-        affected(answer(self.client().subscribe(request).await)?)
+        convert::affected_from_wire(answer(self.client().subscribe(request).await)?)
     }
 
     async fn unsubscribe(&self, target: Target, channel: &str) -> Result<u32, ContextError> {
         let request = self.membership(target, channel);
-        affected(answer(self.client().unsubscribe(request).await)?)
+        convert::affected_from_wire(answer(self.client().unsubscribe(request).await)?)
     }
 
     async fn presence(&self, channel: &str) -> Result<Vec<Member>, ContextError> {
@@ -189,7 +191,9 @@ impl Context for GrpcContext {
     async fn disconnect(&self, target: Target, code: u32, reason: &str) -> Result<u32, ContextError> {
         let (target_type, target_id) = convert::target_to_wire(target);
         let message = wire::DisconnectRequest { target_type, target_id, code, reason: reason.to_owned() };
-        affected(answer(self.client().disconnect(self.request(message, CALL_TIMEOUT)).await)?)
+        convert::affected_from_wire(answer(
+            self.client().disconnect(self.request(message, CALL_TIMEOUT)).await,
+        )?)
     }
 }
 
@@ -220,14 +224,6 @@ fn channel_answer(response: wire::ChannelResponse) -> Result<wire::ChannelRespon
     match response.error {
         Some(error) => Err(ContextError { code: error.name, message: error.error_message }),
         None => Ok(response),
-    }
-}
-
-fn affected(response: wire::MembershipResponse) -> Result<u32, ContextError> {
-    if response.success {
-        Ok(response.affected)
-    } else {
-        Err(ContextError { code: response.error_code, message: response.message })
     }
 }
 
