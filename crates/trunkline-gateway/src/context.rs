@@ -14,9 +14,13 @@ use crate::channels::{self, broker_error, channel_name};
 use crate::gateway::Node;
 use crate::push::{self, error};
 use crate::session::{Session, join};
+use crate::zone::Zone;
 
 /// The most members that one answer names.
 const MAX_MEMBERS: usize = 10_000;
+
+/// What a message repeats of a name that does not exist.
+const MAX_NAMED: usize = 64;
 
 pub(crate) struct NodeContext {
     node: Arc<Node>,
@@ -51,7 +55,14 @@ impl Context for NodeContext {
     }
 
     async fn broadcast(&self, zone: Option<String>, push: Push) -> Result<u32, ContextError> {
-        let channel = zone.map_or_else(|| "all".to_owned(), |zone| format!("zone:{zone}"));
+        let channel = match zone {
+            None => "all".to_owned(),
+            Some(zone) if self.node.options.zones.contains(&Zone::named(&*zone)) => format!("zone:{zone}"),
+            Some(zone) => {
+                let name: String = zone.chars().take(MAX_NAMED).collect();
+                return Err(error("INVALID_ZONE_ID", format!("there is no zone {name:?}")));
+            }
+        };
         let key = push.idempotency_key.clone();
         let response = push::business_response(push);
         let key = (!key.is_empty()).then_some(&key);

@@ -108,6 +108,11 @@ impl Gateway {
         Arc::new(NodeContext::new(Arc::clone(&self.node)))
     }
 
+    /// What the gateway's other surfaces share with it.
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
     /// Serves a connection in a task of its own. Over the limit it is told 4005 and closed.
     pub fn serve(&self, connection: Connection) {
         let node = Arc::clone(&self.node);
@@ -163,6 +168,11 @@ impl Node {
     /// Resolves when the node begins to stop.
     pub(crate) async fn stopping(&self) {
         self.stopping.cancelled().await;
+    }
+
+    /// Whether it has begun.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.is_cancelled()
     }
 
     /// The time for an engine.

@@ -13,6 +13,7 @@ pub mod defaults;
 mod encode;
 mod events;
 mod gateway;
+pub mod grpc;
 mod hub;
 mod options;
 mod push;
@@ -20,6 +21,7 @@ mod services;
 mod session;
 mod start;
 mod stats;
+mod tracked;
 pub mod upstream;
 pub mod zone;
 

@@ -15,7 +15,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use http::Uri;
 use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -26,6 +25,7 @@ use tonic::codegen::Service;
 use trunkline_proto::wire::upstream_service_client::UpstreamServiceClient;
 
 use super::registration::Address;
+use crate::tracked::Tracked;
 
 /// A byte stream to an instance.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -170,21 +170,4 @@ fn is_refused(error: &hyper::Error) -> bool {
             && (error.reason() == Some(h2::Reason::REFUSED_STREAM)
                 || (error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR)))
     })
-}
-
-/// hyper's tasks, tracked and cancellable: the socket itself is in one of them.
-#[derive(Clone)]
-struct Tracked {
-    tasks: TaskTracker,
-    cancel: CancellationToken,
-}
-
-impl<F> Executor<F> for Tracked
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
-    fn execute(&self, future: F) {
-        self.tasks.spawn(self.cancel.clone().run_until_cancelled_owned(future));
-    }
 }
