@@ -13,6 +13,7 @@ mod rig;
 mod world;
 
 mod calls;
+mod client;
 mod live;
 mod start;
 mod storms;

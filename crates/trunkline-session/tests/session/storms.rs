@@ -64,6 +64,8 @@ fn storm(seed: u64, weather: Weather, storm: Storm) -> (Summary, World) {
     let summary = world.settle();
     assert!(world.running_most() <= 8, "{} calls ran at once", world.running_most());
     assert!(world.dropped.is_empty(), "seed {seed}: {:?}", world.dropped);
+    let away = (0..storm.clients).filter(|client| world.last_lost(*client) == Some(Advice::StayAway)).count();
+    assert_eq!(away, 0, "seed {seed}: nobody else has logged in");
     (summary, world)
 }
 
@@ -137,6 +139,41 @@ fn sessions_that_outlast_their_window_are_fresh_with_what_they_lost_told() {
         fresh += (0..with.clients).map(again).sum::<usize>() * 1000;
     }
     assert!(fresh > 10_000, "sessions were lost and begun anew: {fresh}");
+}
+
+#[test]
+fn c1_a_lost_first_start_resp_loses_no_push_that_was_accepted_since() {
+    let weather = Weather { owed_from_begin: true, ..Weather::default() };
+    let mut again = 0;
+    for seed in 800..900 {
+        let mut world = World::new(seed, weather.clone(), 4);
+        let mut dice = Dice::new(seed);
+        for _ in 0..60 {
+            let client = usize::try_from(dice.upto(3)).unwrap();
+            world.push(&format!("user:u{client}"));
+            world.push("all");
+            if dice.one_in(4) {
+                world.cut(client);
+            }
+            let pause = dice.millis(0, 40);
+            world.run_for(pause);
+        }
+        assert_eq!(world.settle().told_lost, 0);
+        again += (0..4).filter(|client| world.verdicts(*client)[..] != [Verdict::Fresh]).count();
+        assert_eq!(world.sessions(), 4, "each client has one session, however often it had to begin");
+    }
+    assert!(again > 100, "{again}");
+}
+
+#[test]
+fn starts_that_arrive_after_their_client_has_gone_on_lock_nobody_out() {
+    let weather =
+        Weather { start_timeout: Duration::from_millis(150), most_delay_ms: 200, ..Weather::default() };
+    let with = Storm { cut_one_in: 4, ..MILD };
+    let sum = storms(900..940, &weather, with);
+    assert_eq!((sum.told_lost, sum.unknown), (0, 0), "{sum:?}");
+    // And where the session that a late START names has gone meanwhile.
+    storms(940..980, &weather, Storm { kill_one_in: 12, ..with });
 }
 
 #[test]

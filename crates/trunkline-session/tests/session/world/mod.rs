@@ -18,7 +18,7 @@ use trunkline_proto::{Dialect, DownBody, DownFrame, UpFrame};
 use trunkline_session::client::{
     CallEnd, CallId, ClientCall, ClientConfig, ClientInput, ClientOutput, Dropped, Request, WantReply,
 };
-use trunkline_session::engine::Input;
+use trunkline_session::engine::{Event, Input};
 use trunkline_session::{Channel, ClientEngine, ClientSeq, Now, Position, SessionConfig, SessionId};
 
 pub(crate) use crate::checker::{End, History, Seen, Summary};
@@ -38,6 +38,9 @@ pub(crate) struct Weather {
     pub(crate) most_delay_ms: u64,
     pub(crate) config: SessionConfig,
     pub(crate) ack_every: u32,
+    pub(crate) start_timeout: Duration,
+    /// What is accepted once a session has begun is owed to its client, even if it has not heard of it yet.
+    pub(crate) owed_from_begin: bool,
 }
 
 impl Default for Weather {
@@ -48,6 +51,8 @@ impl Default for Weather {
             most_delay_ms: 80,
             config: SessionConfig::default(),
             ack_every: 3,
+            start_timeout: Duration::from_secs(10),
+            owed_from_begin: false,
         }
     }
 }
@@ -129,6 +134,7 @@ impl World {
                 instance: 100 + n as u64,
                 ack_every: world.weather.ack_every,
                 ack_after: Duration::from_millis(200),
+                start_timeout: world.weather.start_timeout,
                 ..ClientConfig::default()
             };
             world.add_client(config);
@@ -487,7 +493,28 @@ impl World {
         (&mut self.node, around)
     }
 
+    /// A session began whose client has never had one.
+    fn owe_from_begin(&mut self, session: SessionId) {
+        let Some(user) = self.node.user(session) else { return };
+        let client = user.trim_start_matches('u').parse::<usize>().unwrap();
+        if !self.weather.owed_from_begin || !self.clients[client].on.is_empty() {
+            return;
+        }
+        for channel in [user, "all".to_owned(), format!("session:{session}")] {
+            let channel = if channel.starts_with('u') { format!("user:{channel}") } else { channel };
+            let (after, _) = self.log.attach(&channel, None);
+            let (client_name, after) = (name(client), place(after));
+            self.clients[client].on.insert(channel.clone());
+            self.history.saw(Seen::Subscribed { client: client_name, channel, after });
+        }
+    }
+
     fn after_node(&mut self) {
+        for (session, event) in std::mem::take(&mut self.node.events) {
+            if event == Event::Started {
+                self.owe_from_begin(session);
+            }
+        }
         for later in std::mem::take(&mut self.node.later) {
             let after = self.dice.millis(0, 120);
             self.happens(after, Happens::At(later));
@@ -514,6 +541,9 @@ impl World {
 
     /// Whatever position the client newly stores, it is owed what comes after it.
     fn follow_channels(&mut self, client: usize) {
+        if self.clients[client].verdicts.is_empty() {
+            return;
+        }
         let mut positions = self.clients[client].engine.positions();
         if self.clients[client].engine.is_closed() {
             positions.clear();

@@ -131,6 +131,10 @@ impl Node {
         self.life += 1;
     }
 
+    pub(crate) fn user(&self, session: SessionId) -> Option<String> {
+        self.users.get(&session).cloned()
+    }
+
     pub(crate) fn budget_used(&self) -> u64 {
         self.budget.used()
     }
