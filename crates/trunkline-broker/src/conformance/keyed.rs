@@ -327,7 +327,7 @@ pub async fn a_watch_that_overflows_is_given_the_whole_state(h: &mut dyn Harness
     let mut watch = broker.watch("k/").await.unwrap();
     let mut state = BTreeMap::new();
     follow(&mut state, next(&mut watch).await);
-    for n in 0..WATCH_QUEUE * 2 {
+    for n in 0..WATCH_QUEUE * 3 / 2 {
         set(&broker, &format!("k/{}", n % 10), &n.to_string(), Life::Ttl(TTL)).await;
     }
     assert_eq!(broker.delete("k/3", Condition::Any).await.unwrap(), Deleted::Done);

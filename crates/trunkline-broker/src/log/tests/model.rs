@@ -278,18 +278,23 @@ proptest! {
                     .map(|(position, _)| Ok(position.offset.0))),
             }
         }
-        loop {
-            let mut pieces = Vec::new();
-            let outcome = log.read(&mut cursor, variant(1), &plain, usize::MAX, &mut pieces);
-            seen.extend(pieces.iter().flat_map(|piece| decode(piece.bytes.clone()))
-                .map(|(position, _)| Ok(position.offset.0)));
-            match outcome {
-                ReadOutcome::AtHead => break,
-                ReadOutcome::Gap { next, .. } => seen.push(Err(next.offset.0)),
-                ReadOutcome::More => {}
+        // One who comes late reads what the first has made encode, joined into few pieces.
+        let (mut late, mut seen_late) = (Cursor::at(at(0)), Vec::new());
+        for (cursor, seen) in [(&mut cursor, &mut seen), (&mut late, &mut seen_late)] {
+            loop {
+                let mut pieces = Vec::new();
+                let outcome = log.read(cursor, variant(1), &plain, usize::MAX, &mut pieces);
+                seen.extend(pieces.iter().flat_map(|piece| decode(piece.bytes.clone()))
+                    .map(|(position, _)| Ok(position.offset.0)));
+                match outcome {
+                    ReadOutcome::AtHead => break,
+                    ReadOutcome::Gap { next, .. } => seen.push(Err(next.offset.0)),
+                    ReadOutcome::More => {}
+                }
             }
         }
-        prop_assert_eq!(seen, expected);
+        prop_assert_eq!(&seen, &expected);
+        prop_assert_eq!(&seen_late, &expected);
         prop_assert!(plain.most_asked() <= 1);
     }
 }

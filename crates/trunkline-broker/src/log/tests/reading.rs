@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::super::{AttachVerdict, Cursor, Log, Missing, Piece, ReadOutcome};
 use super::support::*;
 use crate::broker::Direction;
 use crate::defaults::{CHUNK_BYTES, LIVE_WINDOW_COUNT, LIVE_WINDOW_TTL};
-use crate::item::{Entry, Item};
+use crate::item::{Encode, Entry, Item};
 use crate::limits::HistoryLimits;
-use crate::names::{Epoch, Offset, Position};
+use crate::names::{ChannelName, Epoch, Offset, Position};
 
 const ALL: usize = usize::MAX;
 
@@ -126,6 +126,37 @@ fn a_cursor_that_the_window_passed_is_told_and_goes_on_from_the_oldest() {
     let (pieces, outcome) = drain(&log, &mut cursor, &plain);
     assert_eq!(offsets(&pieces), (11..=LIVE_WINDOW_COUNT as u64 + 10).collect::<Vec<_>>());
     assert_eq!(outcome, ReadOutcome::AtHead);
+}
+
+#[test]
+fn a_window_that_overruns_while_a_reader_encodes_is_told_after_what_was_read() {
+    /// Publishes a whole window while the second publication is encoded.
+    struct Overrun<'a>(&'a Log, Plain);
+    impl Encode for Overrun<'_> {
+        fn encode(&self, channel: &ChannelName, entry: &Entry, out: &mut BytesMut) {
+            if entry.position == at(2) {
+                for _ in 0..LIVE_WINDOW_COUNT + 5 {
+                    publish(self.0, "later");
+                }
+            }
+            self.1.encode(channel, entry, out);
+        }
+    }
+    let log = log();
+    let mut cursor = log.locate(None).0;
+    // The first fills a chunk, so the second is encoded on its own.
+    publish(&log, vec![0; CHUNK_BYTES]);
+    publish(&log, "overrun");
+    let encode = Overrun(&log, Plain::default());
+    let mut pieces = Vec::new();
+    assert_eq!(log.read(&mut cursor, variant(0), &encode, ALL, &mut pieces), ReadOutcome::More);
+    assert_eq!((offsets(&pieces), cursor.position()), (vec![1], at(1)));
+    pieces.clear();
+    let outcome = log.read(&mut cursor, variant(0), &encode, ALL, &mut pieces);
+    assert_eq!((outcome, pieces.len()), (ReadOutcome::Gap { from: at(1), next: at(7) }, 0));
+    assert_eq!(log.read(&mut cursor, variant(0), &encode, ALL, &mut pieces), ReadOutcome::AtHead);
+    assert_eq!(offsets(&pieces), (8..=LIVE_WINDOW_COUNT as u64 + 7).collect::<Vec<_>>());
+    assert_eq!(encode.1.most_asked(), 1);
 }
 
 #[test]
@@ -247,8 +278,8 @@ fn one_entry_is_found_by_its_position_only() {
 #[test]
 fn an_encoding_of_nothing_moves_the_cursor_and_gives_no_piece() {
     struct Silent;
-    impl crate::item::Encode for Silent {
-        fn encode(&self, _: &crate::names::ChannelName, _: &Entry, _: &mut bytes::BytesMut) {}
+    impl Encode for Silent {
+        fn encode(&self, _: &ChannelName, _: &Entry, _: &mut BytesMut) {}
     }
     let log = log();
     let mut cursor = log.locate(None).0;

@@ -63,6 +63,23 @@ async fn a_silent_channel_whose_log_is_still_held_goes_with_the_next_sweep() {
 }
 
 #[tokio::test]
+async fn the_live_window_goes_with_the_last_attachment() {
+    let (broker, _) = open(|_| {});
+    let (one, two) = (
+        broker.attach(&room(1), None, HistoryLimits::NONE).await.unwrap(),
+        broker.attach(&room(1), None, HistoryLimits::NONE).await.unwrap(),
+    );
+    publish(&broker, &room(1), HistoryLimits::NONE, None).await.unwrap();
+    drop(one);
+    assert!(!two.log.is_empty());
+    let log = two.log.clone();
+    drop(two);
+    assert!(log.is_empty());
+    publish(&broker, &room(1), HistoryLimits::NONE, None).await.unwrap();
+    assert!(log.is_empty(), "nobody is attached");
+}
+
+#[tokio::test]
 async fn a_channel_is_remembered_for_its_time_and_not_longer() {
     let (broker, clock) = open(|_| {});
     for n in 0..1_000 {

@@ -256,6 +256,54 @@ async fn a_write_that_nobody_waits_for_is_done_or_not_but_never_half() {
     assert_eq!(get(&broker, "n").await.as_deref(), Some("49"));
 }
 
+#[tokio::test]
+async fn a_write_waits_for_one_of_its_key_that_is_on_its_way_to_the_disk() {
+    let (folder, clock) = place();
+    let broker = Arc::new(open(folder.path(), &clock).unwrap());
+    // A pipe takes the place of the file: the write to it stands still until somebody reads.
+    let beside = folder.path().join("broker/values.new");
+    assert!(std::process::Command::new("mkfifo").arg(&beside).status().unwrap().success());
+    let mut pipe = fs::File::options().read(true).write(true).open(&beside).unwrap();
+    let writer = broker.clone();
+    let mut writers = tokio::task::JoinSet::new();
+    let first = writers.spawn(async move {
+        let value = Bytes::from(vec![0; 500_000]);
+        writer.put("k", value, Condition::Absent, Life::Forever).await
+    });
+    let (mut pipe, _) = tokio::task::spawn_blocking(move || {
+        let mut begun = [0; 1];
+        std::io::Read::read_exact(&mut pipe, &mut begun).unwrap();
+        (pipe, begun)
+    })
+    .await
+    .unwrap();
+    {
+        let other = put(&broker, "other", "goes on", Life::Ttl(TTL));
+        assert!(matches!(other.await, Ok(Written::Done(_))));
+    }
+    let life = Life::Ttl(TTL);
+    let second = broker.put("k", Bytes::from("second"), Condition::Absent, life);
+    tokio::pin!(second);
+    let waits = std::future::poll_fn(|cx| std::task::Poll::Ready(second.as_mut().poll(cx).is_pending()));
+    assert!(waits.await, "whether the key is absent is not known yet");
+    fs::remove_file(&beside).unwrap();
+    // Reading lets the write run to its end, where a pipe cannot be flushed: it fails, and the key is free.
+    tokio::task::spawn_blocking(move || {
+        let mut rest = vec![0; 600_000];
+        let mut read = 1;
+        while read < 600_000 {
+            read += std::io::Read::read(&mut pipe, &mut rest).unwrap();
+        }
+    });
+    let deadline = Duration::from_secs(20);
+    let ended = tokio::time::timeout(deadline, writers.join_next_with_id()).await.unwrap().unwrap().unwrap();
+    assert_eq!(ended.0, first.id());
+    assert!(matches!(ended.1, Err(BrokerError::Storage { .. })), "{:?}", ended.1);
+    let second = tokio::time::timeout(deadline, second).await.unwrap().unwrap();
+    assert!(matches!(second, Written::Done(_)));
+    assert_eq!(get(&broker, "k").await.as_deref(), Some("second"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_sweeper_tidies_the_disk() {
     let (folder, clock) = place();
