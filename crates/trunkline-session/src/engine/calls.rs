@@ -173,13 +173,18 @@ impl Calls {
         // Answered calls of the former session leave holes among those sent again, so a retry need not be the
         // next; but what lies below the window, or was never sent before, cannot be told from a call that ran.
         let top = self.highest.unwrap_or(seq);
-        let below = seq < top && (seq > self.sent_before || top.0 - seq.0 >= CALL_WINDOW);
+        let below = seq < top && (!self.is_retry(seq) || top.0 - seq.0 >= CALL_WINDOW);
         if below {
             let error = ErrorCode::ResultUnknown.message("this call number is no longer remembered");
             return cx.send(replies::error_frame(arrival.msg_id, seq, error));
         }
         self.admit(cx, arrival, hash);
         self.trim();
+    }
+
+    /// Was it sent to a former session, if anywhere? Such a client counts from 1, so 0 is never a retry.
+    fn is_retry(&self, seq: ClientSeq) -> bool {
+        seq > ClientSeq(0) && seq <= self.sent_before
     }
 
     /// Lets a call in, or refuses it so that its number can come again.
@@ -198,7 +203,7 @@ impl Calls {
             self.slots.insert(seq, Slot::Refused(hash));
             return cx.send(replies::error_frame(arrival.msg_id, seq, error));
         }
-        let history = if seq <= self.sent_before { CallHistory::MayHaveRun } else { CallHistory::New };
+        let history = if self.is_retry(seq) { CallHistory::MayHaveRun } else { CallHistory::New };
         let ordered = arrival.headers.get("x-order").is_some_and(|order| order == "request");
         let timeout = replies::timeout(&arrival.headers, cx.config.call_timeout);
         let call = CallRequest { seq, request: arrival.request, headers: arrival.headers, timeout, history };

@@ -15,5 +15,6 @@ mod world;
 mod calls;
 mod client;
 mod live;
+mod model;
 mod start;
 mod storms;
