@@ -102,7 +102,7 @@ impl Session {
             device: device.into(),
             platform: platform.into(),
             groups: identity.groups.iter().map(|group| group.as_str().into()).collect(),
-            fence: AtomicU64::new(fence.packed()),
+            fence: AtomicU64::new(fence.number()),
             live: AtomicBool::new(false),
             reserving: AtomicBool::new(false),
             inner: Mutex::new(Inner {
@@ -122,7 +122,7 @@ impl Session {
         self.live.load(Relaxed)
     }
 
-    /// The packed newest fence.
+    /// The number of the newest fence.
     pub(crate) fn fence(&self) -> u64 {
         self.fence.load(Relaxed)
     }
@@ -207,7 +207,7 @@ impl Session {
                     inner.caller = Arc::new(self.caller_of(node, handle, &identity, fence));
                     inner.identity = identity.clone();
                     inner.attached.clear();
-                    self.fence.store(fence.packed(), Relaxed);
+                    self.fence.store(fence.number(), Relaxed);
                     self.live.store(true, Relaxed);
                     answer = Ok(accepted);
                 }
@@ -365,7 +365,7 @@ impl Session {
         Caller {
             user: identity.user.clone(),
             session: self.id.to_string(),
-            fence: fence.packed(),
+            fence: fence.number(),
             device: self.device.to_string(),
             platform: self.platform.to_string(),
             role: identity.role,

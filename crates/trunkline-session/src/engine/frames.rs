@@ -94,7 +94,7 @@ impl Engine {
 
     /// Judged whole before any of it counts: an ack that cannot be true changes nothing, and the session lives.
     fn ack(&mut self, msg_id: u32, ack: &ClientAck, sent: &dyn SentPositions) {
-        let fence = self.fence.map_or(0, |fence| fence.packed());
+        let fence = self.fence.map_or(0, |fence| fence.number());
         if ack.start_fence > fence {
             return self.bad_request(msg_id, "the ack names a START that has not been");
         }

@@ -233,7 +233,7 @@ impl Engine {
             resume_window: u32::try_from(self.config.resume_window.as_secs()).unwrap_or(u32::MAX),
             node: self.config.node.clone(),
             positions,
-            fence: self.fence.map_or(0, |fence| fence.packed()),
+            fence: self.fence.map_or(0, |fence| fence.number()),
             refused: starting.refused.clone(),
             max_frame_size_down: self.config.max_frame_size_down,
         }

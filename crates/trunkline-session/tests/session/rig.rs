@@ -162,7 +162,7 @@ impl Rig {
     }
 
     pub(crate) fn prove(&mut self) {
-        let start_fence = self.fence.packed();
+        let start_fence = self.fence.number();
         assert_eq!(self.ack(ClientAck { start_fence, ..ClientAck::default() }), []);
     }
 

@@ -37,7 +37,7 @@ fn the_first_start_is_fresh_and_start_resp_is_the_first_frame() {
     assert_eq!(verdict(response), Verdict::Fresh);
     assert_eq!((response.heartbeat_interval, response.resume_window), (25, 120));
     assert_eq!((response.max_frame_size, response.max_frame_size_down), (1 << 20, 2 << 20));
-    assert_eq!(response.fence, fence.packed());
+    assert_eq!(response.fence, fence.number());
     assert_eq!(response.positions, [position("all", 1, 0), position("user:a", 1, 0)]);
 }
 
@@ -50,7 +50,7 @@ fn s2_a_resume_goes_on_from_the_last_ack_or_the_client_s_position_or_the_begin()
     rig.sent.positions.insert("all".into(), at(1, 40));
     let acked = ClientAck {
         positions: vec![position("all", 1, 30)],
-        start_fence: rig.fence.packed(),
+        start_fence: rig.fence.number(),
         ..ClientAck::default()
     };
     assert_eq!(rig.ack(acked), [Output::Acked(vec![position("all", 1, 30)])]);
@@ -135,7 +135,7 @@ fn an_ack_that_comes_twice_or_from_an_earlier_start_proves_nothing_more() {
     assert_eq!(rig.ack(ClientAck { start_fence: first.fence, ..ClientAck::default() }), []);
     let facts = rig.resume(&first.resume_token);
     rig.start(facts);
-    let future = ClientAck { start_fence: rig.fence.packed() + 1, ..ClientAck::default() };
+    let future = ClientAck { start_fence: rig.fence.number() + 1, ..ClientAck::default() };
     assert_eq!(error(&rig.ack(future)).error_code, 400);
 }
 
