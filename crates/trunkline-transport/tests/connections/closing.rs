@@ -65,6 +65,22 @@ async fn an_aborted_quic_connection_ends_with_its_code() {
 }
 
 #[tokio::test]
+async fn a_gracefully_closed_quic_connection_tells_its_code_after_its_last_frame() {
+    for protocol in [Protocol::Quic, Protocol::WebTransport] {
+        let (mut client, mut server) = pair(protocol, MIB).await;
+        within(server.writer.send(FrameKind::Binary, b"last words")).await.unwrap();
+        let closing = close(server.reader, server.writer, 4000, "drain", DEADLINE);
+        let ending = async {
+            assert_eq!(frame(&mut client).await.bytes, "last words", "{protocol}");
+            assert_eq!(client.reader.next().await.unwrap(), None, "{protocol}");
+            client.streams.accept_stream().await.unwrap_err().to_string()
+        };
+        let ((), error) = within(async { tokio::join!(closing, ending) }).await;
+        assert!(error.contains("4000") && error.contains("drain"), "{protocol}: {error}");
+    }
+}
+
+#[tokio::test]
 async fn an_abort_ends_both_sides_of_a_stream() {
     for protocol in [Protocol::Tcp, Protocol::Tls, Protocol::WebSocket] {
         let (mut client, mut server) = pair(protocol, MIB).await;
