@@ -58,7 +58,6 @@ pub(crate) fn resume_key(dir: &DataDir) -> anyhow::Result<[u8; 32]> {
 }
 
 /// What an upstream on another machine has to send.
-#[allow(dead_code, reason = "the gRPC surface and the client commands use it")]
 pub(crate) fn upstream_token(dir: &DataDir) -> anyhow::Result<String> {
     let name = "keys/upstream.token";
     let text = dir.read_or_create(name, secret)?;

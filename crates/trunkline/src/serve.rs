@@ -56,13 +56,14 @@ async fn serve(config: Config, ready_file: Option<&Path>) -> anyhow::Result<()> 
 
     let cancel = CancellationToken::new();
     let status = StatusSource::new(gateway.clone(), Arc::clone(&upstreams), &certificate);
-    let surfaces = surfaces::bind(&config, &gateway, &certificate, &status, &dir, &cancel)?;
+    let surfaces = surfaces::bind(&config, &gateway, &certificate, &status, &dir, &cancel).await?;
     let node = RunningNode {
         surfaces: surfaces.addresses().clone(),
         pid: std::process::id(),
         certificate_sha256: certificate.sha256(),
     };
     status.ready();
+    surfaces.ready().await;
     let published = node.publish(&dir, ready_file)?;
     greet(&node, &config);
 

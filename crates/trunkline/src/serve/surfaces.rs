@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trunkline_gateway::Gateway;
+use trunkline_gateway::grpc::{self, GrpcOptions, GrpcServer};
 use trunkline_proto::{CloseCode, Dialect, DownBody, DownFrame};
 use trunkline_transport::{
     Accepted, FrameKind, QuicListener, QuicOptions, ServerStream, ServerTls, Socket, StreamListener,
@@ -20,11 +22,13 @@ use super::limit::ConnectionRate;
 use super::status::StatusSource;
 use crate::config::{Config, TlsMode};
 use crate::data_dir::DataDir;
+use crate::keys;
 
 /// What listens, and where.
 pub(super) struct Surfaces {
     addresses: BTreeMap<String, SocketAddr>,
     tasks: TaskTracker,
+    grpc: Option<GrpcServer>,
 }
 
 impl Surfaces {
@@ -33,13 +37,26 @@ impl Surfaces {
         &self.addresses
     }
 
+    /// The node serves: whoever asks by gRPC is told so from now on.
+    pub(super) async fn ready(&self) {
+        if let Some(grpc) = &self.grpc {
+            grpc.ready().await;
+        }
+    }
+
     /// Resolves when everything that listened has ended, after the cancellation.
     pub(super) async fn closed(&self) {
+        if let Some(grpc) = &self.grpc {
+            grpc.shutdown(CLOSE_DEADLINE).await;
+        }
         self.tasks.close();
         // What a peer still holds open is cut with the process.
-        drop(tokio::time::timeout(std::time::Duration::from_secs(2), self.tasks.wait()).await);
+        drop(tokio::time::timeout(CLOSE_DEADLINE, self.tasks.wait()).await);
     }
 }
+
+/// What requests of upstreams and pages may still take once nobody new is let in.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// What every surface is made from.
 struct Binder<'a> {
@@ -52,7 +69,7 @@ struct Binder<'a> {
 }
 
 /// Binds every surface that is on; the first that can't be bound is the error.
-pub(super) fn bind(
+pub(super) async fn bind(
     config: &Config,
     gateway: &Gateway,
     certificate: &NodeCertificate,
@@ -71,6 +88,7 @@ pub(super) fn bind(
         tasks: tasks.clone(),
     };
     let mut addresses = BTreeMap::new();
+    let mut grpc = None;
     for (name, address) in config.listen.surfaces() {
         let Some(address) = address else { continue };
         let bound = match name {
@@ -79,7 +97,11 @@ pub(super) fn bind(
             "tcp" => binder.tcp(address),
             "websocket" => binder.websocket(address),
             "quic" => binder.quic(address),
-            _ => continue,
+            _ => binder.grpc(address, &keys::upstream_token(dir)?).await.map(|server| {
+                let bound = server.local_addr();
+                grpc = Some(server);
+                bound
+            }),
         };
         let bound = bound.with_context(|| {
             format!(
@@ -88,7 +110,7 @@ pub(super) fn bind(
         })?;
         addresses.insert(name.to_owned(), bound);
     }
-    Ok(Surfaces { addresses, tasks })
+    Ok(Surfaces { addresses, tasks, grpc })
 }
 
 impl Binder<'_> {
@@ -158,6 +180,12 @@ impl Binder<'_> {
         Ok(bound)
     }
 
+    async fn grpc(&self, address: SocketAddr, token: &str) -> anyhow::Result<GrpcServer> {
+        let StreamOptions { policy, tls, .. } = self.stream_options(address, &["h2"])?;
+        let options = GrpcOptions { tls_policy: policy, tls, ..GrpcOptions::new(token) };
+        Ok(grpc::serve(self.gateway, Socket::Address(address), options).await?)
+    }
+
     fn quic(&self, address: SocketAddr) -> anyhow::Result<SocketAddr> {
         let limits = &self.config.limits;
         let options = QuicOptions {
@@ -189,7 +217,7 @@ async fn tls_required(stream: ServerStream, max_frame: usize) {
     let reason = "connect with TLS: plain connections are not served here";
     let notice = DownFrame::new(0, DownBody::Close(code.notice(reason)));
     let notice = Dialect::Protobuf.encode_down(&notice);
-    let limit = std::time::Duration::from_secs(5);
+    let limit = Duration::from_secs(5);
     let told = writer.send(FrameKind::Binary, &notice);
     // A peer that is not told closes all the same.
     drop(tokio::time::timeout(limit, told).await);
