@@ -182,25 +182,20 @@ impl Start<'_> {
         }
         let node = self.node;
         let positions = self.request.positions.clone();
-        if let Some(ResumeToken { session: id, generation, .. }) = token {
-            if let Some(session) = node.hub.session(id) {
-                return Ok(Chosen {
-                    session,
-                    token: TokenFact::Generation(generation),
-                    former: None,
-                    positions,
-                });
-            }
-            let session = self.begin_session(identity, fence)?;
-            return Ok(Chosen { session, token: TokenFact::None, former: Some(id), positions });
+        let named = token.and_then(|token| Some((node.hub.session(token.session)?, token.generation)));
+        if let Some((session, generation)) = named {
+            return Ok(Chosen { session, token: TokenFact::Generation(generation), former: None, positions });
         }
+        // Also where the token's session is gone: a START that was delayed must not replace what its own client has
+        // begun since, and one that is sent again must find the session of the first.
         let StartRequest { instance, attempt, .. } = self.request;
         let known = self.on_device(identity).into_iter().find(|session| {
             session.protocol() == Protocol::Trunkline
                 && session.judge_tokenless(instance, attempt) != TokenlessStart::Another
         });
         let session = known.map_or_else(|| self.begin_session(identity, fence), Ok)?;
-        Ok(Chosen { session, token: TokenFact::None, former: None, positions })
+        let former = token.map(|token| token.session);
+        Ok(Chosen { session, token: TokenFact::None, former, positions })
     }
 
     /// The seed resumes by who and where: an ack of 0 says that the device starts anew, with what it has not acked.
@@ -220,8 +215,13 @@ impl Start<'_> {
             let resumes = last_acked > Seq(0) && numbers.ack(last_acked).is_ok();
             (resumes, if resumes { numbers.sent_positions() } else { numbers.acked_positions() })
         };
-        let session = if resumes { session } else { self.begin_session(identity, fence)? };
-        Ok(Chosen { session, token: TokenFact::None, former: None, positions })
+        if resumes {
+            return Ok(Chosen { session, token: TokenFact::None, former: None, positions });
+        }
+        // What its channel still has is the new session's, so the engine must know whose it was.
+        let former = Some(session.id);
+        let session = self.begin_session(identity, fence)?;
+        Ok(Chosen { session, token: TokenFact::None, former, positions })
     }
 
     fn on_device(&self, identity: &Identity) -> Vec<Arc<Session>> {
