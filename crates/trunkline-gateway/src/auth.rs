@@ -89,8 +89,8 @@ pub enum AuthError {
 
 /// Where identities come from.
 pub enum AuthMode {
-    /// A JSON Web Token in `auth_token`.
-    Jwt(JwtVerifier),
+    /// A JSON Web Token in `auth_token`. Shared, so that its keys can be replaced.
+    Jwt(Arc<JwtVerifier>),
     /// The `Authenticate` call of the upstreams registered for service `auth`.
     Upstream(Arc<Upstreams>),
 }

@@ -47,7 +47,7 @@ async fn serve(config: Config, ready_file: Option<&Path>) -> anyhow::Result<()> 
     let certificate = certificate::load(&config.tls, &dir)?;
     let broker = open_broker(&dir)?;
     let upstreams = Upstreams::new(options::upstream_options(&config)?, Arc::clone(&broker));
-    let authenticator = authenticator(&config, &dir, &upstreams)?;
+    let (authenticator, verifier) = authenticator(&config, &dir, &upstreams).await?;
     let key = TokenKey::new(keys::resume_key(&dir)?);
     let gateway_options = options::gateway_options(&config, &node_name(), key, descriptors::raise_limit())?;
     let gateway = Gateway::new(gateway_options, broker, authenticator, Some(Arc::clone(&upstreams)));
@@ -67,7 +67,10 @@ async fn serve(config: Config, ready_file: Option<&Path>) -> anyhow::Result<()> 
     let published = node.publish(&dir, ready_file)?;
     greet(&node, &config);
 
-    stop.await;
+    tokio::select! {
+        () = stop => {}
+        never = jwks::keep_fresh(config.jwt.clone(), verifier) => match never {},
+    }
     tracing::info!("stopping: clients are told to reconnect");
     status.stopping();
     drop(published);
@@ -103,18 +106,20 @@ fn open_broker(dir: &DataDir) -> anyhow::Result<Arc<dyn Broker>> {
     Ok(Arc::new(MemoryBroker::open(options)?))
 }
 
-fn authenticator(
+/// What checks tokens, and the part of it whose keys are read again.
+async fn authenticator(
     config: &Config,
     dir: &DataDir,
     upstreams: &Arc<Upstreams>,
-) -> anyhow::Result<Authenticator> {
+) -> anyhow::Result<(Authenticator, Option<Arc<JwtVerifier>>)> {
     let anonymous = config.auth.mode == AuthMode::Anonymous;
     if config.auth.mode == AuthMode::Upstream {
-        return Ok(Authenticator::new(GatewayAuth::Upstream(Arc::clone(upstreams)), false));
+        return Ok((Authenticator::new(GatewayAuth::Upstream(Arc::clone(upstreams)), false), None));
     }
-    let set = jwks::load(config.jwt.jwks.as_deref())?;
+    let set = jwks::load(&config.jwt).await?;
     let verifier = JwtVerifier::new(Some(&keys::jwt_key(dir)?), set, options::jwt_options(&config.jwt));
-    Ok(Authenticator::new(GatewayAuth::Jwt(verifier), anonymous))
+    let verifier = Arc::new(verifier);
+    Ok((Authenticator::new(GatewayAuth::Jwt(Arc::clone(&verifier)), anonymous), Some(verifier)))
 }
 
 /// The node's name: the machine's, as clients and operators know it.

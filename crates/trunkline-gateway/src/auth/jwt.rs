@@ -243,7 +243,7 @@ mod tests {
     async fn a_token_of_another_user_is_refused() {
         use super::super::{AuthMode, Authenticator};
         use trunkline_proto::wire::StartRequest;
-        let auth = Authenticator::new(AuthMode::Jwt(verifier()), false);
+        let auth = Authenticator::new(AuthMode::Jwt(Arc::new(verifier())), false);
         let token = sign_hs256(SECRET, &alice()).unwrap();
         let start = StartRequest { openid: "bob".into(), auth_token: token, ..StartRequest::default() };
         assert!(matches!(auth.authenticate(&start, "tcp", "").await, Err(AuthError::Refused(_))));

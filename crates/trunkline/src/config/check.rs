@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use super::problem::Origin;
 use super::sections::{AuthMode, TlsMode};
 use super::{ByteSize, Config};
-use crate::options;
+use crate::{jwks, options};
 
 /// Channels that belong to the gateway: no namespace may cover them.
 const IMPLICIT: [&str; 5] = ["user:", "session:", "zone:", "group:", "all"];
@@ -51,6 +52,15 @@ impl Checks<'_> {
     fn useless(&mut self, path: &str, reason: &str) {
         if self.is_set(path) {
             self.wrong(path, &format!("has no effect: {reason}. Leave it out"));
+        }
+    }
+
+    /// A file that is named has to be there.
+    fn readable(&mut self, path: &str, file: Option<&Path>) {
+        if let Some(file) = file
+            && let Err(error) = File::open(file)
+        {
+            self.wrong(path, &format!("{} cannot be read: {error}", file.display()));
         }
     }
 
@@ -99,11 +109,8 @@ impl Checks<'_> {
             (Some(_), None) => self.wrong("tls.certificate", "needs tls.key beside it"),
             (None, Some(_)) => self.wrong("tls.key", "needs tls.certificate beside it"),
             (Some(certificate), Some(key)) => {
-                for (path, file) in [("tls.certificate", certificate.clone()), ("tls.key", key.clone())] {
-                    if let Err(error) = File::open(&file) {
-                        self.wrong(path, &format!("{} cannot be read: {error}", file.display()));
-                    }
-                }
+                self.readable("tls.certificate", Some(certificate));
+                self.readable("tls.key", Some(key));
                 self.useless("tls.names", "tls.certificate has the names that it has");
             }
             (None, None) => {}
@@ -123,20 +130,26 @@ impl Checks<'_> {
         for claim in jwt.required_claims.iter().filter(|claim| !CLAIMS.contains(&claim.as_str())) {
             self.wrong("auth.jwt.required_claims", &format!("{claim:?} is none of {}", CLAIMS.join(", ")));
         }
-        if let Some(jwks) = &jwt.jwks {
-            if jwks.starts_with("http://") {
+        let jwks = jwt.jwks.as_deref().unwrap_or_default();
+        if jwks.starts_with("http://") {
+            self.wrong(
+                "auth.jwt.jwks",
+                "keys must not come over plain HTTP, where anybody could swap them: use https",
+            );
+        } else if jwks.starts_with("https:") {
+            if jwks::https(jwks).is_none() {
                 self.wrong(
                     "auth.jwt.jwks",
-                    "keys must not come over plain HTTP, where anybody could swap them: use https",
+                    &format!("{jwks:?} is no URL such as https://example.org/keys.json"),
                 );
-            } else if !jwks.starts_with("https://")
-                && let Err(error) = File::open(jwks)
-            {
-                self.wrong("auth.jwt.jwks", &format!("{jwks} cannot be read: {error}"));
             }
+            self.readable("auth.jwt.jwks_authority", jwt.jwks_authority.as_deref());
+        } else {
+            self.readable("auth.jwt.jwks", jwt.jwks.as_ref().map(Path::new));
+            self.useless("auth.jwt.jwks_authority", "auth.jwt.jwks is no https URL");
         }
         if self.config.auth.mode != AuthMode::Jwt {
-            for key in ["jwks", "audience", "issuer", "required_claims"] {
+            for key in ["jwks", "jwks_authority", "audience", "issuer", "required_claims"] {
                 self.useless(&format!("auth.jwt.{key}"), "auth.mode is not \"jwt\"");
             }
         }

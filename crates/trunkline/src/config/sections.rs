@@ -145,8 +145,10 @@ section! {
 section! {
     /// JSON web tokens. HS256 with the key file keys/jwt.key of the data directory always works.
     struct Jwt {
-        /// File or https URL of a JWKS with RS256, ES256 or EdDSA keys.
+        /// File or https URL of a JWKS with RS256, ES256 or EdDSA keys. It is read again every five minutes.
         jwks: Option<String> = None,
+        /// PEM file with the authority that vouches for the server of an https URL. Unless set, the machine's own.
+        jwks_authority: Option<PathBuf> = None,
         /// The value that the claim aud must name. Unless set, aud is not looked at.
         audience: Option<String> = None,
         /// The value that the claim iss must have. Unless set, iss is not looked at.
