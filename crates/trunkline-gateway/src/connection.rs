@@ -22,6 +22,7 @@ use trunkline_transport::{
 
 pub(crate) use handle::{Ending, Handle};
 
+use crate::encode::WireForm;
 use crate::gateway::Node;
 use crate::session::Session;
 use crate::start;
@@ -132,6 +133,8 @@ struct Actor<'a> {
 enum Step {
     Read(Result<Option<Incoming>, ReadError>),
     Deadline,
+    /// The peer stopped or began to take what is written, or the outbox filled up or emptied.
+    FlowChanged,
     /// Everything that was queued before the end is written.
     Drained,
     WriteFailed,
@@ -148,7 +151,7 @@ impl Actor<'_> {
                 Step::Read(Ok(Some(Incoming::Frame(frame)))) => self.on_frame(frame).await,
                 Step::Read(Ok(Some(Incoming::Ping(payload)))) => self.on_ping(&payload),
                 Step::Read(Ok(Some(Incoming::Pong(_)))) => {}
-                Step::Read(Ok(Some(Incoming::Close { .. }))) => return (1000, String::new()),
+                Step::Read(Ok(Some(Incoming::Close { code, .. }))) => self.hold.handle.answer_close(code),
                 Step::Read(Ok(None) | Err(ReadError::Io(_))) | Step::WriteFailed => {
                     return (CloseCode::GoingAway.number(), "the connection was lost".into());
                 }
@@ -158,6 +161,7 @@ impl Actor<'_> {
                         return ended;
                     }
                 }
+                Step::FlowChanged => {}
                 Step::Drained => {
                     let ending = self.hold.handle.ending();
                     return ending.map_or_else(
@@ -172,11 +176,16 @@ impl Actor<'_> {
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         // Registered before anything is looked at, so that what comes in between wakes us again.
         self.hold.handle.waker().register(cx.waker());
+        let was_stalled = self.stalled_since.is_some();
         let idle = match self.poll_write(cx) {
             Poll::Ready(Ok(())) => true,
             Poll::Ready(Err(_)) => return Poll::Ready(Step::WriteFailed),
             Poll::Pending => false,
         };
+        // The timer and the engine have to hear of it before anything else happens.
+        if was_stalled != self.stalled_since.is_some() || self.pressure != self.current_pressure() {
+            return Poll::Ready(Step::FlowChanged);
+        }
         if self.hold.handle.ending().is_some() {
             if idle {
                 return Poll::Ready(Step::Drained);
@@ -272,13 +281,17 @@ impl Actor<'_> {
 
     /// Tells the engine when the outbox fills up and when there is room again: it starts no call meanwhile.
     fn tell_pressure(&mut self) {
-        let pressure = if self.hold.handle.is_full() { Pressure::Full } else { Pressure::Room };
+        let pressure = self.current_pressure();
         if pressure != self.pressure {
             self.pressure = pressure;
             if let Some((session, _)) = &self.hold.session {
                 session.pressure(&self.hold.node, pressure);
             }
         }
+    }
+
+    fn current_pressure(&self) -> Pressure {
+        if self.hold.handle.is_full() { Pressure::Full } else { Pressure::Room }
     }
 
     async fn on_frame(&mut self, frame: Frame) {
@@ -317,6 +330,9 @@ impl Actor<'_> {
 
     async fn on_first_frame(&mut self, frame: &Frame) {
         let dialect = self.dialect_of(frame);
+        // Whatever this frame is, its answer is written as it was.
+        let form = self.hold.handle.form();
+        self.hold.handle.set_form(WireForm { dialect, ..form });
         let started = match dialect.decode_up(&frame.bytes) {
             Ok(frame) => match frame.body {
                 UpBody::Start(request) => {

@@ -5,6 +5,7 @@
 //! takes time (calls, channel operations) runs in tasks of the node, and comes back as inputs.
 
 mod attached;
+mod jobs;
 mod operations;
 mod waiters;
 
@@ -17,18 +18,19 @@ use trunkline_session::protocol0::{Replay, is_numbered, lost_publication};
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
-use trunkline_proto::wire::{BusinessResponse, CloseNotice, ErrorMessage};
+use trunkline_proto::wire::{CloseNotice, ErrorMessage};
 use trunkline_proto::{CloseCode, DecodeError, DownBody, DownFrame, UpFrame};
 use trunkline_service::{Caller, SessionEvent};
 use trunkline_session::engine::{
-    Answer, BindAnswer, BindTarget, BoundPush, CallRequest, ChannelKind, Event, Input, Operation,
-    OperationId, Output, Pressure, SentPositions, StartAccepted, StartFacts, TokenlessStart,
+    Answer, BindAnswer, BoundPush, CallRequest, ChannelKind, Event, Input, OperationId, Output, Pressure,
+    SentPositions, StartAccepted, StartFacts, TokenlessStart,
 };
 use trunkline_session::{
     Channel, ClientSeq, ConnectionId, Engine, Fence, Ledger, Position, Protocol, Seq, SessionId,
 };
 
 pub(crate) use attached::Attached;
+use jobs::{Job, Jobs};
 pub(crate) use operations::{error_message, join, reserve};
 use waiters::AckWaiters;
 
@@ -51,6 +53,7 @@ pub(crate) struct Session {
     live: AtomicBool,
     /// Whether a block of numbers is being reserved (protocol 0).
     reserving: AtomicBool,
+    jobs: Jobs,
     inner: Mutex<Inner>,
 }
 
@@ -74,8 +77,7 @@ struct Link {
 /// What an engine said that must wait until the session's lock is free.
 enum Effect {
     Call(Box<CallRequest>),
-    Operation(OperationId, Operation),
-    Publish(BindTarget, BusinessResponse),
+    Job(Job),
     Event(Event),
     Leave(Channel),
     /// A connection that is not the session's (any more) is to end.
@@ -105,6 +107,7 @@ impl Session {
             fence: AtomicU64::new(fence.number()),
             live: AtomicBool::new(false),
             reserving: AtomicBool::new(false),
+            jobs: Jobs::default(),
             inner: Mutex::new(Inner {
                 engine,
                 link: None,
@@ -206,6 +209,7 @@ impl Session {
                     inner.link = Some(Link { handle: Arc::clone(handle), fence });
                     inner.caller = Arc::new(self.caller_of(node, handle, &identity, fence));
                     inner.identity = identity.clone();
+                    effects.extend(inner.no_longer_present(&accepted));
                     inner.attached.clear();
                     self.fence.store(fence.number(), Relaxed);
                     self.live.store(true, Relaxed);
@@ -380,8 +384,7 @@ impl Session {
         for effect in effects {
             match effect {
                 Effect::Call(call) => operations::spawn_call(node, self, *call),
-                Effect::Operation(id, operation) => operations::spawn_operation(node, self, id, operation),
-                Effect::Publish(target, push) => operations::spawn_publish(node, self, target, push),
+                Effect::Job(job) => self.jobs.add(node, self, job),
                 Effect::Event(event) => self.tell(node, event),
                 Effect::Leave(channel) => operations::spawn_leave(node, self, channel),
                 Effect::End(connection, ending) => node.connections.end(connection, ending),
@@ -443,8 +446,8 @@ impl Inner {
                 }
             }
             Output::Call(call) => effects.push(Effect::Call(call)),
-            Output::Operation { id, operation } => effects.push(Effect::Operation(id, operation)),
-            Output::Publish(target, push) => effects.push(Effect::Publish(target, push)),
+            Output::Operation { id, operation } => effects.push(Effect::Job(Job::Operation(id, operation))),
+            Output::Publish(target, push) => effects.push(Effect::Job(Job::Publish(target, push))),
             Output::Acked(positions) => self.waiters.acked(&positions),
             Output::AckedSeq(seq) => {
                 // The engine has judged the number already, so it is one that was taken.
@@ -492,6 +495,14 @@ impl Inner {
             }
         };
         ledger.replay().map(|(seq, replay)| (seq, body(replay))).collect()
+    }
+
+    /// Channels where the session was a member, and that its client no longer asks for.
+    fn no_longer_present(&self, accepted: &StartAccepted) -> Vec<Effect> {
+        let left = self.attached.iter().filter(|(channel, attached)| {
+            attached.present && accepted.attach.iter().all(|request| request.channel != **channel)
+        });
+        left.map(|(channel, _)| Effect::Leave(Arc::clone(channel))).collect()
     }
 
     /// Channels begin behind what was queued before: the reply that names their position goes out first.

@@ -161,6 +161,22 @@ impl Handle {
         self.waker.wake();
     }
 
+    /// The peer ends the connection: what is queued is still written, and WebSocket's closing handshake is answered
+    /// with the peer's own code.
+    pub(super) fn answer_close(&self, code: Option<u16>) {
+        let mut slot = self.ending.lock();
+        if slot.is_some() {
+            return;
+        }
+        let mut write = self.write.lock();
+        write.unfollow_all();
+        // Without a code the answer has none either, which is what 1005 stands for.
+        if let Some(close) = write.form().framing.close(code.unwrap_or(1005), "") {
+            write.send_raw(close);
+        }
+        *slot = Some(Ending::new(CloseCode::GoingAway, "the peer closed the connection"));
+    }
+
     /// The actor is gone: nothing is followed or kept for it any more.
     pub(super) fn abandon(&self) {
         let mut slot = self.ending.lock();

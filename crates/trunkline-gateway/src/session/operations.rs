@@ -142,31 +142,24 @@ pub(crate) fn error_message(status: &Status) -> ErrorMessage {
     message
 }
 
-pub(super) fn spawn_operation(
-    node: &Arc<Node>,
-    session: &Arc<Session>,
-    id: OperationId,
-    operation: Operation,
-) {
-    let (node, session) = (Arc::clone(node), Arc::clone(session));
-    node.clone().spawn(async move {
-        let result = match operation {
-            Operation::Subscribe { channel, since } => {
-                match subscribe(&node, &session, &channel, since.map(to_broker)).await {
-                    Ok((attached, answer)) => {
-                        session.subscribed(&node, channel, attached, id, answer);
-                        return;
-                    }
-                    Err(error) => Err(error),
+/// Does one operation and gives the engine its answer.
+pub(super) async fn operate(node: &Arc<Node>, session: &Arc<Session>, id: OperationId, operation: Operation) {
+    let result = match operation {
+        Operation::Subscribe { channel, since } => {
+            match subscribe(node, session, &channel, since.map(to_broker)).await {
+                Ok((attached, answer)) => {
+                    session.subscribed(node, channel, attached, id, answer);
+                    return;
                 }
+                Err(error) => Err(error),
             }
-            Operation::Publish(request) => publish(&node, &session, request).await.map(Answer::Channel),
-            Operation::History(request) => history(&node, &session, request).await.map(Answer::Channel),
-            Operation::Presence(channel) => presence(&node, &session, &channel).await.map(Answer::Channel),
-            Operation::Refresh { auth_token } => refresh(&node, &session, auth_token).await,
-        };
-        session.apply(&node, Input::Answer { id, result });
-    });
+        }
+        Operation::Publish(request) => publish(node, session, request).await.map(Answer::Channel),
+        Operation::History(request) => history(node, session, request).await.map(Answer::Channel),
+        Operation::Presence(channel) => presence(node, session, &channel).await.map(Answer::Channel),
+        Operation::Refresh { auth_token } => refresh(node, session, auth_token).await,
+    };
+    session.apply(node, Input::Answer { id, result });
 }
 
 async fn subscribe(
@@ -206,22 +199,20 @@ pub(super) fn spawn_leave(node: &Arc<Node>, session: &Arc<Session>, channel: Cha
     });
 }
 
-pub(super) fn spawn_publish(
+/// Publishes a bound push of a call that has no reply to go with.
+pub(super) async fn publish_bound(
     node: &Arc<Node>,
-    session: &Arc<Session>,
+    session: &Session,
     target: BindTarget,
     push: BusinessResponse,
 ) {
-    let (node, session) = (Arc::clone(node), Arc::clone(session));
-    node.clone().spawn(async move {
-        let channel = match target {
-            BindTarget::Session => format!("session:{}", session.id),
-            BindTarget::User => format!("user:{}", session.user),
-        };
-        if let Err(error) = push::publish_response(&node, &channel, &push, None).await {
-            tracing::warn!(%error, "a bound push of a call without reply could not be published");
-        }
-    });
+    let channel = match target {
+        BindTarget::Session => format!("session:{}", session.id),
+        BindTarget::User => format!("user:{}", session.user),
+    };
+    if let Err(error) = push::publish_response(node, &channel, &push, None).await {
+        tracing::warn!(%error, "a bound push of a call without reply could not be published");
+    }
 }
 
 /// Protocol 0: writes the end of the next block of numbers to the broker, so that no other node gives them out.
