@@ -359,6 +359,10 @@ impl Calls {
 
     /// `replied_client_seq`: the client has these replies. What still runs is not touched.
     pub(crate) fn replied(&mut self, up_to: ClientSeq) {
+        // Most acks do not tell of replies.
+        if up_to == ClientSeq(0) {
+            return;
+        }
         let ended = self.slots.range(..=up_to).filter(|(_, slot)| matches!(slot, Slot::Ended(..)));
         for seq in ended.map(|(seq, _)| *seq).collect::<Vec<_>>() {
             self.forget(seq);

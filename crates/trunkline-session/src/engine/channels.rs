@@ -76,6 +76,18 @@ impl Channels {
         self.by_name.iter()
     }
 
+    /// A service joins the session to a channel that it is on already. Says whether it is: delivered, or waiting for
+    /// its client as all channels are.
+    pub(crate) fn join(&mut self, channel: &str, live: bool) -> bool {
+        let Some(known) = self.by_name.get_mut(channel).filter(|known| known.live || !live) else {
+            return false;
+        };
+        if known.kind == ChannelKind::Own {
+            known.kind = ChannelKind::Joined;
+        }
+        true
+    }
+
     /// Attached: delivery goes on from `position`.
     pub(crate) fn attached(&mut self, channel: Channel, kind: ChannelKind, position: Position, live: bool) {
         let fresh = Subscription { kind, began: position, acked: None, live };

@@ -1,7 +1,7 @@
 //! What each frame of a client means while the session is live.
 
 use trunkline_proto::wire::{
-    ChannelRequest, ChannelResponse, ClientAck, ErrorMessage, HeartbeatResponse, StartResponse,
+    ChannelGap, ChannelRequest, ChannelResponse, ClientAck, ErrorMessage, HeartbeatResponse, StartResponse,
 };
 use trunkline_proto::{CloseCode, DownBody, DownFrame, ErrorCode, UpBody, UpFrame};
 
@@ -11,13 +11,15 @@ use super::{Engine, Phase};
 use crate::Now;
 use crate::config::Protocol;
 use crate::defaults::UNDECODABLE_FRAMES;
-use crate::ids::{ClientSeq, Seq};
+use crate::ids::{ClientSeq, Fence, Seq};
 use crate::position::{Channel, Position, is_implicit_name};
 
 /// An operation that the gateway works on.
 #[derive(Debug)]
 pub(super) struct PendingOperation {
     msg_id: u32,
+    /// Of the connection that asked.
+    fence: Fence,
     kind: Pending,
 }
 
@@ -127,7 +129,7 @@ impl Engine {
     }
 
     fn subscribe(&mut self, msg_id: u32, request: ChannelRequest) {
-        let subscribing = self.operations.values().any(|pending| pending.subscribes(&request.channel));
+        let subscribing = self.subscription_under_way(&request.channel).is_some();
         let error = if request.channel.is_empty() {
             ErrorCode::BadRequest.message("no channel is named")
         } else if subscribing || self.channels.get(&request.channel).is_some() {
@@ -146,7 +148,7 @@ impl Engine {
     }
 
     fn unsubscribe(&mut self, msg_id: u32, channel: &str) {
-        let pending = self.operations.values_mut().find(|pending| pending.subscribes(channel));
+        let pending = self.subscription_under_way(channel);
         if let Some(PendingOperation { kind: Pending::Subscribe { then_leave, .. }, .. }) = pending {
             // It takes effect when the subscription is there, so that the answers keep their order.
             *then_leave = Some(msg_id);
@@ -171,40 +173,33 @@ impl Engine {
             let error = calls::overloaded(&self.config, text);
             return self.answer_error(msg_id, kind, error);
         }
+        // Frames are read from a connection only, so there is one.
+        let Some((_, fence)) = self.connection() else { return };
         let id = OperationId(self.next_operation);
         self.next_operation += 1;
-        self.operations.insert(id, PendingOperation { msg_id, kind });
+        self.operations.insert(id, PendingOperation { msg_id, fence, kind });
         self.outputs.push_back(Output::Operation { id, operation });
     }
 
-    /// An operation has ended. Those of an earlier connection were forgotten with it.
+    /// What this connection has asked for, and is not on yet.
+    fn subscription_under_way(&mut self, name: &str) -> Option<&mut PendingOperation> {
+        let fence = self.fence;
+        self.operations.values_mut().find(|pending| pending.subscribes(name) && Some(pending.fence) == fence)
+    }
+
+    /// An operation has ended.
     pub(super) fn answer(&mut self, now: Now, id: OperationId, result: Result<Answer, ErrorMessage>) {
-        let Some(PendingOperation { msg_id, kind }) = self.operations.remove(&id) else {
-            // The connection that asked is gone, and a cursor made for it with it.
-            return;
-        };
-        if !matches!(self.phase, Phase::Live) {
-            return;
+        let Some(PendingOperation { msg_id, fence, kind }) = self.operations.remove(&id) else { return };
+        if !matches!(self.phase, Phase::Live) || !self.is_owner(fence) {
+            return self.answer_to_nobody(&kind, &result);
         }
         match (kind, result) {
             (Pending::Subscribe { channel, since, then_leave }, Ok(Answer::Subscribed { position, gap })) => {
-                let Position { epoch, offset } = position;
-                let recovered = since.is_some() && gap.is_none();
-                let told = ChannelResponse {
-                    channel: channel.to_string(),
-                    epoch,
-                    offset,
-                    recovered,
-                    ..Default::default()
-                };
-                self.channels.attached(channel.clone(), ChannelKind::Own, position, true);
-                self.send(DownFrame::new(msg_id, DownBody::ChannelResp(told)));
-                if let Some(gap) = gap {
-                    self.send(DownFrame::new(0, DownBody::Gap(gap)));
-                }
+                let subscribed = self.subscribed(msg_id, &channel, position, since, gap);
                 match then_leave {
                     Some(msg_id) => self.unsubscribe(msg_id, &channel),
-                    None => self.outputs.push_back(Output::Deliver(vec![channel])),
+                    None if subscribed => self.outputs.push_back(Output::Deliver(vec![channel])),
+                    None => {}
                 }
             }
             (Pending::Channel(_), Ok(Answer::Channel(response))) => {
@@ -220,6 +215,47 @@ impl Engine {
                 let error = ErrorCode::Internal.message("the operation was answered with another's answer");
                 self.answer_error(msg_id, kind, error);
             }
+        }
+    }
+
+    /// Tells that a channel is attached. False: there is nothing new to deliver.
+    fn subscribed(
+        &mut self,
+        msg_id: u32,
+        channel: &Channel,
+        position: Position,
+        since: Option<Position>,
+        gap: Option<ChannelGap>,
+    ) -> bool {
+        if self.channels.get(channel).is_some() {
+            // A service has joined the session meanwhile, and delivery goes on from where that was told.
+            let error = ErrorCode::Conflict.message("the session is on this channel");
+            self.send_channel_error(msg_id, channel.to_string(), error);
+            return false;
+        }
+        let told = ChannelResponse {
+            channel: channel.to_string(),
+            epoch: position.epoch,
+            offset: position.offset,
+            recovered: since.is_some() && gap.is_none(),
+            ..Default::default()
+        };
+        self.channels.attached(channel.clone(), ChannelKind::Own, position, true);
+        self.send(DownFrame::new(msg_id, DownBody::ChannelResp(told)));
+        if let Some(gap) = gap {
+            self.send(DownFrame::new(0, DownBody::Gap(gap)));
+        }
+        true
+    }
+
+    /// The connection that asked is gone. What was attached for it alone must not stay.
+    fn answer_to_nobody(&mut self, kind: &Pending, result: &Result<Answer, ErrorMessage>) {
+        let (Pending::Subscribe { channel, .. }, Ok(_)) = (kind, result) else { return };
+        let joined = matches!(&self.phase, Phase::Starting(starting) if starting.joins(channel));
+        let ended = matches!(self.phase, Phase::Ended);
+        let wanted = self.subscription_under_way(channel).is_some() || self.channels.get(channel).is_some();
+        if ended || !(joined || wanted) {
+            self.outputs.push_back(Output::Detach(channel.clone()));
         }
     }
 

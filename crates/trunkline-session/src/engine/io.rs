@@ -343,7 +343,8 @@ pub enum Event {
     Resumed,
     /// Its connection was lost; it waits for its client.
     Lost,
-    /// It is over, with the close code that ended it (0: its resume window passed). The last output.
+    /// It is over, with the close code that ended it (0: its resume window passed). The last output, but for the
+    /// detaching of what was still being attached.
     Ended(u32),
 }
 
@@ -365,7 +366,7 @@ pub enum Output {
     Send(DownFrame),
     /// Deliver these attached channels on the session's connection, behind what was sent before.
     Deliver(Vec<Channel>),
-    /// Stop delivering this channel at once.
+    /// Stop delivering this channel at once, and let go of it.
     Detach(Channel),
     /// Run a call, answer with [`Input::CallEnded`].
     Call(Box<CallRequest>),

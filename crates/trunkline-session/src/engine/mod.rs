@@ -272,7 +272,6 @@ impl Engine {
         let was_live = matches!(self.phase, Phase::Live);
         self.link = None;
         self.channels.cut();
-        self.operations.clear();
         self.phase = Phase::Lost;
         self.lost_at = Some(now.at);
         // The next connection has a reply queue of its own, and nobody is left to say that this one has room.
@@ -285,7 +284,6 @@ impl Engine {
     fn end(&mut self, code: u32) {
         self.phase = Phase::Ended;
         self.link = None;
-        self.operations.clear();
         self.calls.clear();
         self.outputs.push_back(Output::Event(Event::Ended(code)));
     }
@@ -299,9 +297,7 @@ impl Engine {
             Phase::New | Phase::Live | Phase::Lost => {
                 let live = matches!(self.phase, Phase::Live);
                 // On it already: delivery goes on as it is, it only no longer depends on the client's list.
-                if let Some(known) = self.channels.get(&channel)
-                    && (known.live || !live)
-                {
+                if self.channels.join(&channel, live) {
                     return;
                 }
                 self.channels.attached(channel.clone(), ChannelKind::Joined, position, live);

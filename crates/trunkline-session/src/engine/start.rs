@@ -104,7 +104,6 @@ impl Engine {
             self.calls.begin_after(facts.last_sent_client_seq);
         }
         self.channels.cut();
-        self.operations.clear();
         self.undecodable = 0;
         self.instance = facts.instance;
         self.attempt = facts.attempt;
@@ -282,6 +281,11 @@ impl Engine {
 impl Starting {
     fn is_withdrawn(&self, channel: &str) -> bool {
         self.refused.iter().any(|refusal| refusal.channel == channel)
+    }
+
+    /// Has a service joined the session to this channel while its others were being attached?
+    pub(super) fn joins(&self, channel: &str) -> bool {
+        self.joined.iter().any(|(joined, _)| &**joined == channel)
     }
 
     /// A service has taken the session off a channel while it was being attached.

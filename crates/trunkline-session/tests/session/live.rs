@@ -157,17 +157,49 @@ fn operations_are_answered_with_their_msg_id_and_are_bounded() {
 }
 
 #[test]
-fn what_a_lost_connection_asked_for_is_not_answered_on_the_next() {
+fn what_a_lost_connection_asked_for_is_not_answered_on_the_next_and_does_not_stay() {
+    let subscribed = || Ok(Answer::Subscribed { position: at(1, 9), gap: None });
+    let channel = || Channel::from("room:1");
     let mut rig = Rig::new();
     let token = rig.begin().resume_token;
-    let outputs = rig.frame(up(3, subscribe("room:1", None)));
-    let (id, _) = operation(&outputs);
+    let id = operation(&rig.frame(up(3, subscribe("room:1", None)))).0;
     rig.cut();
     let facts = rig.resume(&token);
     rig.start(facts);
-    let answer = Answer::Subscribed { position: at(1, 9), gap: None };
-    assert_eq!(rig.give(Input::Answer { id, result: Ok(answer) }), []);
+    assert_eq!(rig.give(Input::Answer { id, result: subscribed() }), [Output::Detach(channel())]);
     assert!(rig.engine.channels().all(|(channel, _)| &**channel != "room:1"));
+
+    // The next connection has asked for it too: what is attached is wanted.
+    let old = operation(&rig.frame(up(3, subscribe("room:1", None)))).0;
+    let facts = rig.resume(&token);
+    rig.start(facts);
+    let new = operation(&rig.frame(up(3, subscribe("room:1", None)))).0;
+    assert_eq!(rig.give(Input::Answer { id: old, result: subscribed() }), []);
+    assert_eq!(rig.give(Input::Answer { id: new, result: subscribed() }).len(), 2);
+
+    let last = operation(&rig.frame(up(3, subscribe("room:2", None)))).0;
+    rig.frame(up(0, UpBody::Stop(Default::default())));
+    let outputs = rig.give(Input::Answer { id: last, result: subscribed() });
+    assert_eq!(outputs, [Output::Detach(Channel::from("room:2"))]);
+}
+
+#[test]
+fn a_service_that_joins_during_a_subscription_has_the_channel() {
+    let mut rig = Rig::new();
+    let token = rig.begin().resume_token;
+    let id = operation(&rig.frame(up(3, subscribe("room:1", Some(2))))).0;
+    assert_eq!(rig.give(Input::Joined { channel: Channel::from("room:1"), position: at(1, 9) }).len(), 2);
+    let answer = Answer::Subscribed { position: at(1, 2), gap: None };
+    assert_eq!(refusal(&rig.give(Input::Answer { id, result: Ok(answer) })), 409, "one cursor, one position");
+
+    // And one that the client was on by itself no longer depends on its list.
+    let id = operation(&rig.frame(up(3, subscribe("room:2", None)))).0;
+    rig.give(Input::Answer { id, result: Ok(Answer::Subscribed { position: at(1, 9), gap: None }) });
+    assert_eq!(rig.give(Input::Joined { channel: Channel::from("room:2"), position: at(1, 12) }), []);
+    let facts = rig.resume(&token);
+    let (_, attach) = rig.accepted(facts);
+    let from: Vec<_> = attach.iter().map(|request| (&*request.channel, request.from)).collect();
+    assert!(from.contains(&("room:2", Some(at(1, 9)))), "{from:?}");
 }
 
 #[test]

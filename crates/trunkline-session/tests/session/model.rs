@@ -228,7 +228,8 @@ impl Model {
         if up_to > self.highest.unwrap_or(0) {
             return vec![Seen::Error { msg_id: 0, code: 400 }];
         }
-        for (_, call) in self.calls.range_mut(..=up_to) {
+        // 0 tells of none.
+        for (_, call) in self.calls.range_mut(..=up_to).filter(|_| up_to > 0) {
             if matches!(call.state, State::Ended(How::Reply | How::Fails)) {
                 call.state = State::Forgotten;
             }
