@@ -14,6 +14,7 @@ mod world;
 
 mod calls;
 mod client;
+mod hostile;
 mod live;
 mod model;
 mod start;
