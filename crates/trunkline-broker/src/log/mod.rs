@@ -242,7 +242,7 @@ impl Log {
 
     /// Whether no publication is kept.
     pub fn is_empty(&self) -> bool {
-        self.state.lock().window().is_none_or(|window| window.is_empty())
+        self.state.lock().window().is_none()
     }
 
     /// The publication at a position, while it is kept.
@@ -259,7 +259,8 @@ impl Log {
         self.state.lock().page(since, limit, direction)
     }
 
-    /// How many publications were encoded in each variant so far: one for each, whatever the number of readers.
+    /// How many publications were encoded in each variant since something is kept: one for each, whatever the number
+    /// of readers.
     pub fn encodings(&self) -> [u64; Variant::COUNT] {
         self.state.lock().encodings()
     }

@@ -109,7 +109,7 @@ impl Log {
         if let Some(kept) = state.kept_mut() {
             kept.encodings[variant.index()] += run.len() as u64;
             if seq + last as u64 >= kept.window.base() {
-                kept.variants[variant.index()].insert(Chunk::new(seq, bytes, ends));
+                kept.parts(variant).1.insert(Chunk::new(seq, bytes, ends));
             }
         }
     }
@@ -119,13 +119,13 @@ impl State {
     /// The publications from `seq` on that are not encoded, none missing between them, about one chunk's worth.
     fn unencoded_run(&mut self, seq: Seq, variant: Variant) -> Vec<Entry> {
         let Some((epoch, kept)) = self.epoch().zip(self.kept_mut()) else { return Vec::new() };
-        let chunks = &kept.variants[variant.index()];
+        let (window, chunks) = kept.parts(variant);
         let mut run: Vec<Entry> = Vec::new();
         let mut size = 0;
         for at in seq.. {
-            let Some(entry) = kept.window.entry(epoch, at) else { break };
+            let Some(entry) = window.entry(epoch, at) else { break };
             size += entry.item.cost();
-            if chunks.find(at).is_some() || at > seq && (size > CHUNK_BYTES || !kept.window.follows(at)) {
+            if chunks.find(at).is_some() || at > seq && (size > CHUNK_BYTES || !window.follows(at)) {
                 break;
             }
             run.push(entry);
@@ -152,23 +152,23 @@ impl Reading<'_> {
             // `Place::At` was found in the window, so there is one.
             return Look::Stop(ReadOutcome::AtHead);
         };
+        let (window, chunks) = kept.parts(self.variant);
         loop {
-            if seq == kept.window.end() {
+            if seq == window.end() {
                 return Look::Stop(ReadOutcome::AtHead);
             }
-            if self.took && (self.budget == 0 || !kept.window.follows(seq)) {
+            if self.took && (self.budget == 0 || !window.follows(seq)) {
                 return Look::Stop(ReadOutcome::More);
             }
-            let chunks = &mut kept.variants[self.variant.index()];
             let Some(at) = chunks.find(seq) else { return Look::Encode(seq) };
-            chunks.join_from(at, &kept.window);
+            chunks.join_from(at, window);
             let Some(chunk) = chunks.chunk(at) else { return Look::Encode(seq) };
             let (bytes, entries) = chunk.take(seq, self.budget, !self.took);
             if entries == 0 {
                 return Look::Stop(ReadOutcome::More);
             }
             seq += u64::from(entries);
-            let Some(last) = kept.window.slot(seq - 1) else { return Look::Stop(ReadOutcome::More) };
+            let Some(last) = window.slot(seq - 1) else { return Look::Stop(ReadOutcome::More) };
             self.cursor.position = Position { epoch, offset: last.offset };
             self.budget = self.budget.saturating_sub(bytes.len());
             self.took = true;

@@ -42,6 +42,10 @@ pub(super) struct State {
     /// Rises with everything that a parked reader must see: who parked in an earlier one has been unparked.
     pub(super) generation: u64,
     pub(super) parked: Slab<Arc<dyn Unpark>>,
+    /// The number that the next publication has in its window. It never falls, so that bytes which a reader is
+    /// encoding while everything is dropped are not taken for a later publication's.
+    next_seq: Seq,
+    /// Only while something is kept.
     kept: Option<Box<Kept>>,
 }
 
@@ -49,7 +53,8 @@ pub(super) struct State {
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) window: Window,
-    pub(super) variants: [Chunks; Variant::COUNT],
+    /// Boxed, because a channel's subscribers mostly share one or two variants.
+    variants: [Option<Box<Chunks>>; Variant::COUNT],
     pub(super) encodings: [u64; Variant::COUNT],
 }
 
@@ -76,6 +81,7 @@ impl State {
             subscriptions: 0,
             generation: 1,
             parked: Slab::new(),
+            next_seq: 0,
             kept: None,
         }
     }
@@ -145,16 +151,18 @@ impl State {
     /// Appends, trims, and takes out those who are parked.
     pub(super) fn push(&mut self, slot: Slot, limits: HistoryLimits) -> Woken {
         self.head = slot.offset;
+        let base = self.next_seq;
+        self.next_seq += 1;
         let kept = self.kept.get_or_insert_with(|| {
             Box::new(Kept {
-                window: Window::new(0, limits),
+                window: Window::new(base, limits),
                 variants: Default::default(),
                 encodings: [0; Variant::COUNT],
             })
         });
         kept.window.set_limits(limits);
         kept.window.push(slot, self.live);
-        kept.release();
+        self.release();
         self.wake()
     }
 
@@ -171,11 +179,7 @@ impl State {
         self.absent = head.epoch.max(since);
         self.epoch = (head.offset > Offset(0)).then_some(head.epoch);
         self.head = head.offset;
-        if let Some(kept) = &mut self.kept {
-            // Numbers go on, so that bytes which a reader is encoding now are not taken for new publications'.
-            kept.window = Window::new(kept.window.end(), HistoryLimits::NONE);
-            kept.release();
-        }
+        self.kept = None;
         self.wake()
     }
 
@@ -183,7 +187,20 @@ impl State {
         let live = self.live;
         if let Some(kept) = &mut self.kept {
             kept.window.trim(uptime, live);
-            kept.release();
+        }
+        self.release();
+    }
+
+    /// Drops the bytes of what the window has dropped, and everything once nothing is kept.
+    fn release(&mut self) {
+        let Some(kept) = &mut self.kept else { return };
+        if kept.window.is_empty() {
+            self.kept = None;
+            return;
+        }
+        let base = kept.window.base();
+        for chunks in kept.variants.iter_mut().flatten() {
+            chunks.release_before(base);
         }
     }
 
@@ -245,11 +262,8 @@ impl State {
 }
 
 impl Kept {
-    /// Drops the bytes of what the window has dropped.
-    fn release(&mut self) {
-        let base = self.window.base();
-        for chunks in &mut self.variants {
-            chunks.release_before(base);
-        }
+    /// What is kept, and what is encoded of it in one variant.
+    pub(super) fn parts(&mut self, variant: Variant) -> (&Window, &mut Chunks) {
+        (&self.window, self.variants[variant.index()].get_or_insert_default())
     }
 }

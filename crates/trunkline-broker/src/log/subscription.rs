@@ -60,6 +60,10 @@ impl Subscription {
         if self.generation.load(Ordering::Relaxed) == state.generation {
             return true;
         }
+        if state.parked.capacity() == 0 {
+            // Most channels have one subscriber; growing from nothing would make room for four.
+            state.parked = Slab::with_capacity(1);
+        }
         let key = state.parked.insert(self.unpark.clone());
         self.key.store(key, Ordering::Relaxed);
         self.generation.store(state.generation, Ordering::Relaxed);

@@ -160,6 +160,31 @@ fn a_window_that_overruns_while_a_reader_encodes_is_told_after_what_was_read() {
 }
 
 #[test]
+fn bytes_made_while_all_is_dropped_are_not_taken_for_later_ones() {
+    /// Drops everything and publishes anew while the first publication is encoded.
+    struct Anew<'a>(&'a Log, Plain);
+    impl Encode for Anew<'_> {
+        fn encode(&self, channel: &ChannelName, entry: &Entry, out: &mut BytesMut) {
+            if entry.position == at(1) {
+                self.0.expire(LIVE_WINDOW_TTL);
+                assert!(self.0.is_empty());
+                publish(self.0, "new");
+            }
+            self.1.encode(channel, entry, out);
+        }
+    }
+    let log = log();
+    let mut cursor = log.locate(None).0;
+    publish(&log, "old");
+    let encode = Anew(&log, Plain::default());
+    let mut pieces = Vec::new();
+    let gap = log.read(&mut cursor, variant(0), &encode, ALL, &mut pieces);
+    assert!(matches!(gap, ReadOutcome::Gap { next, .. } if next == at(1)), "{gap:?}");
+    assert_eq!(log.read(&mut cursor, variant(0), &encode, ALL, &mut pieces), ReadOutcome::AtHead);
+    assert_eq!(decode(pieces[0].bytes.clone()), [(at(2), Bytes::from("new"))]);
+}
+
+#[test]
 fn pieces_outlive_the_window() {
     let (log, plain) = (log(), Plain::default());
     let mut cursor = log.locate(None).0;
@@ -257,8 +282,10 @@ fn encoded_bytes_go_with_their_entry_and_with_the_last_subscription() {
     publish(&log, "b");
     let bytes = drain(&log, &mut cursor, &plain).0.remove(0).bytes;
     assert!(!bytes.is_unique());
+    publish_with(&log, "c", LIVE_WINDOW_TTL / 2, HistoryLimits::NONE);
     log.expire(LIVE_WINDOW_TTL);
     assert!(bytes.is_unique(), "the entry has expired");
+    assert!(!log.is_empty(), "a later one is kept");
 }
 
 #[test]
