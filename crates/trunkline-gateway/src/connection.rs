@@ -177,6 +177,8 @@ impl Actor<'_> {
         // Registered before anything is looked at, so that what comes in between wakes us again.
         self.hold.handle.waker().register(cx.waker());
         let was_stalled = self.stalled_since.is_some();
+        // Asked before the write: an end that comes during it has queued a notice that is not written yet.
+        let is_ending = self.hold.handle.ending().is_some();
         let idle = match self.poll_write(cx) {
             Poll::Ready(Ok(())) => true,
             Poll::Ready(Err(_)) => return Poll::Ready(Step::WriteFailed),
@@ -186,7 +188,7 @@ impl Actor<'_> {
         if was_stalled != self.stalled_since.is_some() || self.pressure != self.current_pressure() {
             return Poll::Ready(Step::FlowChanged);
         }
-        if self.hold.handle.ending().is_some() {
+        if is_ending {
             if idle {
                 return Poll::Ready(Step::Drained);
             }
