@@ -184,11 +184,17 @@ impl Table {
         with_prefix.map(|(key, value)| (key.clone(), value.versioned())).collect()
     }
 
-    /// Whether an edit changes what must be on disk, or must wait for one that does.
+    /// Whether an edit changes what must be on disk, or must wait for one that does. Renewing a value by writing it
+    /// again as it is does neither: versions and the moment a ttl ends are not on disk.
     pub(super) fn needs_disk(&self, edit: &Edit) -> bool {
-        let put = edit.put.as_ref().is_some_and(|(_, life)| self.durable(&edit.key, *life == Life::Forever));
-        put || self.pending.as_ref() == Some(&edit.key)
-            || self.values.get(&edit.key).is_some_and(|value| self.is_durable(&edit.key, value))
+        if self.pending.as_ref() == Some(&edit.key) {
+            return true;
+        }
+        let put = self.stored_put(edit);
+        let current = self.values.get(&edit.key).filter(|value| self.is_durable(&edit.key, value));
+        let current = current.map(|value| self.stored(&edit.key, value));
+        // While the disk is behind it may hold something else than the table does.
+        put != current || put.is_some() && self.stale_disk
     }
 
     /// Checks an edit without doing it: `Ok(Some(..))` is a refusal.
@@ -238,11 +244,7 @@ impl Table {
             Life::Lease(id) if self.leases.contains_key(&id) => Lived::Lease(id),
             Life::Lease(id) => return Err(BrokerError::LeaseEnded(id)),
         };
-        let given = match condition {
-            Condition::FenceAtLeast(fence) => Some(fence),
-            _ => None,
-        };
-        let fence = self.values.get(&key).and_then(|value| value.fence).max(given);
+        let fence = self.fence_after(&key, condition);
         let revision = self.next_revision();
         self.insert(key.clone(), Value { value, revision, fence, life });
         if let Some(versioned) = self.value(&key) {
@@ -253,30 +255,40 @@ impl Table {
 
     /// What the disk must hold, once this edit is done.
     pub(super) fn durable_values(&self, edit: Option<&Edit>) -> Vec<StoredValue> {
-        let mut stored: Vec<StoredValue> = Vec::new();
-        for (key, value) in &self.values {
-            if self.is_durable(key, value) && edit.is_none_or(|edit| edit.key != *key) {
-                let life = self.stored_life(value.life);
-                let (value, fence) = (value.value.clone(), value.fence);
-                stored.push(StoredValue { key: key.clone(), value, fence, life });
-            }
-        }
-        if let Some(Edit { key, condition, put: Some((value, life)) }) = edit
-            && self.durable(key, *life == Life::Forever)
-        {
-            let life = match *life {
-                Life::Forever => StoredLife::Forever,
-                Life::Ttl(ttl) => StoredLife::TtlMs(to_ms(ttl)),
-                Life::Lease(id) => self.stored_life(Lived::Lease(id)),
-            };
-            let given = match condition {
-                Condition::FenceAtLeast(fence) => Some(*fence),
-                _ => None,
-            };
-            let fence = self.values.get(key).and_then(|value| value.fence).max(given);
-            stored.push(StoredValue { key: key.clone(), value: value.clone(), fence, life });
-        }
+        let others = self
+            .values
+            .iter()
+            .filter(|(key, value)| self.is_durable(key, value) && edit.is_none_or(|edit| edit.key != **key));
+        let mut stored: Vec<StoredValue> = others.map(|(key, value)| self.stored(key, value)).collect();
+        stored.extend(edit.and_then(|edit| self.stored_put(edit)));
         stored
+    }
+
+    fn stored(&self, key: &str, value: &Value) -> StoredValue {
+        let life = self.stored_life(value.life);
+        StoredValue { key: key.to_owned(), value: value.value.clone(), fence: value.fence, life }
+    }
+
+    /// The form on disk of what an edit puts, if that is durable.
+    fn stored_put(&self, edit: &Edit) -> Option<StoredValue> {
+        let (value, life) = edit.put.as_ref()?;
+        let life = match *life {
+            Life::Forever => StoredLife::Forever,
+            Life::Ttl(ttl) => StoredLife::TtlMs(to_ms(ttl)),
+            Life::Lease(id) => self.stored_life(Lived::Lease(id)),
+        };
+        let durable = self.durable(&edit.key, life == StoredLife::Forever);
+        let fence = self.fence_after(&edit.key, edit.condition);
+        durable.then(|| StoredValue { key: edit.key.clone(), value: value.clone(), fence, life })
+    }
+
+    /// The fence of a key after a write under this condition: a fence never falls, nor is it lost.
+    fn fence_after(&self, key: &str, condition: Condition) -> Option<Fence> {
+        let given = match condition {
+            Condition::FenceAtLeast(fence) => Some(fence),
+            _ => None,
+        };
+        self.values.get(key).and_then(|value| value.fence).max(given)
     }
 
     /// A new lease.

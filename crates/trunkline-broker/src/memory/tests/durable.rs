@@ -134,6 +134,36 @@ async fn a_full_disk_is_a_typed_error_and_loses_nothing() {
 }
 
 #[tokio::test]
+async fn renewing_a_durable_value_as_it_is_needs_no_disk() {
+    let (folder, clock) = place();
+    let broker = open(folder.path(), &clock).unwrap();
+    let lease = broker.lease(TTL).await.unwrap();
+    let lives = [Life::Forever, Life::Ttl(TTL), Life::Lease(lease.id())];
+    for (n, life) in lives.into_iter().enumerate() {
+        set(&broker, &format!("upstream/{n}"), "same", life).await;
+    }
+    fill_disk(folder.path(), "values.json");
+    for (n, life) in lives.into_iter().enumerate() {
+        let key = format!("upstream/{n}");
+        let before = broker.get(&key).await.unwrap().unwrap().revision;
+        set(&broker, &key, "same", life).await;
+        assert!(broker.get(&key).await.unwrap().unwrap().revision > before);
+    }
+    clock.advance(TTL - Duration::from_secs(1));
+    set(&broker, "upstream/1", "same", Life::Ttl(TTL)).await;
+    clock.advance(TTL - Duration::from_secs(1));
+    assert_eq!(get(&broker, "upstream/1").await.as_deref(), Some("same"), "its ttl runs anew");
+    for (key, value, life) in [
+        ("upstream/0", "other", Life::Forever),
+        ("upstream/0", "same", Life::Ttl(TTL)),
+        ("upstream/1", "same", Life::Ttl(TTL * 2)),
+    ] {
+        let full = put(&broker, key, value, life).await;
+        assert!(matches!(full, Err(BrokerError::Storage { .. })), "{key} {value} {life:?}: {full:?}");
+    }
+}
+
+#[tokio::test]
 async fn durable_values_are_bounded() {
     let (folder, clock) = place();
     let data_dir = Some(folder.path().to_owned());
