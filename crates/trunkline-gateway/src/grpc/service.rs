@@ -2,6 +2,7 @@
 //!
 //! Who may ask was decided before a request comes here.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
@@ -15,6 +16,7 @@ use trunkline_service::{Code, Context, ContextError, Target};
 use super::broadcast;
 use super::options::{BATCH_WAITING, MAX_TARGETS};
 use crate::gateway::{Gateway, Node};
+use crate::upstream::Peer;
 
 /// What a push that failed inside the node is called, as in the seed.
 const PUSH_FAILED: &str = "PUSH_FAILED";
@@ -63,6 +65,14 @@ impl Surface {
     }
 }
 
+/// Where a registration without a host comes from.
+fn host_of<T>(request: &Request<T>) -> Option<IpAddr> {
+    match request.extensions().get::<Peer>() {
+        Some(Peer::Tcp(address)) => Some(address.ip()),
+        Some(Peer::Local) | None => None,
+    }
+}
+
 #[tonic::async_trait]
 impl GatewayService for Surface {
     async fn push_to_client(
@@ -83,8 +93,9 @@ impl GatewayService for Surface {
         &self,
         request: Request<wire::UpstreamRegisterRequest>,
     ) -> Answer<wire::UpstreamRegisterResponse> {
+        let peer = host_of(&request);
         let answer = match self.node.services.upstreams() {
-            Some(upstreams) => upstreams.register(request.into_inner()).await,
+            Some(upstreams) => upstreams.register_from(request.into_inner(), peer).await,
             None => no_upstreams(),
         };
         Ok(Response::new(answer))
@@ -94,8 +105,9 @@ impl GatewayService for Surface {
         &self,
         request: Request<wire::UpstreamDeregisterRequest>,
     ) -> Answer<wire::UpstreamRegisterResponse> {
+        let peer = host_of(&request);
         let answer = match self.node.services.upstreams() {
-            Some(upstreams) => upstreams.deregister(request.into_inner()).await,
+            Some(upstreams) => upstreams.deregister_from(request.into_inner(), peer).await,
             None => no_upstreams(),
         };
         Ok(Response::new(answer))

@@ -135,12 +135,15 @@ impl Registrations {
                 }
                 self.registry.replace(registered);
             }
+            Change::Put { key, versioned } if self.knows_newer(&key, versioned.revision) => {}
             Change::Put { key, versioned } => {
                 if let Some(registration) = self.decode(&key, &versioned) {
                     self.saw(&key, versioned.revision);
                     self.registry.put(key, registration);
                 }
             }
+            // It left and came again through this node, which the watch tells late.
+            Change::Gone { key, revision } if self.knows_newer(&key, revision) => {}
             Change::Gone { key, .. } => {
                 self.seen.lock().remove(&key);
                 self.registry.remove(&key);
@@ -217,6 +220,10 @@ impl Registrations {
                 seen.insert(key.to_owned(), (revision, Instant::now()));
             }
         }
+    }
+
+    fn knows_newer(&self, key: &str, revision: Revision) -> bool {
+        self.seen.lock().get(key).is_some_and(|(known, _)| known.0 > revision.0)
     }
 
     fn decode(&self, key: &str, versioned: &Versioned) -> Option<Registration> {

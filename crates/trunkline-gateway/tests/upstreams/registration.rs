@@ -140,6 +140,23 @@ async fn deregistering_the_last_zone_does_not_cut_a_running_call() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn leaving_and_coming_again_at_once_is_one_instance() {
+    let bench = Bench::new(|_| {});
+    let fake = bench.fakes(1, "003").await.remove(0);
+    let leave = || wire::UpstreamDeregisterRequest { address: "u1:1".into(), ..Default::default() };
+    for _ in 0..5 {
+        assert!(bench.router.deregister(leave()).await.success);
+        bench.register(registration("u1:1", "003")).await;
+    }
+    assert_eq!(bench.who("echo").await, "u1:1");
+    let connections = fake.seen.lock().connections;
+    // Whatever the broker has to tell of it comes now, and must not end it once more.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(fake.seen.lock().connections, connections);
+    assert_eq!(bench.who("echo").await, "u1:1");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_instance_that_moves_replaces_itself() {
     let bench = Bench::new(|_| {});
     let named = |address: &str, id: &str| wire::UpstreamRegisterRequest {
