@@ -1,0 +1,242 @@
+//! Order: of bound pushes and their reply, whoever is late (o1); and of pushes to one user, whoever makes them (o3).
+//!
+//! The schedules are random and seeded; no clock decides anything. The full sizes are `./prove`'s.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+use anyhow::{Context as _, Result, ensure};
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::task::{JoinSet, yield_now};
+use tonic::transport::Channel;
+use trunkline_proto::DownBody;
+use trunkline_proto::wire::gateway_service_client::GatewayServiceClient;
+use trunkline_proto::wire::{self, NotifySyncHint as Hint, PushOutcome as Outcome};
+use trunkline_service::Reply;
+use trunkline_testkit::TestClient;
+
+use crate::support::{Node, Scripted, business, push_to, within};
+
+/// What became of the pushes of one call, in the order in which they were made.
+type Pushed = Arc<Mutex<HashMap<String, Vec<(Hint, String, wire::UnicastPushResponse)>>>>;
+
+/// Makes some pushes for a call, with pauses as the seed has them.
+async fn push_some(
+    mut service: GatewayServiceClient<Channel>,
+    user: String,
+    seq: u64,
+    mut random: StdRng,
+    pushed: Pushed,
+) -> Result<()> {
+    for at in 0..random.random_range(0..5) {
+        for _ in 0..random.random_range(0..12) {
+            yield_now().await;
+        }
+        let hint = [Hint::NshBeforeResponse, Hint::NshAfterResponse, Hint::NshImmediately]
+            [random.random_range(0..3)];
+        let title = format!("{user}/{seq}/{at}");
+        let request = wire::UnicastPushRequest {
+            sync_hint: hint.into(),
+            bind_client_seq_id: seq,
+            ..push_to("openid", &user, &title)
+        };
+        let answer = service.push_to_client(request).await?.into_inner();
+        pushed.lock().entry(format!("{user}/{seq}")).or_default().push((hint, title, answer));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn o1_before_reply_after_or_an_explicit_too_late() -> Result<()> {
+    const USERS: usize = 4;
+    const CALLS: u64 = 60;
+    let node = Node::start().await?;
+    let service = node.service().await?;
+    let (pushed, pushers) = (Pushed::default(), Arc::new(Mutex::new(JoinSet::new())));
+    let (kept, running) = (Arc::clone(&pushed), Arc::clone(&pushers));
+    let upstream = node.upstream(Scripted::new(move |caller, call| {
+        let seed = call.client_seq + caller.user.bytes().map(u64::from).sum::<u64>() * 1_000;
+        let mut random = StdRng::seed_from_u64(seed);
+        let (service, kept) = (service.clone(), Arc::clone(&kept));
+        let pushing = push_some(service, caller.user, call.client_seq, StdRng::seed_from_u64(seed), kept);
+        running.lock().spawn(pushing);
+        async move {
+            for _ in 0..random.random_range(0..12) {
+                yield_now().await;
+            }
+            Ok(Reply::ok(call.data))
+        }
+    }));
+    let upstream = upstream.await?;
+    let mut clients = Vec::new();
+    for at in 0..USERS {
+        let user = format!("user-{at}");
+        clients.push((user.clone(), node.client(&user).await?, HashMap::new()));
+    }
+    // Seven at once, so that calls overlap and are never queued behind the gateway's limit of eight.
+    for first in (1..=CALLS).step_by(7) {
+        for (_, client, calls) in &mut clients {
+            for seq in first..=CALLS.min(first + 6) {
+                calls.insert(client.send_call("any", &[], format!("{seq}")).await?, seq);
+            }
+        }
+        for (user, client, calls) in &mut clients {
+            for (msg_id, seq) in std::mem::take(calls) {
+                let reply = within("a reply", client.reply(msg_id)).await??;
+                pushed.lock().entry(format!("reply of {user}/{seq}")).or_default();
+                read_reply(user, seq, reply, &pushers, &pushed).await?;
+            }
+        }
+    }
+    let counts = check_the_rest(&mut clients, &pushed).await?;
+    // The schedule has met every case, so that the test says something.
+    ensure!(counts.iter().all(|count| *count > 0), "bound, too late, late after, immediate: {counts:?}");
+    node.stop((clients, upstream)).await
+}
+
+/// The reply's group has exactly what was bound, each side in the order in which it was accepted.
+async fn read_reply(
+    user: &str,
+    seq: u64,
+    reply: trunkline_proto::DownFrame,
+    pushers: &Mutex<JoinSet<Result<()>>>,
+    pushed: &Pushed,
+) -> Result<()> {
+    // The pushers of the calls that were answered are let finish: what they were told is then complete.
+    let mut finishing = std::mem::take(&mut *pushers.lock());
+    while let Some(done) = within("the pushers' end", finishing.join_next()).await? {
+        done??;
+    }
+    let got: Vec<String> = match reply.body {
+        DownBody::Group(frames) => frames
+            .iter()
+            .map(|frame| business(frame).map(|response| response.title.clone()))
+            .collect::<Result<_>>()?,
+        _ => vec![business(&reply)?.title.clone()],
+    };
+    let all = pushed.lock();
+    let made = all.get(&format!("{user}/{seq}")).map(Vec::as_slice).unwrap_or_default();
+    let bound = |wanted: Hint| {
+        let of_side = made
+            .iter()
+            .filter(move |(hint, _, answer)| *hint == wanted && answer.outcome() == Outcome::OutcomeBound);
+        of_side.map(|(_, title, _)| title.clone())
+    };
+    let reply = std::iter::once(String::new());
+    let expected: Vec<String> =
+        bound(Hint::NshBeforeResponse).chain(reply).chain(bound(Hint::NshAfterResponse)).collect();
+    ensure!(got == expected, "{user}/{seq}: got {got:?}, made {made:?}");
+    Ok(())
+}
+
+/// Everything else: what went out by itself arrived, in its order; what was refused did not. Answers how many were bound,
+/// too late, late but sent, and immediate.
+async fn check_the_rest(
+    clients: &mut [(String, TestClient, HashMap<u32, u64>)],
+    pushed: &Pushed,
+) -> Result<[usize; 4]> {
+    let mut counts = [0; 4];
+    for (user, client, _) in clients {
+        let got: Vec<String> = client
+            .drain()
+            .await?
+            .iter()
+            .map(|frame| business(frame).map(|response| response.title.clone()))
+            .collect::<Result<_>>()?;
+        let place: HashMap<&String, usize> = got.iter().zip(0..).collect();
+        ensure!(place.len() == got.len(), "something came twice: {got:?}");
+        let mut expected = 0;
+        let all = pushed.lock();
+        for (_, made) in all.iter().filter(|(call, _)| call.starts_with(&format!("{user}/"))) {
+            let mut last = None;
+            for (hint, title, answer) in made {
+                match (answer.outcome(), answer.error_code.as_str()) {
+                    (Outcome::OutcomeBound, "") => counts[0] += 1,
+                    (Outcome::OutcomeUnspecified, "BIND_TOO_LATE") => {
+                        ensure!(*hint == Hint::NshBeforeResponse, "{title}: {answer:?}");
+                        ensure!(!place.contains_key(title), "{title} was refused and came");
+                        counts[1] += 1;
+                    }
+                    (Outcome::OutcomeDelivered, "") => {
+                        ensure!(*hint != Hint::NshBeforeResponse, "{title}: {answer:?}");
+                        counts[if *hint == Hint::NshAfterResponse { 2 } else { 3 }] += 1;
+                        let at = Some(*place.get(title).with_context(|| format!("{title} is lost"))?);
+                        ensure!(last < at, "{title} came before an earlier one of its pusher");
+                        last = at;
+                        expected += 1;
+                    }
+                    other => anyhow::bail!("{title}: {other:?}"),
+                }
+            }
+        }
+        ensure!(got.len() == expected, "{user} got {} pushes, not {expected}", got.len());
+    }
+    Ok(counts)
+}
+
+/// One push, between the ticks at which it was begun and answered.
+struct Made {
+    title: String,
+    begun: u64,
+    answered: u64,
+}
+
+#[tokio::test]
+async fn o3_two_sessions_and_eight_pushers_see_the_order_of_acceptance() -> Result<()> {
+    const PUSHERS: u64 = 8;
+    const EACH: u64 = 40;
+    let node = Node::start().await?;
+    let mut sessions = [node.client_on("alice", "phone").await?, node.client_on("alice", "tablet").await?];
+    let ticks = Arc::new(AtomicU64::new(0));
+    let mut pushers = JoinSet::new();
+    for pusher in 0..PUSHERS {
+        // A connection each: nothing orders them but the gateway.
+        let (mut service, ticks) = (node.service().await?, Arc::clone(&ticks));
+        pushers.spawn(async move {
+            let mut made = Vec::new();
+            let mut random = StdRng::seed_from_u64(pusher);
+            for at in 0..EACH {
+                for _ in 0..random.random_range(0..4) {
+                    yield_now().await;
+                }
+                let title = format!("{pusher}/{at}");
+                let begun = ticks.fetch_add(1, SeqCst);
+                let answer = service.push_to_client(push_to("openid", "alice", &title)).await?.into_inner();
+                ensure!(answer.outcome() == Outcome::OutcomeDelivered, "{answer:?}");
+                made.push(Made { title, begun, answered: ticks.fetch_add(1, SeqCst) });
+            }
+            Ok(made)
+        });
+    }
+    let mut made = Vec::new();
+    while let Some(done) = within("the pushers' end", pushers.join_next()).await? {
+        made.extend(done??);
+    }
+    let mut orders = Vec::new();
+    for client in &mut sessions {
+        let mut order = Vec::new();
+        let mut last = 0;
+        for _ in 0..PUSHERS * EACH {
+            let frame = client.push().await?;
+            let offset = frame.position.as_ref().map(|position| position.offset);
+            ensure!(offset > Some(last), "offsets rise");
+            last = offset.unwrap_or_default();
+            order.push(business(&frame)?.title.clone());
+        }
+        ensure!(client.drain().await?.is_empty(), "nothing else comes");
+        orders.push(order);
+    }
+    assert_eq!(orders[0], orders[1], "every session of the user sees one order");
+    let place: HashMap<&String, usize> = orders[0].iter().zip(0..).collect();
+    assert_eq!(place.len(), made.len(), "every push once");
+    // Whatever was answered before another was begun comes before it.
+    for one in &made {
+        for other in made.iter().filter(|other| one.answered < other.begun) {
+            assert!(place[&one.title] < place[&other.title], "{} after {}", one.title, other.title);
+        }
+    }
+    node.stop(sessions).await
+}
