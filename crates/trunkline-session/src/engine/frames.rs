@@ -252,7 +252,7 @@ impl Engine {
     fn answer_to_nobody(&mut self, kind: &Pending, result: &Result<Answer, ErrorMessage>) {
         let (Pending::Subscribe { channel, .. }, Ok(_)) = (kind, result) else { return };
         let joined = matches!(&self.phase, Phase::Starting(starting) if starting.joins(channel));
-        let ended = matches!(self.phase, Phase::Ended);
+        let ended = matches!(self.phase, Phase::Ended(_));
         let wanted = self.subscription_under_way(channel).is_some() || self.channels.get(channel).is_some();
         if ended || !(joined || wanted) {
             self.outputs.push_back(Output::Detach(channel.clone()));

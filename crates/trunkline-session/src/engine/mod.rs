@@ -76,8 +76,8 @@ enum Phase {
     Live,
     /// No connection; the resume window runs.
     Lost,
-    /// For good.
-    Ended,
+    /// For good, with the close code that ended it (0: its resume window passed).
+    Ended(u32),
 }
 
 #[derive(Debug)]
@@ -157,7 +157,7 @@ impl Engine {
     /// When to give [`Input::Timeout`], if nothing else happens before.
     pub fn next_timeout(&self) -> Option<Duration> {
         match self.phase {
-            Phase::New | Phase::Starting(_) | Phase::Ended => None,
+            Phase::New | Phase::Starting(_) | Phase::Ended(_) => None,
             Phase::Live => {
                 let silent = self.heard_at + self.config.silence();
                 Some(self.expiry.map_or(silent, |expiry| expiry.min(silent)))
@@ -183,7 +183,7 @@ impl Engine {
 
     /// The session is over; no output but those still queued will come.
     pub fn is_ended(&self) -> bool {
-        matches!(self.phase, Phase::Ended)
+        matches!(self.phase, Phase::Ended(_))
     }
 
     /// Whose engine this is.
@@ -251,7 +251,7 @@ impl Engine {
 
     fn kick(&mut self, now: Now, notice: CloseNotice) {
         let code = notice.code;
-        if matches!(self.phase, Phase::Ended) {
+        if matches!(self.phase, Phase::Ended(_)) {
             return;
         }
         self.close(now, notice);
@@ -282,7 +282,7 @@ impl Engine {
     }
 
     fn end(&mut self, code: u32) {
-        self.phase = Phase::Ended;
+        self.phase = Phase::Ended(code);
         self.link = None;
         self.calls.clear();
         self.outputs.push_back(Output::Event(Event::Ended(code)));
@@ -290,7 +290,7 @@ impl Engine {
 
     fn joined(&mut self, channel: Channel, position: Position) {
         match &mut self.phase {
-            Phase::Ended => {}
+            Phase::Ended(_) => {}
             Phase::Starting(starting) => {
                 starting.joined.push((channel, position));
             }

@@ -78,7 +78,7 @@ impl Engine {
     /// names a living session by its token is given to that one without asking.
     pub fn judge_tokenless(&self, instance: u64, attempt: u64) -> TokenlessStart {
         let same =
-            instance != 0 && instance == self.instance && !matches!(self.phase, Phase::New | Phase::Ended);
+            instance != 0 && instance == self.instance && !matches!(self.phase, Phase::New | Phase::Ended(_));
         if same && attempt < self.attempt {
             TokenlessStart::Late
         } else if same && self.tokens.proven == 0 {
@@ -133,8 +133,11 @@ impl Engine {
 
     /// Late STARTs come first: a delayed one must not be told that its client's token is used up.
     fn judge_start(&self, facts: &StartFacts) -> Result<Continues, (CloseCode, &'static str)> {
-        if matches!(self.phase, Phase::Ended) {
-            return Err((CloseCode::SessionLost, "the session has just ended"));
+        if let Phase::Ended(code) = self.phase {
+            // Before its first START only a kick ends a session: a later login of the device, say, whose place this
+            // client must not take back by coming anew.
+            let kicked = CloseCode::from_number(code).filter(|_| self.fence.is_none());
+            return Err((kicked.unwrap_or(CloseCode::SessionLost), "the session has just ended"));
         }
         if self.fence.is_some_and(|fence| facts.fence <= fence) {
             return Err((CloseCode::Replaced, "a later START has taken the session"));

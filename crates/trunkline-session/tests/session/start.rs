@@ -42,6 +42,22 @@ fn the_first_start_is_fresh_and_start_resp_is_the_first_frame() {
 }
 
 #[test]
+fn a_start_whose_place_was_taken_meanwhile_is_told_so_and_not_to_come_anew() {
+    let mut rig = Rig::new();
+    let facts = rig.facts();
+    rig.give(Input::Kick(CloseCode::Replaced.notice("a newer login has taken this place")));
+    assert_eq!(
+        refused_with(&mut rig, facts),
+        4301,
+        "4100 would make the two take it from each other for ever"
+    );
+    let mut rig = Rig::started();
+    rig.give(Input::Kick(CloseCode::Stopped.notice("over")));
+    let facts = rig.facts();
+    assert_eq!(refused_with(&mut rig, facts), 4100, "whoever resumes what has just ended comes anew");
+}
+
+#[test]
 fn s2_a_resume_goes_on_from_the_last_ack_or_the_client_s_position_or_the_begin() {
     let mut rig = Rig::new();
     let mut facts = rig.facts();
