@@ -1,0 +1,13 @@
+//! The built gateway as a client, an upstream and an operator meet it: a process of its own, over real sockets.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers panic like the test itself")]
+
+mod bound_pushes;
+mod calls;
+mod common;
+mod frames;
+mod process;
+mod resume;
+mod scenario;
+mod seed_clients;
+mod start;
+mod storm;

@@ -1,0 +1,100 @@
+//! The process: signals, drain, what it leaves behind.
+
+use std::time::Duration;
+
+use trunkline_proto::wire::{PushOutcome, Verdict};
+use trunkline_testkit::{DEADLINE, Signal, TestClient, TestUpstream, Way};
+
+use crate::common::{
+    again, business, client, client_by, come_back, open_server, position, published, server,
+};
+
+#[tokio::test]
+async fn sigterm_tells_every_client_to_come_back_and_ends_well() {
+    let mut server = server().anonymous().start().await.unwrap();
+    let mut clients = Vec::new();
+    for (number, way) in Way::ALL.into_iter().enumerate() {
+        clients.push((way, client_by(&server, &format!("user{number}"), way).await));
+    }
+    server.signal(Signal::Terminate).unwrap();
+    for (way, client) in &mut clients {
+        assert_eq!(client.close_code().await.unwrap(), 4000, "{way:?}");
+    }
+    let status = server.exited().await.unwrap();
+    assert!(status.success(), "{status}: {}", server.output());
+}
+
+#[tokio::test]
+async fn a_running_call_is_answered_before_the_node_ends() {
+    let (mut server, upstream) = open_server().await;
+    let mut alice = client(&server, "alice").await;
+    let msg_id = alice.send_call("hold", &[], "").await.unwrap();
+    upstream.until_requests(1).await.unwrap();
+    server.signal(Signal::Terminate).unwrap();
+    upstream.release(1);
+    assert_eq!(business(alice.reply(msg_id).await.unwrap()).data, "released");
+    assert_eq!(alice.close_code().await.unwrap(), 4000);
+    assert!(server.exited().await.unwrap().success());
+}
+
+#[tokio::test]
+async fn a_node_that_stood_still_goes_on_without_loss() {
+    let (server, upstream) = open_server().await;
+    let mut alice = client(&server, "alice").await;
+    server.signal(Signal::Freeze).unwrap();
+    let push = upstream.push_to_user("alice", "late");
+    tokio::pin!(push);
+    assert!(tokio::time::timeout(Duration::from_millis(100), &mut push).await.is_err(), "it stands still");
+    server.signal(Signal::Thaw).unwrap();
+    assert!(push.await.unwrap().success);
+    assert_eq!(published(&alice.push().await.unwrap()).1, "late");
+    assert_eq!(business(alice.call("echo", "on").await.unwrap()).data, "on");
+}
+
+#[tokio::test]
+async fn u3_a_gateway_restart_needs_nothing_of_its_upstreams() {
+    let data = tempfile::tempdir().unwrap();
+    let mut first = server().anonymous().data_dir(data.path()).start().await.unwrap();
+    let grpc = first.ready().grpc().unwrap();
+    let upstream = TestUpstream::registered(grpc).await.unwrap();
+    let mut alice = client(&first, "alice").await;
+    assert_eq!(business(alice.call("echo", "1").await.unwrap()).data, "1");
+    first.kill().await.unwrap();
+    let second =
+        server().anonymous().data_dir(data.path()).surface("grpc", grpc.to_string()).start().await.unwrap();
+    let mut alice = client(&second, "alice").await;
+    assert_eq!(
+        business(alice.call("echo", "2").await.unwrap()).data,
+        "2",
+        "the first call after the restart"
+    );
+    assert_eq!(upstream.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn a_lost_client_can_resume_until_its_window_ends() {
+    let server = server().anonymous().config("[session]\nresume_window = \"300ms\"").start().await.unwrap();
+    let upstream = TestUpstream::registered(server.ready().grpc().unwrap()).await.unwrap();
+    let mut alice = server.connect(Way::TCP).await.unwrap();
+    let start = TestClient::start_request("alice", "");
+    let started = alice.start(start.clone()).await.unwrap();
+    alice.prove(started.fence).await.unwrap();
+    drop(alice);
+    // A push says what the gateway thinks of her.
+    let mut seen = Vec::new();
+    let over = async {
+        while seen.last() != Some(&PushOutcome::OutcomeOffline) {
+            let outcome = upstream.push_to_user("alice", "x").await.unwrap().outcome();
+            if seen.last() != Some(&outcome) {
+                seen.push(outcome);
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, over).await.expect("the window never ends");
+    assert!(seen.ends_with(&[PushOutcome::OutcomeQueued, PushOutcome::OutcomeOffline]), "{seen:?}");
+    let positions = vec![position(&started, "user:alice")];
+    let (mut alice, response) = come_back(server.ready(), Way::TCP, again(&start, &started, positions)).await;
+    assert_eq!(response.verdict(), Verdict::Fresh, "{response:?}");
+    assert_ne!(response.session_id, started.session_id);
+    assert_eq!(published(&alice.push().await.unwrap()).1, "x", "the channel's history is still there");
+}
