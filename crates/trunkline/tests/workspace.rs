@@ -1,4 +1,5 @@
-//! Tests of the workspace itself: which crate may depend on which, and which crates may not come in at all.
+//! Tests of the workspace itself: which crate may depend on which, which crates may not come in at all, and that
+//! every module says what it is and every page leads where it says.
 //!
 //! They read what cargo would build, so a forbidden dependency fails here before anybody has to find it in a review.
 //! A new crate of ours must be given its row in [`LAYERS`].
@@ -6,6 +7,7 @@
 #![allow(clippy::expect_used, reason = "helpers of tests: a panic is a failed test")]
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
@@ -135,6 +137,46 @@ fn nothing_needs_more_than_gcc_to_build() {
     assert!(banned.is_empty(), "banned crates came in: {banned:?}: see `cargo tree --workspace -i NAME`");
 }
 
+#[test]
+fn every_module_opens_with_what_it_is() {
+    let silent: Vec<String> = files("*.rs")
+        .into_iter()
+        // A file of tests belongs to the module that it tests, which says what it is.
+        .filter(|file| !file.ends_with("tests.rs"))
+        .filter(|file| !std::fs::read_to_string(root().join(file)).expect(file).starts_with("//!"))
+        .collect();
+    assert!(silent.is_empty(), "these do not begin with //!: {silent:?}");
+}
+
+#[test]
+fn links_between_pages_lead_somewhere() {
+    let mut broken = Vec::new();
+    for page in files("*.md") {
+        let text = std::fs::read_to_string(root().join(&page)).expect(&page);
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            let local = !target.is_empty() && !target.contains("://");
+            let beside = root().join(&page).parent().map(|folder| folder.join(target));
+            if local && !beside.is_some_and(|path| path.exists()) {
+                broken.push(format!("{page}: {target}"));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "links that lead nowhere: {broken:?}");
+}
+
+/// The committed files of this kind, relative to the root.
+fn files(pattern: &str) -> Vec<String> {
+    let output =
+        Command::new("git").args(["ls-files", pattern]).current_dir(root()).output().expect("git runs");
+    let files: Vec<String> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+    assert!(!files.is_empty(), "git knows no {pattern}");
+    files.into_iter().filter(|file| root().join(file).exists()).collect()
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
 /// The workspace's packages as `cargo metadata` describes them.
 fn members() -> Vec<Value> {
     let json = cargo(&["metadata", "--format-version", "1", "--no-deps"]);
@@ -166,11 +208,8 @@ fn tree(arguments: &[&str]) -> BTreeSet<String> {
 }
 
 fn cargo(arguments: &[&str]) -> String {
-    let output = Command::new(env!("CARGO"))
-        .args(arguments)
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
-        .output()
-        .expect("cargo runs");
+    let output =
+        Command::new(env!("CARGO")).args(arguments).current_dir(root()).output().expect("cargo runs");
     assert!(output.status.success(), "cargo {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("cargo prints UTF-8")
 }
