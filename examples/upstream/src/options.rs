@@ -10,13 +10,13 @@ use clap::Parser;
 #[derive(Debug, Clone, Default, Parser)]
 #[command(name = "upstream", version)]
 pub struct Options {
-    /// Where to listen for the gateway; port 0 takes a free one [UPSTREAM_ADDR] [default: 127.0.0.1:9000]
+    /// Where to listen for the gateway; port 0 takes a free one [default: $UPSTREAM_ADDR, else 127.0.0.1:9000]
     #[arg(long)]
     pub addr: Option<String>,
-    /// The zones to serve: 001, or 001,002, or again --zone 002, or all [UPSTREAM_ZONE] [default: all]
+    /// The zones to serve: 001, or 001,002, or again --zone 002, or all [default: $UPSTREAM_ZONE, else all]
     #[arg(long, value_delimiter = ',')]
     pub zone: Vec<String>,
-    /// The gateway's gRPC address [GATEWAY_ADDR] [default: 127.0.0.1:8092]
+    /// The gateway's gRPC address [default: $GATEWAY_ADDR, else 127.0.0.1:8092]
     #[arg(long)]
     pub gateway: Option<String>,
     /// The name to register with
