@@ -7,6 +7,7 @@ mod certificate;
 mod echo;
 mod http;
 mod limit;
+mod page;
 mod status;
 mod surfaces;
 
@@ -62,7 +63,7 @@ async fn serve(config: Config, ready_file: Option<&Path>) -> anyhow::Result<()> 
         pid: std::process::id(),
         certificate_sha256: certificate.sha256(),
     };
-    status.ready();
+    status.ready(surfaces.addresses());
     surfaces.ready().await;
     let published = node.publish(&dir, ready_file)?;
     greet(&node, &config);

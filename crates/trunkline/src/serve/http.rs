@@ -1,14 +1,14 @@
 //! The HTTP surface: the status page, health and figures for people and programs, and the upgrade to WebSocket.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -19,10 +19,8 @@ use trunkline_transport::websocket::{self, WebSocketOptions};
 use trunkline_transport::{Accepted, ServerStream, StreamListener};
 
 use super::limit::ConnectionRate;
+use super::page;
 use super::status::{Phase, StatusSource};
-
-/// A request's head comes within this time, and an idle connection waits no longer for the next one.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The largest head of a request.
 const MAX_HEAD: usize = 16 * 1024;
@@ -36,10 +34,12 @@ pub(super) struct Http {
     pub(super) tasks: TaskTracker,
 }
 
-/// Serves HTTP on a listener until cancelled.
+/// Serves HTTP on a listener until cancelled. A request's head comes within `head_timeout`, as a handshake does; an
+/// idle connection waits no longer for the next one.
 pub(super) async fn serve(
     mut listener: StreamListener,
     router: Router,
+    head_timeout: Duration,
     rate: std::sync::Arc<ConnectionRate>,
     tasks: TaskTracker,
     cancel: CancellationToken,
@@ -47,21 +47,21 @@ pub(super) async fn serve(
     while let Some(accepted) = listener.accept().await {
         match accepted {
             Accepted::Stream(stream) if rate.admits(stream.peer().ip()) => {
-                tasks.spawn(serve_one(stream, router.clone(), cancel.clone()));
+                tasks.spawn(serve_one(stream, router.clone(), head_timeout, cancel.clone()));
             }
             Accepted::Stream(_) => {}
             Accepted::PlainRefused(stream) => {
-                tasks.spawn(websocket::redirect_to_https(stream, HEADER_TIMEOUT));
+                tasks.spawn(websocket::redirect_to_https(stream, head_timeout));
             }
         }
     }
 }
 
-async fn serve_one(stream: ServerStream, router: Router, cancel: CancellationToken) {
+async fn serve_one(stream: ServerStream, router: Router, head_timeout: Duration, cancel: CancellationToken) {
     let peer = stream.peer();
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        .header_read_timeout(head_timeout)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
         .with_upgrades();
@@ -81,30 +81,42 @@ async fn serve_one(stream: ServerStream, router: Router, cancel: CancellationTok
 /// The public surface.
 pub(super) fn public(http: Http) -> Router {
     Router::new()
-        .route("/", get(page))
-        .route("/ws", get(upgrade))
-        .merge(figures())
+        .route("/ws", any(upgrade))
         .route("/certificate", get(certificate))
+        .merge(page::files())
+        .merge(figures())
+        .fallback(async || not_found("/, /ws, /certificate, /health, /ready and /api/status"))
+        .method_not_allowed_fallback(only_get)
+        .layer(middleware::map_response(as_it_is))
         .with_state(http)
 }
 
 /// The metrics surface, for operators.
 pub(super) fn metrics(http: Http) -> Router {
-    figures().route("/metrics", get(prometheus)).with_state(http)
+    figures()
+        .route("/metrics", get(prometheus))
+        .fallback(async || not_found("/metrics, /health, /ready and /api/status"))
+        .method_not_allowed_fallback(only_get)
+        .layer(middleware::map_response(as_it_is))
+        .with_state(http)
 }
 
 fn figures() -> Router<Http> {
     Router::new().route("/health", get(health)).route("/ready", get(ready)).route("/api/status", get(status))
 }
 
-async fn page() -> Response {
-    let policy = "default-src 'self'; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'";
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
-        (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy)),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-    ];
-    (headers, include_str!("../../../../web/status.html")).into_response()
+fn not_found(known: &str) -> Response {
+    (StatusCode::NOT_FOUND, format!("not found: here are {known}\n")).into_response()
+}
+
+async fn only_get() -> Response {
+    (StatusCode::METHOD_NOT_ALLOWED, "this address answers GET and HEAD\n").into_response()
+}
+
+/// No browser guesses what a response is: what we call text is never run.
+async fn as_it_is(mut response: Response) -> Response {
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 /// `/ws`: becomes a client's connection.
@@ -125,14 +137,15 @@ async fn upgrade(State(http): State<Http>, mut request: Request) -> Response {
 }
 
 /// Alive, whatever else: the seed's fields.
-async fn health(State(http): State<Http>) -> Result<impl IntoResponse, Infallible> {
+async fn health(State(http): State<Http>) -> Response {
     let status = http.status.read();
     let active: u64 = status.gateway.connections.values().sum();
-    Ok(Json(serde_json::json!({
+    Json(serde_json::json!({
         "status": "healthy",
         "active_connections": active,
         "timestamp": status.timestamp,
-    })))
+    }))
+    .into_response()
 }
 
 /// True only while the node serves.
@@ -148,9 +161,10 @@ async fn status(State(http): State<Http>) -> Response {
     ([(header::CACHE_CONTROL, "no-store")], Json(http.status.read())).into_response()
 }
 
-/// The SHA-256 that a browser pins for WebTransport.
-async fn certificate(State(http): State<Http>) -> String {
-    http.status.certificate_sha256() + "\n"
+/// The SHA-256 that a browser pins for WebTransport. Pages of any origin may read it: every handshake tells it too.
+async fn certificate(State(http): State<Http>) -> Response {
+    let headers = [(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"), (header::CACHE_CONTROL, "no-store")];
+    (headers, http.status.certificate_sha256() + "\n").into_response()
 }
 
 /// Prometheus text: gauges of what is, counters of what was; no label per session.

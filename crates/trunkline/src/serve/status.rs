@@ -1,7 +1,9 @@
 //! What a node says of itself: the figures behind the status page, `/stats`, `/performance` and `/metrics`.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -32,6 +34,7 @@ struct Shared {
     certificate: NodeCertificate,
     started: Instant,
     phase: AtomicU8,
+    surfaces: OnceLock<BTreeMap<String, SocketAddr>>,
 }
 
 /// The node at one moment.
@@ -43,6 +46,8 @@ pub(super) struct Status {
     pub(super) timestamp: u64,
     pub(super) memory_bytes: u64,
     pub(super) certificate_sha256: String,
+    /// Where each surface listens; empty until everything serves.
+    pub(super) surfaces: BTreeMap<String, SocketAddr>,
     pub(super) gateway: Snapshot,
     pub(super) upstreams: UpstreamsSnapshot,
 }
@@ -55,12 +60,14 @@ impl StatusSource {
             certificate: certificate.clone(),
             started: Instant::now(),
             phase: AtomicU8::new(Phase::Starting as u8),
+            surfaces: OnceLock::new(),
         };
         StatusSource { shared: Arc::new(shared) }
     }
 
-    /// Everything serves.
-    pub(super) fn ready(&self) {
+    /// Everything serves, at these addresses.
+    pub(super) fn ready(&self, surfaces: &BTreeMap<String, SocketAddr>) {
+        self.shared.surfaces.get_or_init(|| surfaces.clone());
         self.shared.phase.store(Phase::Ready as u8, Relaxed);
     }
 
@@ -96,6 +103,7 @@ impl StatusSource {
             timestamp: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
             memory_bytes: resident_bytes(),
             certificate_sha256: self.certificate_sha256(),
+            surfaces: shared.surfaces.get().cloned().unwrap_or_default(),
             gateway: shared.gateway.snapshot(),
             upstreams: shared.upstreams.snapshot(),
         }

@@ -138,8 +138,14 @@ impl Binder<'_> {
         let options = self.stream_options(address, &["http/1.1"])?;
         let listener = StreamListener::bind(Socket::Address(address), options)?;
         let bound = listener.local_addr()?;
-        let serving =
-            http::serve(listener, router, Arc::clone(&self.rate), self.tasks.clone(), self.cancel.clone());
+        let serving = http::serve(
+            listener,
+            router,
+            self.config.limits.handshake_timeout,
+            Arc::clone(&self.rate),
+            self.tasks.clone(),
+            self.cancel.clone(),
+        );
         self.tasks.spawn(serving);
         Ok(bound)
     }
