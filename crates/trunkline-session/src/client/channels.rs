@@ -67,7 +67,7 @@ impl Channels {
                 if known.position.epoch == position.epoch && position.offset < known.position.offset {
                     // It goes back: what comes again was delivered here before.
                     position = known.position;
-                } else if position != known.position && !told {
+                } else if position != known.position && !told && !is_begin_of(position, known.position) {
                     outputs.push_back(ClientOutput::Gap(gap(&wire.channel, known.position, position)));
                 }
             }
@@ -116,9 +116,9 @@ impl Channels {
         if position <= known.position {
             return outputs.push_back(ClientOutput::Dropped(Dropped::Duplicate(position)));
         }
-        if position.epoch != known.position.epoch {
+        let next = Position { epoch: position.epoch, offset: 0 };
+        if position.epoch != known.position.epoch && !is_begin_of(next, known.position) {
             // A right server tells a new epoch with a gap before; what lies between is lost either way.
-            let next = Position { epoch: position.epoch, offset: 0 };
             outputs.push_back(ClientOutput::Gap(gap(&at.channel, known.position, next)));
         }
         known.position = position;
@@ -163,6 +163,12 @@ impl Channels {
             })
             .collect()
     }
+}
+
+/// (e, 0) means "from the first publication after e": a channel that begins later goes on from there, and nothing
+/// lies between.
+fn is_begin_of(next: Position, from: Position) -> bool {
+    from.offset == 0 && next.offset == 0 && next.epoch > from.epoch
 }
 
 fn gap(channel: &str, from: Position, next: Position) -> ChannelGap {

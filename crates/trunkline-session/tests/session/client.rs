@@ -225,6 +225,21 @@ fn publications_are_delivered_once_and_in_order_and_what_is_wrong_is_dropped_alo
 }
 
 #[test]
+fn a_channel_that_begins_after_an_empty_position_is_no_gap() {
+    let mut rig = Rig::new();
+    rig.begin(&[position("room:1", 5, 0), position("room:2", 5, 0)]);
+    // (5, 0) means "from the first publication after 5": this is it.
+    let outputs = rig.publication("room:1", 7, 1);
+    assert!(matches!(outputs[..], [ClientOutput::Publication { .. }]), "{outputs:?}");
+    cut(&mut rig);
+    let (msg_id, _) = rig.connect();
+    let response = rig.response(Verdict::Resumed, &[position("room:1", 7, 1), position("room:2", 9, 0)]);
+    let outputs = rig.started(msg_id, response);
+    assert!(!outputs.iter().any(|output| matches!(output, ClientOutput::Gap(_))), "{outputs:?}");
+    assert!(rig.engine.positions().contains(&position("room:2", 9, 0)));
+}
+
+#[test]
 fn s3_a_gap_while_connected_moves_the_position_and_is_told_once() {
     let mut rig = Rig::live();
     let next = Some(position("all", 1, 40));
