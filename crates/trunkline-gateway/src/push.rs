@@ -87,7 +87,8 @@ fn bind_to(node: &Node, target: &Target, seq: ClientSeq) -> Result<(Arc<Session>
     }
 }
 
-/// Publishes a push on its target's channel and says what became of it.
+/// Publishes a push on its target's channel and says what became of it. A session whose first START is not answered
+/// yet does not count: it begins behind what is published now.
 pub(crate) async fn publish_to(
     node: &Arc<Node>,
     target: &Target,
@@ -95,25 +96,31 @@ pub(crate) async fn publish_to(
 ) -> Result<PushOutcome, ContextError> {
     let wait = Duration::from_millis(push.wait_ack_ms.into()).min(MAX_WAIT_ACK);
     let key = push.idempotency_key.clone();
+    let key = (!key.is_empty()).then_some(&key);
     let response = business_response(push);
-    let (channels, sessions) = match target {
-        Target::User(user) => (vec![format!("user:{user}")], node.hub.user(user)),
-        Target::Group(group) => (vec![format!("group:{group}")], node.hub.group(group)),
-        Target::Session(id) => {
-            let found: Vec<_> = session(node, id).into_iter().collect();
-            (found.iter().map(own_channel).collect(), found)
-        }
-        Target::Device(device) => {
-            let found = node.hub.device(device);
-            (found.iter().map(own_channel).collect(), found)
-        }
+    let mut sessions = match target {
+        Target::User(user) => node.hub.user(user),
+        Target::Group(group) => node.hub.group(group),
+        Target::Session(id) => session(node, id).into_iter().collect(),
+        Target::Device(device) => node.hub.device(device),
     };
-    if sessions.is_empty() && !matches!(target, Target::User(_)) {
+    sessions.retain(|session| session.has_begun());
+    let nobody = sessions.is_empty();
+    if nobody && !matches!(target, Target::User(_)) {
         return Ok(PushOutcome::NotFound);
     }
-    let mut acks = Vec::new();
-    for channel in &channels {
-        let published = publish_response(node, channel, &response, (!key.is_empty()).then_some(&key)).await?;
+    let channels: Vec<(String, Vec<Arc<Session>>)> = match target {
+        Target::User(user) => vec![(format!("user:{user}"), sessions)],
+        Target::Group(group) => vec![(format!("group:{group}"), sessions)],
+        Target::Session(_) | Target::Device(_) => {
+            sessions.into_iter().map(|session| (format!("session:{}", session.id), vec![session])).collect()
+        }
+    };
+    let (mut delivered, mut acks) = (false, Vec::new());
+    for (channel, sessions) in &channels {
+        let published = publish_response(node, channel, &response, key).await?;
+        let live = || sessions.iter().any(|session| session.is_live());
+        delivered |= published.live.map_or_else(live, |count| count > 0);
         if !wait.is_zero() {
             let position = to_session(published.position);
             acks.extend(sessions.iter().map(|session| session.wait_ack(channel, position)));
@@ -123,14 +130,11 @@ pub(crate) async fn publish_to(
         && tokio::time::timeout(wait, futures_util::future::select_ok(acks))
             .await
             .is_ok_and(|acked| acked.is_ok());
-    Ok(if acked {
-        PushOutcome::Acked
-    } else if sessions.iter().any(|session| session.is_live()) {
-        PushOutcome::Delivered
-    } else if sessions.is_empty() {
-        PushOutcome::Offline
-    } else {
-        PushOutcome::Queued
+    Ok(match (acked, delivered, nobody) {
+        (true, _, _) => PushOutcome::Acked,
+        (_, true, _) => PushOutcome::Delivered,
+        (_, _, true) => PushOutcome::Offline,
+        _ => PushOutcome::Queued,
     })
 }
 
@@ -159,10 +163,6 @@ pub(crate) async fn publish_response(
     })?;
     node.stats.pushes.one();
     Ok(published)
-}
-
-fn own_channel(session: &Arc<Session>) -> String {
-    format!("session:{}", session.id)
 }
 
 /// The session with this id, as services write it.

@@ -51,6 +51,8 @@ pub(crate) struct Session {
     fence: AtomicU64,
     /// Whether a connection holds the session now.
     live: AtomicBool,
+    /// Whether a START of the session was ever answered, so that it has a place in its channels.
+    begun: AtomicBool,
     /// Whether a block of numbers is being reserved (protocol 0).
     reserving: AtomicBool,
     /// Calls that run now.
@@ -108,6 +110,7 @@ impl Session {
             groups: identity.groups.iter().map(|group| group.as_str().into()).collect(),
             fence: AtomicU64::new(fence.number()),
             live: AtomicBool::new(false),
+            begun: AtomicBool::new(false),
             reserving: AtomicBool::new(false),
             calling: AtomicUsize::new(0),
             jobs: Jobs::default(),
@@ -126,6 +129,11 @@ impl Session {
     /// Whether a connection holds the session now.
     pub(crate) fn is_live(&self) -> bool {
         self.live.load(Relaxed)
+    }
+
+    /// Whether a START of the session was ever answered.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun.load(Relaxed)
     }
 
     /// The number of the newest fence.
@@ -247,6 +255,9 @@ impl Session {
         let mut inner = self.inner.lock();
         if inner.link.as_ref().is_some_and(|link| link.fence == fence) {
             inner.attached.extend(channels);
+            self.begun.fetch_or(matches!(input, Input::Attached { .. }), Relaxed);
+            // What the client has by its positions, it has acked.
+            inner.wake_acked();
         }
         self.apply_locked(node, inner, input);
     }
@@ -363,7 +374,11 @@ impl Session {
 
     /// Waits for the client's ack of a position; dropped when the session ends.
     pub(crate) fn wait_ack(&self, channel: &str, position: Position) -> tokio::sync::oneshot::Receiver<()> {
-        self.inner.lock().waiters.wait(channel, position)
+        let mut inner = self.inner.lock();
+        let waiting = inner.waiters.wait(channel, position);
+        // The ack may have been faster than whoever published.
+        inner.wake_acked();
+        waiting
     }
 
     /// Gives the engine an input and carries out what it says.
@@ -428,6 +443,18 @@ impl Session {
 }
 
 impl Inner {
+    /// Tells who waits for what the client has acked already.
+    fn wake_acked(&mut self) {
+        if self.waiters.is_empty() {
+            return;
+        }
+        let acked = match &self.ledger {
+            Some(ledger) => ledger.lock().acked_positions(),
+            None => self.engine.acked_positions(),
+        };
+        self.waiters.acked(&acked);
+    }
+
     fn drain(&mut self, session: &Session) -> Vec<Effect> {
         let mut effects = Vec::new();
         while let Some(output) = self.engine.poll_output() {

@@ -29,6 +29,10 @@ impl AckWaiters {
         waiting
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     pub(crate) fn acked(&mut self, positions: &[ChannelPosition]) {
         if self.waiting.is_empty() {
             return;

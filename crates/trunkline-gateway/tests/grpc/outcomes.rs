@@ -126,6 +126,46 @@ async fn acked_means_that_a_client_has_said_so() -> Result<()> {
     node.stop(client).await
 }
 
+/// Whoever asks again for a push that was acknowledged meanwhile is told so, at once.
+#[tokio::test]
+async fn an_ack_that_came_before_the_wait_counts() -> Result<()> {
+    let node = Node::start().await?;
+    let mut client = node.client("alice").await?;
+    let request =
+        wire::UnicastPushRequest { idempotency_key: "once".into(), ..push_to("openid", "alice", "early") };
+    assert_outcome(&push(&node, request.clone()).await?, Outcome::OutcomeDelivered, "");
+    let frame = client.push().await?;
+    client.ack_position(frame.position.unwrap_or_default()).await?;
+    assert_eq!(client.drain().await?, [], "the ack has been read");
+    let again = wire::UnicastPushRequest { wait_ack_ms: 60_000, ..request };
+    let answer = within("the answer to what was acked", push(&node, again)).await??;
+    assert_outcome(&answer, Outcome::OutcomeAcked, "");
+    node.stop(client).await
+}
+
+/// A push that waits for its ack over a cut has it from the positions of the resume.
+#[tokio::test]
+async fn the_positions_of_a_resume_are_acks() -> Result<()> {
+    let node = Node::start().await?;
+    let mut client = node.client("alice").await?;
+    let started = client.started.clone().unwrap_or_default();
+    let request = wire::UnicastPushRequest { wait_ack_ms: 60_000, ..push_to("openid", "alice", "cut") };
+    let resuming = async {
+        let position = client.push().await?.position.unwrap_or_default();
+        drop(client);
+        node.until_lost(&started.session_id).await?;
+        let alice = Identity { user: "alice".into(), ..Identity::default() };
+        let resume = |start: &mut wire::StartRequest| {
+            start.resume_token = started.resume_token.clone();
+            start.positions = vec![position];
+        };
+        node.client_as(&alice, resume).await
+    };
+    let (answer, client) = tokio::join!(within("the ack", push(&node, request)), resuming);
+    assert_outcome(&answer??, Outcome::OutcomeAcked, "");
+    node.stop(client?).await
+}
+
 #[tokio::test]
 async fn an_idempotency_key_pushes_once_for_each_target() -> Result<()> {
     let node = Node::start().await?;
