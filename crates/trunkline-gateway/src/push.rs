@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
+use trunkline_broker::defaults::IDEMPOTENCY_KEY_BYTES;
 use trunkline_broker::{ChannelName, Item, PublishOptions, Published};
 use trunkline_proto::ErrorCode;
 use trunkline_proto::wire::BusinessResponse;
@@ -18,6 +19,9 @@ use crate::session::{Session, to_session};
 
 /// The longest that a push waits for a client's ack.
 const MAX_WAIT_ACK: Duration = Duration::from_secs(60);
+
+/// The longest idempotency key: the broker's, without what tells pushes from publications.
+const MAX_KEY: usize = IDEMPOTENCY_KEY_BYTES - "push\n".len();
 
 /// What a client receives, in one format for every hint.
 pub(crate) fn business_response(push: Push) -> BusinessResponse {
@@ -41,8 +45,10 @@ pub(crate) async fn push(node: &Arc<Node>, target: Target, push: Push) -> Result
     };
     let seq = ClientSeq(push.bind_client_seq);
     let (session, bind_target) = bind_to(node, &target, seq)?;
-    let bound = BoundPush { hint, target: bind_target, push: business_response(push.clone()) };
-    match session.bind(node, seq, bound) {
+    let response = business_response(push.clone());
+    check_push(node, &response, &push.idempotency_key)?;
+    let bound = BoundPush { hint, target: bind_target, push: response };
+    match session.bind(node, seq, &push.idempotency_key, bound) {
         BindAnswer::Bound => {
             node.stats.pushes.one();
             Ok(PushOutcome::Bound)
@@ -145,10 +151,7 @@ pub(crate) async fn publish_response(
     response: &BusinessResponse,
     key: Option<&String>,
 ) -> Result<Published, ContextError> {
-    let limit = node.options.session.max_frame_size as usize;
-    if response.encoded_len() > limit {
-        return Err(error(ErrorCode::TooLarge.name(), format!("a push may have at most {limit} bytes")));
-    }
+    check_push(node, response, key.map_or("", String::as_str))?;
     let name =
         ChannelName::new(channel).map_err(|bad| error(ErrorCode::BadRequest.name(), bad.to_string()))?;
     let options = PublishOptions {
@@ -163,6 +166,19 @@ pub(crate) async fn publish_response(
     })?;
     node.stats.pushes.one();
     Ok(published)
+}
+
+/// What no frame and no broker takes is refused before anything is promised.
+fn check_push(node: &Node, response: &BusinessResponse, key: &str) -> Result<(), ContextError> {
+    let limit = node.options.session.max_frame_size as usize;
+    if response.encoded_len() > limit {
+        return Err(error(ErrorCode::TooLarge.name(), format!("a push may have at most {limit} bytes")));
+    }
+    if key.len() > MAX_KEY {
+        let text = format!("an idempotency_key has at most {MAX_KEY} bytes");
+        return Err(error(ErrorCode::BadRequest.name(), text));
+    }
+    Ok(())
 }
 
 /// The session with this id, as services write it.

@@ -5,6 +5,7 @@
 //! takes time (calls, channel operations) runs in tasks of the node, and comes back as inputs.
 
 mod attached;
+mod bound_keys;
 mod jobs;
 mod operations;
 mod waiters;
@@ -30,6 +31,7 @@ use trunkline_session::{
 };
 
 pub(crate) use attached::Attached;
+use bound_keys::BoundKeys;
 use jobs::{Job, Jobs};
 pub(crate) use operations::{error_message, join, reserve};
 use waiters::AckWaiters;
@@ -69,6 +71,7 @@ struct Inner {
     caller: Arc<Caller>,
     ledger: Option<Arc<Mutex<Ledger>>>,
     waiters: AckWaiters,
+    bound_keys: BoundKeys,
 }
 
 /// The connection that holds the session.
@@ -122,6 +125,7 @@ impl Session {
                 caller: Arc::default(),
                 ledger,
                 waiters: AckWaiters::default(),
+                bound_keys: BoundKeys::default(),
             }),
         })
     }
@@ -357,10 +361,22 @@ impl Session {
         }
     }
 
-    /// A push to a running call; see [`Engine::bind`].
-    pub(crate) fn bind(self: &Arc<Self>, node: &Arc<Node>, seq: ClientSeq, push: BoundPush) -> BindAnswer {
+    /// A push to a running call; see [`Engine::bind`]. The same key again is bound already.
+    pub(crate) fn bind(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        seq: ClientSeq,
+        key: &str,
+        push: BoundPush,
+    ) -> BindAnswer {
         let mut inner = self.inner.lock();
+        if inner.bound_keys.contains(seq, key) {
+            return BindAnswer::Bound;
+        }
         let answer = inner.engine.bind(seq, push);
+        if answer == BindAnswer::Bound {
+            inner.bound_keys.remember(seq, key);
+        }
         let effects = inner.drain(self);
         drop(inner);
         self.run_effects(node, effects);

@@ -89,9 +89,8 @@ async fn o2_one_format_before_after_and_immediately() -> Result<()> {
         is(&service.push_to_client(bound(hint, 1, target, title)).await?.into_inner(), outcome, "");
     }
     // The immediate one comes while the call still runs; the others are not here yet.
-    let waiting = client.drain().await?;
-    let titles: Vec<_> = waiting.iter().map(business).collect::<Result<_>>()?;
-    assert_eq!(titles, [&seen("now")]);
+    assert_eq!(next_push(&mut client, "user:alice").await?, seen("now"));
+    assert_eq!(client.drain().await?, []);
     gate.let_one_end();
     let frames = group(client.reply(msg_id).await?)?;
     assert_eq!(frames.len(), 5);
@@ -214,6 +213,36 @@ async fn a_group_that_no_frame_can_hold_is_refused_and_the_rest_arrives() -> Res
     let frames = group(client.reply(msg_id).await?)?;
     assert_eq!(frames.len(), accepted + 1);
     assert_eq!(&frames[accepted].data[..], b"reply");
+    node.stop((client, service, upstream)).await
+}
+
+/// Who binds again with the same key, because the answer was lost, has its push once.
+#[tokio::test]
+async fn a_key_binds_once_and_what_no_frame_holds_is_not_bound() -> Result<()> {
+    let node = Node::start().await?;
+    let gate = Gate::new();
+    let upstream = node.upstream(gate.service()).await?;
+    let mut client = node.client("alice").await?;
+    let msg_id = client.send_call("echo", &[], "reply").await?;
+    gate.begun().await?;
+    let mut service = node.service().await?;
+    let push = |key: &str| wire::UnicastPushRequest {
+        idempotency_key: key.to_owned(),
+        ..bound(Hint::NshAfterResponse, 1, ("openid", "alice"), "once")
+    };
+    for _ in 0..3 {
+        is(&service.push_to_client(push("key")).await?.into_inner(), Outcome::OutcomeBound, "");
+    }
+    let long = service.push_to_client(push(&"k".repeat(255))).await?.into_inner();
+    is(&long, Outcome::OutcomeUnspecified, "BAD_REQUEST");
+    let large = wire::UnicastPushRequest { data: vec![b'x'; 3 << 19].into(), ..push("large") };
+    is(&service.push_to_client(large).await?.into_inner(), Outcome::OutcomeDropped, "TOO_LARGE");
+    gate.let_one_end();
+    let frames = group(client.reply(msg_id).await?)?;
+    assert_eq!((&frames[0].data[..], &frames[1..]), (&b"reply"[..], &[seen("once")][..]));
+    // The call has ended; the same push again is still the one that went with it.
+    is(&service.push_to_client(push("key")).await?.into_inner(), Outcome::OutcomeBound, "");
+    assert_eq!(client.drain().await?, []);
     node.stop((client, service, upstream)).await
 }
 
