@@ -2,6 +2,7 @@
 //!
 //! It takes connections from whoever accepts them and knows no listener, no file and no environment.
 
+mod lease;
 mod waiting;
 
 use std::collections::HashMap;
@@ -13,8 +14,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tokio_util::task::task_tracker::TaskTrackerToken;
-use trunkline_broker::{Broker, BrokerError, Lease, LeaseId};
+use trunkline_broker::{Broker, BrokerError, LeaseId};
 use trunkline_proto::CloseCode;
 use trunkline_service::{Context, Service};
 use trunkline_session::{ConnectionId, Now, ReplyBudget, SessionConfig};
@@ -31,10 +31,8 @@ use crate::services::Services;
 use crate::session::Session;
 use crate::stats::{Snapshot, Stats};
 use crate::upstream::Upstreams;
+use lease::KeptLease;
 use waiting::Waiting;
-
-/// Presence and registrations of a node end this long after the node does.
-const LEASE_TTL: Duration = Duration::from_secs(3);
 
 /// A gateway. Clones are the same gateway; dropping them ends nothing, [`Gateway::drain`] does.
 #[derive(Clone)]
@@ -56,12 +54,10 @@ pub(crate) struct Node {
     pub(crate) reply_budget: ReplyBudget,
     pub(crate) call_rate: Option<CallRate>,
     waiting: Waiting,
-    lease: Lease,
+    lease: KeptLease,
     origin: Instant,
     next_connection: AtomicU64,
     tasks: TaskTracker,
-    /// Calls that run: the drain lets them end.
-    calls: TaskTracker,
     stopping: CancellationToken,
 }
 
@@ -76,7 +72,7 @@ impl Gateway {
         authenticator: Authenticator,
         upstreams: Option<Arc<Upstreams>>,
     ) -> Result<Self, BrokerError> {
-        let lease = broker.lease(LEASE_TTL).await?;
+        let lease = KeptLease::take(broker.as_ref()).await?;
         let node = Arc::new(Node {
             session_config: Arc::new(options.session.clone()),
             reply_budget: ReplyBudget::new(options.reply_cache_bytes),
@@ -91,7 +87,6 @@ impl Gateway {
             origin: Instant::now(),
             next_connection: AtomicU64::new(1),
             tasks: TaskTracker::new(),
-            calls: TaskTracker::new(),
             stopping: CancellationToken::new(),
             options,
             broker,
@@ -99,6 +94,7 @@ impl Gateway {
         });
         node.spawn(waiting::sweep(Arc::clone(&node)));
         node.spawn(crate::events::deliver(Arc::clone(&node)));
+        node.spawn(keep_lease(Arc::clone(&node)));
         Ok(Gateway { node })
     }
 
@@ -145,33 +141,21 @@ impl Gateway {
         }
     }
 
-    /// Tells every client to go elsewhere (4000) and waits until they are gone, at most for `deadline`. Who has a call
-    /// running is told when the calls have ended, or half the deadline has passed: the reply would be lost with this
-    /// process. No further call starts. Sessions stay resumable for whoever serves their channels next. Answers how
-    /// many connections were cut by the deadline.
+    /// Tells every client to go elsewhere (4000) and waits until they are gone, at most for `deadline`. Sessions stay
+    /// resumable for whoever serves their channels next. Answers how many connections were cut by the deadline.
     pub async fn drain(&self, deadline: Duration) -> usize {
         let node = &self.node;
-        let end = Instant::now() + deadline;
         node.stopping.cancel();
         node.tasks.close();
-        node.calls.close();
-        let calling = node.hub.calling();
-        self.send_away(|handle| !calling.contains(&handle.id));
-        // A call that has not ended by then is cut with its connection.
-        let _ = tokio::time::timeout(deadline / 2, node.calls.wait()).await;
-        self.send_away(|_| true);
-        let done = tokio::time::timeout_at(end, node.tasks.wait()).await;
-        if done.is_ok() { 0 } else { node.connections.len() }
-    }
-
-    fn send_away(&self, which: impl Fn(&Handle) -> bool) {
-        for handle in self.node.connections.all().iter().filter(|handle| which(handle)) {
+        for handle in node.connections.all() {
             // Jittered, so that ten thousand clients do not come back in one moment.
             let after = rand::random_range(0..1_000);
             handle.end(
                 Ending::new(CloseCode::GoingAway, "the node stops: reconnect and resume").after_ms(after),
             );
         }
+        let done = tokio::time::timeout(deadline, node.tasks.wait()).await;
+        if done.is_ok() { 0 } else { node.connections.len() }
     }
 }
 
@@ -179,11 +163,6 @@ impl Node {
     /// Runs a task that the drain waits for.
     pub(crate) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(task);
-    }
-
-    /// A call begins; it ends when the token is dropped.
-    pub(crate) fn call_begins(&self) -> TaskTrackerToken {
-        self.calls.token()
     }
 
     /// Resolves when the node begins to stop.
@@ -218,6 +197,14 @@ impl Node {
     /// Looks at a session without a connection again at this time.
     pub(crate) fn watch_waiting(&self, session: &Arc<Session>, at: Instant) {
         self.waiting.add(session, at);
+    }
+}
+
+/// Runs until the node stops.
+async fn keep_lease(node: Arc<Node>) {
+    tokio::select! {
+        () = node.stopping() => {}
+        () = node.lease.keep(node.broker.as_ref()) => {}
     }
 }
 
