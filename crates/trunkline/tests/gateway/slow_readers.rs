@@ -1,0 +1,138 @@
+//! Clients that read slowly or not at all: they cost themselves, and nobody else.
+
+use bytes::Bytes;
+use trunkline_proto::wire::{ServicePublishRequest, Verdict};
+use trunkline_proto::{DownBody, UpBody};
+use trunkline_testkit::{TestClient, TestUpstream, Transport, Way};
+
+use crate::common::{business, channel, client, client_by, open_server, position, published};
+
+/// Publishes as a service.
+async fn publish(upstream: &TestUpstream, channel: &str, data: impl Into<Bytes>) -> u64 {
+    let request = ServicePublishRequest { channel: channel.into(), data: data.into(), ..Default::default() };
+    upstream.gateway().publish(request).await.unwrap().into_inner().offset
+}
+
+#[tokio::test]
+async fn a_window_that_overruns_a_slow_reader_is_told_as_a_gap_between_whole_frames() {
+    let (server, upstream) = open_server().await;
+    for way in Way::ALL {
+        let user = format!("slow-{:?}-{:?}", way.transport, way.dialect);
+        let name = format!("room:{user}");
+        let mut slow = client_by(&server, &user, way).await;
+        let head = channel(slow.subscribe(&name, None).await.unwrap());
+        // 100 are kept. Far more than sockets and windows hold passes while nobody reads.
+        let mut offsets = Vec::new();
+        for number in 0..400_u32 {
+            let mut data = number.to_be_bytes().to_vec();
+            data.resize(60_000, b'x');
+            offsets.push(publish(&upstream, &name, data).await);
+        }
+        let (mut at, mut delivered, mut lost) = (head.offset, Vec::new(), 0);
+        while delivered.last() != offsets.last() {
+            let frame = slow.push().await.unwrap();
+            if let DownBody::Gap(gap) = &frame.body {
+                assert_eq!(
+                    (gap.channel.as_str(), gap.offset),
+                    (name.as_str(), at),
+                    "{way:?}: a gap in its place"
+                );
+                let next = gap.next.as_ref().expect("delivery goes on").offset;
+                lost += offsets.iter().filter(|offset| **offset > at && **offset <= next).count();
+                at = next;
+                continue;
+            }
+            let (place, data) = published(&frame);
+            let expected = offsets.iter().find(|offset| **offset > at).expect("nothing is invented");
+            assert_eq!(place.offset, *expected, "{way:?}: the next one after {at}");
+            let number = u32::from_be_bytes(*data.first_chunk().unwrap());
+            assert_eq!(
+                (offsets[number as usize], data.len()),
+                (place.offset, 60_000),
+                "whole and in its place"
+            );
+            at = place.offset;
+            delivered.push(place.offset);
+        }
+        assert_eq!(delivered.len() + lost, 400, "{way:?}");
+        assert!(lost > 0, "{way:?}: 24 MB passed a client that did not read");
+        assert_eq!(business(slow.call("echo", "well").await.unwrap()).data, "well");
+    }
+}
+
+#[tokio::test]
+async fn c5_clients_that_never_read_do_not_hold_up_the_others() {
+    let (server, upstream) = open_server().await;
+    let mut stuck = Vec::new();
+    for number in 0..20 {
+        let mut client =
+            client_by(&server, &format!("stuck{number}"), Way::ALL[number % Way::ALL.len()]).await;
+        channel(client.subscribe("room:all", None).await.unwrap());
+        stuck.push(client);
+    }
+    let mut healthy = client(&server, "healthy").await;
+    channel(healthy.subscribe("room:all", None).await.unwrap());
+    for number in 0..300_u32 {
+        let offset = publish(&upstream, "room:all", vec![b'x'; 60_000]).await;
+        assert_eq!(published(&healthy.push().await.unwrap()).0.offset, offset, "publication {number}");
+        if number % 50 == 0 {
+            assert_eq!(business(healthy.call("echo", "x").await.unwrap()).data, "x");
+        }
+    }
+    for mut client in stuck {
+        // Each still has a connection, and hears the end of it.
+        let answer = client.request(UpBody::Heartbeat(Default::default())).await.unwrap();
+        assert!(matches!(answer.body, DownBody::HeartbeatResp(_)));
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_asks_and_does_not_read_is_not_asked_for_more_memory() {
+    let (server, _upstream) = open_server().await;
+    let mut greedy = client(&server, "greedy").await;
+    let before = server.resident_bytes().unwrap();
+    // 60 replies of 500 kB: the reply queue is full long before, and reading pauses.
+    for number in 0..60 {
+        greedy
+            .send_call("echo", &[], vec![b'x'; 500_000])
+            .await
+            .unwrap_or_else(|error| panic!("{number}: {error}"));
+        if number == 7 {
+            break;
+        }
+    }
+    for msg_id in 2..10 {
+        assert_eq!(business(greedy.reply(msg_id).await.unwrap()).data.len(), 500_000);
+    }
+    let after = server.resident_bytes().unwrap();
+    assert!(after < before + (64 << 20), "{before} bytes before, {after} after");
+}
+
+#[tokio::test]
+async fn a_cut_in_the_middle_of_a_backlog_resumes_where_the_client_was() {
+    let (server, upstream) = open_server().await;
+    let way = Way { transport: Transport::Quic, dialect: trunkline_proto::Dialect::Protobuf };
+    let mut reader = server.connect(way).await.unwrap();
+    let start = TestClient::start_request("reader", "");
+    let started = reader.start(start.clone()).await.unwrap();
+    reader.prove(started.fence).await.unwrap();
+    channel(reader.subscribe("room:cut", None).await.unwrap());
+    let mut offsets = Vec::new();
+    for number in 0..50_u32 {
+        offsets.push(publish(&upstream, "room:cut", vec![number as u8; 10_000]).await);
+    }
+    let mut at = None;
+    for expected in &offsets[..20] {
+        let (place, _) = published(&reader.push().await.unwrap());
+        assert_eq!(place.offset, *expected);
+        at = Some(place);
+    }
+    drop(reader);
+    let request =
+        crate::common::again(&start, &started, vec![at.unwrap(), position(&started, "user:reader")]);
+    let (mut reader, resumed) = crate::common::come_back(server.ready(), way, request).await;
+    assert_eq!(resumed.verdict(), Verdict::Resumed, "{resumed:?}");
+    for expected in &offsets[20..] {
+        assert_eq!(published(&reader.push().await.unwrap()).0.offset, *expected);
+    }
+}
