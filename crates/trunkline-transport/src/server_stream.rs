@@ -72,6 +72,14 @@ impl ServerStream {
         }
     }
 
+    /// Whether the peer has proved itself by a certificate of an authority that the listener was given
+    /// ([`crate::ServerTls::verifying_clients`]).
+    #[must_use]
+    pub fn is_client_verified(&self) -> bool {
+        // rustls keeps a client's certificates only if its verifier accepted them, and asks for none without one.
+        matches!(&self.io, Io::Tls(stream) if stream.get_ref().1.peer_certificates().is_some())
+    }
+
     /// Frames under [`Framing::Length`]; a frame over `max_frame` is refused.
     #[must_use]
     pub fn into_connection(self, max_frame: usize) -> Connection {

@@ -13,7 +13,7 @@ use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
-    server::ProducesTickets,
+    server::{ProducesTickets, WebPkiClientVerifier},
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
@@ -51,6 +51,29 @@ impl ServerTls {
     ) -> Result<Self, TlsError> {
         let builder = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
+        let builder = builder.with_no_client_auth();
+        Ok(Self(Arc::new(server_config(builder, certificate, alpns, ticket_key)?)))
+    }
+
+    /// As [`ServerTls::new`], and clients may prove themselves by a certificate of one of the authorities in this PEM
+    /// text ([`crate::ServerStream::is_client_verified`]). A client without any is served; one with another is not.
+    ///
+    /// # Errors
+    /// The key cannot be used, or there is no usable authority.
+    pub fn verifying_clients(
+        certificate: &ReloadableCertificate,
+        alpns: &[&str],
+        ticket_key: Option<&Secret>,
+        authority_pem: &[u8],
+    ) -> Result<Self, TlsError> {
+        let roots = Arc::new(authorities(authority_pem)?);
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
+            .allow_unauthenticated()
+            .build()
+            .map_err(|error| TlsError::Certificate(error.to_string()))?;
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+            .with_client_cert_verifier(verifier);
         Ok(Self(Arc::new(server_config(builder, certificate, alpns, ticket_key)?)))
     }
 
@@ -67,16 +90,16 @@ pub(crate) fn quic_server_config(
 ) -> Result<ServerConfig, TlsError> {
     let builder =
         ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&rustls::version::TLS13])?;
-    server_config(builder, certificate, alpns, ticket_key)
+    server_config(builder.with_no_client_auth(), certificate, alpns, ticket_key)
 }
 
 fn server_config(
-    builder: rustls::ConfigBuilder<ServerConfig, rustls::WantsVerifier>,
+    builder: rustls::ConfigBuilder<ServerConfig, rustls::server::WantsServerCert>,
     certificate: &ReloadableCertificate,
     alpns: &[&str],
     ticket_key: Option<&Secret>,
 ) -> Result<ServerConfig, TlsError> {
-    let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(certificate.clone()));
+    let mut config = builder.with_cert_resolver(Arc::new(certificate.clone()));
     config.alpn_protocols = alpns.iter().map(|alpn| alpn.as_bytes().to_vec()).collect();
     match ticket_key {
         Some(key) => config.ticketer = Arc::new(Ticketer::new(key)?),
@@ -117,11 +140,7 @@ impl ClientTls {
     /// # Errors
     /// There is no usable certificate in it.
     pub fn authority(pem: &[u8]) -> Result<Self, TlsError> {
-        let mut roots = RootCertStore::empty();
-        for certificate in certificate::certificates(pem)? {
-            roots.add(certificate)?;
-        }
-        Self::with_roots(roots)
+        Self::with_roots(authorities(pem)?)
     }
 
     /// Trusts a server exactly if its certificate has one of these SHA-256 fingerprints, whatever its names
@@ -160,6 +179,14 @@ impl ClientTls {
     pub(crate) fn quic_config(&self, alpns: &[&str]) -> ClientConfig {
         with_alpns(&self.quic, alpns)
     }
+}
+
+fn authorities(pem: &[u8]) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificate::certificates(pem)? {
+        roots.add(certificate)?;
+    }
+    Ok(roots)
 }
 
 fn with_alpns(config: &ClientConfig, alpns: &[&str]) -> ClientConfig {

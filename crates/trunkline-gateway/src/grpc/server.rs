@@ -131,7 +131,11 @@ async fn accept(mut listener: StreamListener, places: Arc<Semaphore>, shared: Sh
         match accepted {
             Accepted::Stream(stream) => {
                 let peer = Peer::Tcp(stream.peer());
-                admit(&places, &shared, stream, peer, ClientCertificate::Absent);
+                let certificate = match stream.is_client_verified() {
+                    true => ClientCertificate::Verified,
+                    false => ClientCertificate::Absent,
+                };
+                admit(&places, &shared, stream, peer, certificate);
             }
             Accepted::PlainRefused(stream) => {
                 tracing::warn!(peer = %stream.peer(), "a plain gRPC peer was closed: the port requires TLS");

@@ -321,19 +321,34 @@ async fn silent_and_foreign_peers_hold_no_place() -> Result<()> {
     Ok(())
 }
 
-/// A stream that reads and writes through TLS, trusting one certificate.
+/// The same of a client without a certificate.
 async fn tls(
     address: SocketAddr,
     certificate_pem: &str,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    tls_as(address, certificate_pem, None).await
+}
+
+/// A stream that reads and writes through TLS, trusting one certificate.
+async fn tls_as(
+    address: SocketAddr,
+    certificate_pem: &str,
+    client: Option<&(rcgen::Certificate, rcgen::KeyPair)>,
 ) -> Result<tokio_rustls::client::TlsStream<TcpStream>> {
     use rustls_pki_types::pem::PemObject;
     let mut roots = rustls::RootCertStore::empty();
     roots.add(rustls_pki_types::CertificateDer::from_pem_slice(certificate_pem.as_bytes())?)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+    let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let mut config = match client {
+        None => config.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let key = rustls_pki_types::PrivatePkcs8KeyDer::from(key.serialize_der());
+            config.with_client_auth_cert(vec![certificate.der().clone()], key.into())?
+        }
+    };
     config.alpn_protocols = vec![b"h2".to_vec()];
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     let stream = TcpStream::connect(address).await?;
@@ -371,4 +386,49 @@ async fn the_port_speaks_tls_where_it_must_with_the_certificate_of_the_moment() 
     assert_eq!(health(&second, "").await?, ServingStatus::Serving);
     assert_eq!(health(&channel, "").await?, ServingStatus::Serving);
     node.stop((channel, second)).await
+}
+
+/// An authority, and a certificate for a client that it has signed.
+fn authority(name: &str) -> Result<(rcgen::Certificate, (rcgen::Certificate, rcgen::KeyPair))> {
+    use rcgen::{
+        BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    };
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate()?;
+    let root = params.self_signed(&key)?;
+    let mut client = CertificateParams::new(vec!["upstream".to_owned()])?;
+    client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let client_key = KeyPair::generate()?;
+    let certificate = client.signed_by(&client_key, &Issuer::new(params, key))?;
+    Ok((root, (certificate, client_key)))
+}
+
+#[tokio::test]
+async fn a_certificate_of_the_authority_stands_for_the_token() -> Result<()> {
+    let made = certificate::self_signed(&[])?;
+    let (root, upstream) = authority("ours")?;
+    let (_, stranger) = authority("not ours")?;
+    let shared = ReloadableCertificate::from(&made);
+    let server_tls = ServerTls::verifying_clients(&shared, &["h2"], None, root.pem().as_bytes())?;
+    let node = Node::start_with(|setup| {
+        setup.grpc.tls_policy = TlsPolicy::Required;
+        setup.grpc.tls = Some(server_tls);
+    });
+    let node = node.await?;
+    let address = node.grpc.local_addr();
+    // A verified peer may send a wrong token: its certificate is what counts, which shows that it was seen.
+    let verified = over(tls_as(address, &made.certificate_pem, Some(&upstream)).await?).await?;
+    let said = ask_everything(verified.clone(), Some("Bearer other")).await;
+    assert!(said.iter().all(|(_, code)| *code == Code::Ok), "{said:?}");
+    let without = over(tls(address, &made.certificate_pem).await?).await?;
+    let said = ask_everything(without.clone(), Some("Bearer other")).await;
+    assert!(said.iter().all(|(_, code)| *code == Code::Unauthenticated), "{said:?}");
+    // With TLS 1.3 the client learns after its handshake that its certificate was refused.
+    if let Ok(mut refused) = tls_as(address, &made.certificate_pem, Some(&stranger)).await {
+        let mut rest = Vec::new();
+        assert!(within("the refusal", refused.read_to_end(&mut rest)).await?.is_err());
+    }
+    node.stop((verified, without)).await
 }
