@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use trunkline_broker::{Broker, BrokerError, LeaseId};
 use trunkline_proto::CloseCode;
 use trunkline_service::{Context, Service};
@@ -58,6 +59,8 @@ pub(crate) struct Node {
     origin: Instant,
     next_connection: AtomicU64,
     tasks: TaskTracker,
+    /// Calls that run: the drain lets them end.
+    calls: TaskTracker,
     stopping: CancellationToken,
 }
 
@@ -87,6 +90,7 @@ impl Gateway {
             origin: Instant::now(),
             next_connection: AtomicU64::new(1),
             tasks: TaskTracker::new(),
+            calls: TaskTracker::new(),
             stopping: CancellationToken::new(),
             options,
             broker,
@@ -141,21 +145,33 @@ impl Gateway {
         }
     }
 
-    /// Tells every client to go elsewhere (4000) and waits until they are gone, at most for `deadline`. Sessions stay
-    /// resumable for whoever serves their channels next. Answers how many connections were cut by the deadline.
+    /// Tells every client to go elsewhere (4000) and waits until they are gone, at most for `deadline`. Who has a call
+    /// running is told when the calls have ended, or half the deadline has passed: the reply would be lost with this
+    /// process. No further call starts. Sessions stay resumable for whoever serves their channels next. Answers how
+    /// many connections were cut by the deadline.
     pub async fn drain(&self, deadline: Duration) -> usize {
         let node = &self.node;
+        let end = Instant::now() + deadline;
         node.stopping.cancel();
         node.tasks.close();
-        for handle in node.connections.all() {
+        node.calls.close();
+        let calling = node.hub.calling();
+        self.send_away(|handle| !calling.contains(&handle.id));
+        // A call that has not ended by then is cut with its connection.
+        let _ = tokio::time::timeout(deadline / 2, node.calls.wait()).await;
+        self.send_away(|_| true);
+        let done = tokio::time::timeout_at(end, node.tasks.wait()).await;
+        if done.is_ok() { 0 } else { node.connections.len() }
+    }
+
+    fn send_away(&self, which: impl Fn(&Handle) -> bool) {
+        for handle in self.node.connections.all().iter().filter(|handle| which(handle)) {
             // Jittered, so that ten thousand clients do not come back in one moment.
             let after = rand::random_range(0..1_000);
             handle.end(
                 Ending::new(CloseCode::GoingAway, "the node stops: reconnect and resume").after_ms(after),
             );
         }
-        let done = tokio::time::timeout(deadline, node.tasks.wait()).await;
-        if done.is_ok() { 0 } else { node.connections.len() }
     }
 }
 
@@ -163,6 +179,11 @@ impl Node {
     /// Runs a task that the drain waits for.
     pub(crate) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(task);
+    }
+
+    /// A call begins; it ends when the token is dropped.
+    pub(crate) fn call_begins(&self) -> TaskTrackerToken {
+        self.calls.token()
     }
 
     /// Resolves when the node begins to stop.

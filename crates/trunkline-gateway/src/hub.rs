@@ -3,12 +3,12 @@
 //!
 //! The hub holds sessions with and without a connection. It never locks a session while it holds its own lock.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use trunkline_session::SessionId;
+use trunkline_session::{ConnectionId, SessionId};
 
 use crate::auth::LoginPolicy;
 use crate::session::Session;
@@ -66,6 +66,13 @@ impl Hub {
     /// How many of them a connection holds.
     pub(crate) fn live(&self) -> usize {
         self.index.lock().sessions.values().filter(|session| session.is_live()).count()
+    }
+
+    /// The connections whose sessions run a call now.
+    pub(crate) fn calling(&self) -> HashSet<ConnectionId> {
+        let sessions: Vec<_> =
+            self.index.lock().sessions.values().filter(|session| session.is_calling()).cloned().collect();
+        sessions.iter().filter_map(|session| session.connection()).collect()
     }
 
     /// Lets a new session in, as far as the policy allows.

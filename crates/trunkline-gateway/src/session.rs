@@ -12,7 +12,7 @@ mod waiters;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use trunkline_session::position::is_implicit_name;
 use trunkline_session::protocol0::{Replay, is_numbered, lost_publication};
 
@@ -57,6 +57,8 @@ pub(crate) struct Session {
     begun: AtomicBool,
     /// Whether a block of numbers is being reserved (protocol 0).
     reserving: AtomicBool,
+    /// Calls that run now.
+    calling: AtomicUsize,
     jobs: Jobs,
     inner: Mutex<Inner>,
 }
@@ -113,6 +115,7 @@ impl Session {
             live: AtomicBool::new(false),
             begun: AtomicBool::new(false),
             reserving: AtomicBool::new(false),
+            calling: AtomicUsize::new(0),
             jobs: Jobs::default(),
             inner: Mutex::new(Inner {
                 engine,
@@ -165,6 +168,16 @@ impl Session {
         if let Some(link) = &self.inner.lock().link {
             link.handle.wake();
         }
+    }
+
+    /// Whether a call of the session runs now.
+    pub(crate) fn is_calling(&self) -> bool {
+        self.calling.load(Relaxed) > 0
+    }
+
+    /// The connection that holds the session, if one does.
+    pub(crate) fn connection(&self) -> Option<ConnectionId> {
+        self.inner.lock().link.as_ref().map(|link| link.handle.id)
     }
 
     pub(crate) fn identity(&self) -> Identity {

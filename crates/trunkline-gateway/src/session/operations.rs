@@ -3,6 +3,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 
 use futures_util::FutureExt;
 use parking_lot::Mutex;
@@ -24,6 +25,9 @@ use crate::channels::{self, broker_error, channel_name};
 use crate::gateway::Node;
 use crate::push;
 
+/// A second: by then the client has been told to come back elsewhere.
+const STOPPING_RETRY_MS: u32 = 1_000;
+
 /// A page of history has at most so many publications, whatever the client asks for.
 const MAX_HISTORY_PAGE: u32 = 1_000;
 
@@ -36,16 +40,32 @@ const MAX_MEMBERS: usize = 1_000;
 pub(super) fn spawn_call(node: &Arc<Node>, session: &Arc<Session>, call: CallRequest) {
     let (node, session) = (Arc::clone(node), Arc::clone(session));
     node.stats.calls.one();
+    // Counted before it is looked whether the node stops: the drain looks in the other order, so that it sees every
+    // call that starts.
+    session.calling.fetch_add(1, SeqCst);
+    let running = node.call_begins();
     node.clone().spawn(async move {
         node.stats.calls_running.up();
         let seq = call.seq;
-        let outcome = run_call(&node, &session, call).await;
+        let outcome = match node.is_stopping() {
+            true => CallOutcome::Error(stopping()),
+            false => run_call(&node, &session, call).await,
+        };
         node.stats.calls_running.down();
         if let CallOutcome::Error(_) = &outcome {
             node.stats.calls_failed.one();
         }
         session.apply(&node, Input::CallEnded { seq, outcome });
+        session.calling.fetch_sub(1, SeqCst);
+        drop(running);
     });
+}
+
+/// A node that stops starts no call: its number stays good for the next node.
+fn stopping() -> ErrorMessage {
+    let mut error = ErrorCode::Overloaded.message("the node stops: send the call again when you are back");
+    error.retry_after_ms = STOPPING_RETRY_MS;
+    error
 }
 
 async fn run_call(node: &Arc<Node>, session: &Session, call: CallRequest) -> CallOutcome {
