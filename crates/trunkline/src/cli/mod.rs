@@ -3,13 +3,19 @@
 //! `serve` is also what runs without a command. A command that prints a result prints it alone on standard output;
 //! everything for the person goes to standard error.
 
+mod call;
 mod check;
+mod heard;
 mod init;
+mod listen;
 pub(crate) mod output;
+mod reach;
 mod serve;
+mod shown;
 mod token;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -36,6 +42,8 @@ const EXAMPLES: &str = "Examples:
   trunkline                                   serve on this machine only, with the defaults
   trunkline serve --host 0.0.0.0              serve the network: HTTP, TCP and QUIC
   trunkline token --user alice --ttl 1h       a token for one user
+  trunkline call --user alice trunkline.echo --data hello
+  trunkline listen --user alice --cut-every 3s
   trunkline init > trunkline.toml             a file with every key, commented
   trunkline check --config trunkline.toml     what is wrong with it, and what is in force";
 
@@ -45,6 +53,10 @@ enum Command {
     Serve(serve::Serve),
     /// Print a token for a user.
     Token(token::Token),
+    /// Call an action and print the reply.
+    Call(call::Call),
+    /// Print what is pushed and published, over lost connections.
+    Listen(listen::Listen),
     /// Check the configuration and print what is in force, without serving.
     Check(check::Check),
     /// Print a configuration file with every key, commented.
@@ -57,6 +69,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         None => cli.serve.run(),
         Some(Command::Serve(command)) => command.run(),
         Some(Command::Token(command)) => command.run(),
+        Some(Command::Call(command)) => command.run(),
+        Some(Command::Listen(command)) => command.run(),
         Some(Command::Check(command)) => command.run(),
         Some(Command::Init(command)) => command.run(),
     }
@@ -103,5 +117,25 @@ impl Place {
     pub(crate) fn data_dir(&self) -> anyhow::Result<DataDir> {
         let loaded = self.load(Vec::new())?;
         DataDir::open(&loaded.config.node.data_dir).context("no data directory")
+    }
+}
+
+/// A duration above zero, as a flag says it.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    match config::parse_duration(text) {
+        Some(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("wanted a duration with its unit, such as 30s, 15m or 1h".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_has_a_unit_and_is_not_nothing() {
+        assert_eq!(duration("1h"), Ok(Duration::from_secs(3_600)));
+        assert!(duration("0s").is_err());
+        assert!(duration("60").is_err());
     }
 }

@@ -11,6 +11,16 @@ pub(crate) fn result(text: &str) {
     let _ = out.flush();
 }
 
+/// A result of any bytes, with a newline unless it ends in one or is empty.
+pub(crate) fn bytes(data: &[u8]) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(data);
+    if !data.is_empty() && !data.ends_with(b"\n") {
+        let _ = out.write_all(b"\n");
+    }
+    let _ = out.flush();
+}
+
 /// A word for the person who started the program.
 pub(crate) fn complain(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "trunkline: {text}");

@@ -6,8 +6,9 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Place, output};
-use crate::config::{May, Right, parse_duration};
+use super::{Place, duration, output};
+use crate::config::{May, Right};
+use crate::data_dir::DataDir;
 use crate::keys;
 
 /// Prints a token (JWT, HS256) that nodes with the same data directory accept.
@@ -19,7 +20,7 @@ pub(crate) struct Token {
     #[arg(long)]
     user: String,
     /// How long it is valid, such as 30s, 15m or 1h
-    #[arg(long, value_parser = ttl, default_value = "1h")]
+    #[arg(long, value_parser = duration, default_value = "1h")]
     ttl: Duration,
     /// A group the user is in; may be repeated
     #[arg(long = "group", value_name = "GROUP")]
@@ -30,6 +31,33 @@ pub(crate) struct Token {
     /// The platform of the device that will use it
     #[arg(long)]
     platform: Option<String>,
+}
+
+impl Token {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        if self.user.is_empty() {
+            bail!("--user is empty: name the user that the token is for");
+        }
+        let grant = Grant {
+            user: &self.user,
+            ttl: self.ttl,
+            groups: &self.groups,
+            rights: &self.rights,
+            platform: self.platform.as_deref(),
+        };
+        output::result(&grant.sign(&self.place.data_dir()?)?);
+        Ok(())
+    }
+}
+
+/// What a token says of its bearer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Grant<'a> {
+    pub(super) user: &'a str,
+    pub(super) ttl: Duration,
+    pub(super) groups: &'a [String],
+    pub(super) rights: &'a [Right],
+    pub(super) platform: Option<&'a str>,
 }
 
 /// The claims of protocol.md section 2.
@@ -58,12 +86,10 @@ struct Granted<'a> {
     may: Vec<&'static str>,
 }
 
-impl Token {
-    pub(crate) fn run(self) -> anyhow::Result<()> {
-        if self.user.is_empty() {
-            bail!("--user is empty: name the user that the token is for");
-        }
-        let key = keys::jwt_key(&self.place.data_dir()?)?;
+impl Grant<'_> {
+    /// The token, signed with the key of this data directory.
+    pub(super) fn sign(self, dir: &DataDir) -> anyhow::Result<String> {
+        let key = keys::jwt_key(dir)?;
         let now =
             SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock is before 1970")?;
         let rights = self.rights.iter().map(|right| Granted {
@@ -71,29 +97,15 @@ impl Token {
             may: right.may.iter().map(|may| may.as_str()).collect(),
         });
         let claims = Claims {
-            sub: &self.user,
+            sub: self.user,
             iat: now.as_secs(),
             // Whole seconds, rounded up: a token never lives shorter than asked.
             exp: now.saturating_add(self.ttl).saturating_add(Duration::from_millis(999)).as_secs(),
-            tl: Own {
-                role: "user",
-                groups: &self.groups,
-                rights: rights.collect(),
-                platform: self.platform.as_deref(),
-            },
+            tl: Own { role: "user", groups: self.groups, rights: rights.collect(), platform: self.platform },
         };
         let key = jsonwebtoken::EncodingKey::from_secret(&key);
-        let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key)
-            .context("the token cannot be signed")?;
-        output::result(&token);
-        Ok(())
-    }
-}
-
-fn ttl(text: &str) -> Result<Duration, String> {
-    match parse_duration(text) {
-        Some(duration) if !duration.is_zero() => Ok(duration),
-        _ => Err("wanted a duration with its unit, such as 30s, 15m or 1h".to_owned()),
+        jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key)
+            .context("the token cannot be signed")
     }
 }
 
@@ -123,12 +135,5 @@ mod tests {
         for wrong in ["room:*", "=subscribe", "room:*=", "room:*=write", "room:*=subscribe,"] {
             assert!(right(wrong).is_err(), "{wrong:?} was taken");
         }
-    }
-
-    #[test]
-    fn a_token_lives_for_some_time() {
-        assert_eq!(ttl("1h"), Ok(Duration::from_secs(3_600)));
-        assert!(ttl("0s").is_err());
-        assert!(ttl("60").is_err());
     }
 }

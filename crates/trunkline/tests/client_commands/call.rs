@@ -1,0 +1,115 @@
+//! `trunkline call`.
+
+use anyhow::{Context as _, Result};
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use trunkline_testkit::TestUpstream;
+
+use super::{command, ended, run, server};
+
+const ECHO: [&str; 4] = ["call", "--user", "alice", "trunkline.echo"];
+
+#[tokio::test]
+async fn an_echo_comes_back_over_every_way() -> Result<()> {
+    let server = server().start().await?;
+    for way in ["tcp", "tls", "websocket", "quic", "webtransport"] {
+        let arguments = [&ECHO[..], &["--data", "hello", "--transport", way]].concat();
+        let ran = run(&arguments, server.data_dir()).await?;
+        assert_eq!((ran.status, ran.printed.as_str(), ran.said.as_str()), (Some(0), "hello\n", ""), "{way}");
+    }
+    let raced = run(&[&ECHO[..], &["--data", "a", "--count", "3"]].concat(), server.data_dir()).await?;
+    assert_eq!((raced.status, raced.printed.as_str()), (Some(0), "a\na\na\n"), "{}", raced.said);
+    Ok(())
+}
+
+#[tokio::test]
+async fn data_comes_from_a_file_or_standard_input_and_leaves_as_it_is() -> Result<()> {
+    let server = server().start().await?;
+    let bytes: Vec<u8> = (0..=255).collect();
+    let file = server.data_dir().join("data");
+    std::fs::write(&file, &bytes)?;
+    let named = format!("@{}", file.display());
+    let output = command(&[&ECHO[..], &["--data", &named]].concat(), server.data_dir()).output().await?;
+    assert_eq!(output.stdout.strip_suffix(b"\n"), Some(&bytes[..]));
+
+    let mut reads = command(&[&ECHO[..], &["--data", "-"]].concat(), server.data_dir());
+    let mut child = reads.stdin(std::process::Stdio::piped()).spawn()?;
+    let mut input = child.stdin.take().context("it has an input")?;
+    input.write_all(b"{\"n\": 1}\n").await?;
+    drop(input);
+    assert_eq!(child.wait_with_output().await?.stdout, b"{\"n\": 1}\n");
+
+    let missing = run(&[&ECHO[..], &["--data", "@nowhere"]].concat(), server.data_dir()).await?;
+    assert_eq!(missing.status, Some(1));
+    assert!(missing.said.contains("nowhere cannot be opened"), "{}", missing.said);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reply_is_shown_whole_as_json_and_an_error_is_no_success() -> Result<()> {
+    let server = server().start().await?;
+    let nobody = run(&["call", "--user", "bob", "some", "--timeout", "300ms"], server.data_dir()).await?;
+    assert_eq!((nobody.status, nobody.printed.as_str()), (Some(1), ""));
+    assert!(nobody.said.contains("some: ") && nobody.said.contains("no upstream"), "{}", nobody.said);
+
+    let _upstream = TestUpstream::registered(server.ready().grpc()?).await?;
+    let whole = run(&[&ECHO[..], &["--data", "[1]", "--json"]].concat(), server.data_dir()).await?;
+    let object = &whole.objects()[0];
+    assert_eq!((&object["code"], &object["data"]), (&json!(200), &json!([1])));
+    let text = run(&[&ECHO[..], &["--data", "no json", "--json"]].concat(), server.data_dir()).await?;
+    assert_eq!(text.objects()[0]["data_text"], "no json");
+
+    let failed = run(&["call", "--user", "alice", "fail"], server.data_dir()).await?;
+    assert_eq!((failed.status, failed.printed.as_str()), (Some(1), ""));
+    assert!(failed.said.starts_with("trunkline: fail"), "{}", failed.said);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_url_with_a_pin_and_a_token_needs_no_data_directory() -> Result<()> {
+    let server = server().start().await?;
+    let token = server.token("bob", &[]).await?;
+    let url = format!("tls://{}", server.ready().tcp()?);
+    let pin: String = server.ready().certificate()?.iter().map(|byte| format!("{byte:02x}")).collect();
+    let elsewhere = tempfile::tempdir()?;
+    let call = |pin: String, token: String| {
+        let mut command = tokio::process::Command::new(super::BINARY);
+        command
+            .args(["call", "trunkline.echo", "--data", "x", "--url", &url, "--pin", &pin, "--token", &token])
+            .current_dir(elsewhere.path())
+            .env_clear()
+            .kill_on_drop(true);
+        ended(command)
+    };
+    let good = call(pin.clone(), token.clone()).await?;
+    assert_eq!((good.status, good.printed.as_str()), (Some(0), "x\n"), "{}", good.said);
+    let wrong = call("00".repeat(32), token.clone()).await?;
+    assert_eq!(wrong.status, Some(1));
+    assert!(wrong.said.contains("no endpoint answers"), "{}", wrong.said);
+    // The last digits of a token are its signature.
+    let forged = call(pin, format!("{}AAAA", &token[..token.len() - 4])).await?;
+    assert_eq!(forged.status, Some(1));
+    assert!(forged.said.contains("refused") && forged.said.contains("4302"), "{}", forged.said);
+    assert_eq!(std::fs::read_dir(elsewhere.path())?.count(), 0, "a data directory was made");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_cannot_work_is_said_with_the_next_step() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    for (arguments, status, said) in [
+        (vec!["call", "--user", "a", "x"], 1, "no node runs with the data directory"),
+        (vec!["call", "x", "--url", "tcp://127.0.0.1:1"], 1, "--user is missing"),
+        (vec!["call", "--user", "a", "x", "--url", "tcp://127.0.0.1:1"], 1, "trunkline doctor"),
+        (vec!["call", "--user", "a", "x", "--url", "ftp://h:1"], 2, "tcp|tls|ws|wss|quic|wt"),
+        (vec!["call", "--user", "a", "x", "--pin", "12"], 2, "64 hexadecimal digits"),
+        (vec!["call", "--user", "a", "x", "--param", "a"], 2, "NAME=VALUE"),
+        (vec!["call", "--user", "a", "x", "--timeout", "5"], 2, "duration with its unit"),
+        (vec!["call", "--user", "a", "x", "--count", "0"], 2, "1..=1000000"),
+    ] {
+        let ran = run(&arguments, folder.path()).await?;
+        assert_eq!((ran.status, ran.printed.as_str()), (Some(status), ""), "{arguments:?}: {}", ran.said);
+        assert!(ran.said.contains(said), "{arguments:?} said {}", ran.said);
+    }
+    Ok(())
+}
