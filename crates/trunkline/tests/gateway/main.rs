@@ -4,8 +4,10 @@
 mod bound_pushes;
 mod calls;
 mod common;
+mod faults;
 mod frames;
 mod lasting;
+mod networks;
 mod process;
 mod resume;
 mod scenario;
