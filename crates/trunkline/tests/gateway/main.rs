@@ -4,6 +4,7 @@
 mod bound_pushes;
 mod calls;
 mod common;
+mod defects;
 mod faults;
 mod frames;
 mod lasting;
