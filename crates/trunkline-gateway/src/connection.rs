@@ -109,12 +109,13 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.handle.abandon();
-        self.node.connections.remove(self.handle.id);
-        self.node.stats.gauge(self.handle.info.protocol).down();
+        // The session first: what it sends until then is kept for its next connection.
         if let Some((session, fence)) = self.session.take() {
             session.disconnected(&self.node, fence);
         }
+        self.handle.abandon();
+        self.node.connections.remove(self.handle.id);
+        self.node.stats.gauge(self.handle.info.protocol).down();
     }
 }
 
@@ -286,8 +287,8 @@ impl Actor<'_> {
         let pressure = self.current_pressure();
         if pressure != self.pressure {
             self.pressure = pressure;
-            if let Some((session, _)) = &self.hold.session {
-                session.pressure(&self.hold.node, pressure);
+            if let Some((session, fence)) = &self.hold.session {
+                session.pressure(&self.hold.node, *fence, pressure);
             }
         }
     }

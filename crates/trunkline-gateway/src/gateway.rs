@@ -223,9 +223,18 @@ impl Node {
 
 /// Runs until the node stops.
 async fn keep_lease(node: Arc<Node>) {
-    tokio::select! {
-        () = node.stopping() => {}
-        () = node.lease.keep(node.broker.as_ref()) => {}
+    loop {
+        tokio::select! {
+            () = node.stopping() => return,
+            () = node.lease.keep(node.broker.as_ref()) => {}
+        }
+        for session in node.hub.all() {
+            for channel in session.present_channels() {
+                if let Err(error) = crate::session::join(&node, &session, &channel).await {
+                    tracing::warn!(error = error.error_message, "a session could not join its channel anew");
+                }
+            }
+        }
     }
 }
 

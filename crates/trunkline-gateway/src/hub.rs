@@ -25,6 +25,8 @@ struct Index {
     users: HashMap<Arc<str>, Vec<Arc<Session>>>,
     groups: HashMap<Arc<str>, Vec<Arc<Session>>>,
     devices: HashMap<Arc<str>, Vec<Arc<Session>>>,
+    /// The groups of each session that is in any, as its newest token has them.
+    groups_of: HashMap<SessionId, Vec<Arc<str>>>,
 }
 
 /// What the login policy says to a new session.
@@ -56,6 +58,11 @@ impl Hub {
     /// All sessions of a device, whoever uses it.
     pub(crate) fn device(&self, device: &str) -> Vec<Arc<Session>> {
         self.index.lock().devices.get(device).cloned().unwrap_or_default()
+    }
+
+    /// Every session.
+    pub(crate) fn all(&self) -> Vec<Arc<Session>> {
+        self.index.lock().sessions.values().cloned().collect()
     }
 
     /// How many sessions there are.
@@ -102,6 +109,14 @@ impl Hub {
         Admission::Admitted { replaced }
     }
 
+    /// A START brought a token, and its groups count from here on. A session that has ended is in none.
+    pub(crate) fn regroup(&self, session: &Arc<Session>, groups: &[Arc<str>]) {
+        let mut index = self.index.lock();
+        if index.sessions.contains_key(&session.id) {
+            index.regroup(session, groups);
+        }
+    }
+
     /// Forgets a session that has ended.
     pub(crate) fn remove(&self, session: &Session) {
         self.index.lock().remove(session);
@@ -115,8 +130,21 @@ impl Index {
         if !session.device.is_empty() {
             self.devices.entry(Arc::clone(&session.device)).or_default().push(Arc::clone(session));
         }
-        for group in &session.groups {
+    }
+
+    fn regroup(&mut self, session: &Arc<Session>, groups: &[Arc<str>]) {
+        self.leave_groups(session.id);
+        for group in groups {
             self.groups.entry(Arc::clone(group)).or_default().push(Arc::clone(session));
+        }
+        if !groups.is_empty() {
+            self.groups_of.insert(session.id, groups.to_vec());
+        }
+    }
+
+    fn leave_groups(&mut self, id: SessionId) {
+        for group in self.groups_of.remove(&id).unwrap_or_default() {
+            take(&mut self.groups, &group, id);
         }
     }
 
@@ -126,9 +154,7 @@ impl Index {
         }
         take(&mut self.users, &session.user, session.id);
         take(&mut self.devices, &session.device, session.id);
-        for group in &session.groups {
-            take(&mut self.groups, group, session.id);
-        }
+        self.leave_groups(session.id);
     }
 }
 

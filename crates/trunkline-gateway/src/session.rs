@@ -48,7 +48,6 @@ pub(crate) struct Session {
     pub(crate) user: Arc<str>,
     pub(crate) device: Arc<str>,
     pub(crate) platform: Arc<str>,
-    pub(crate) groups: Vec<Arc<str>>,
     /// The newest fence, readable without the lock.
     fence: AtomicU64,
     /// Whether a connection holds the session now.
@@ -67,6 +66,8 @@ struct Inner {
     engine: Engine,
     link: Option<Link>,
     attached: HashMap<Channel, Attached>,
+    /// What the session was attached to before the START that is under way.
+    former: HashMap<Channel, Attached>,
     identity: Identity,
     caller: Arc<Caller>,
     ledger: Option<Arc<Mutex<Ledger>>>,
@@ -110,7 +111,6 @@ impl Session {
             user: identity.user.as_str().into(),
             device: device.into(),
             platform: platform.into(),
-            groups: identity.groups.iter().map(|group| group.as_str().into()).collect(),
             fence: AtomicU64::new(fence.number()),
             live: AtomicBool::new(false),
             begun: AtomicBool::new(false),
@@ -121,6 +121,7 @@ impl Session {
                 engine,
                 link: None,
                 attached: HashMap::new(),
+                former: HashMap::new(),
                 identity,
                 caller: Arc::default(),
                 ledger,
@@ -213,6 +214,7 @@ impl Session {
         identity: Identity,
     ) -> Result<StartAccepted, Ending> {
         let fence = facts.fence;
+        let groups: Vec<Arc<str>> = identity.groups.iter().map(|group| group.as_str().into()).collect();
         let mut effects = Vec::new();
         let mut inner = self.inner.lock();
         inner.engine.handle_input(node.now(), Input::Start(Box::new(facts)));
@@ -224,9 +226,8 @@ impl Session {
                     answer = Err(Ending::from_notice(&close));
                 }
                 Output::StartAccepted(accepted) => {
-                    if let Some(old) = inner.link.take() {
-                        old.handle.release_ledger();
-                        old.handle.end(Ending::new(CloseCode::Replaced, "a later START holds this session"));
+                    if let Some(old) = inner.unlink(self) {
+                        old.end(Ending::new(CloseCode::Replaced, "a later START holds this session"));
                     }
                     if let Some(ledger) = &inner.ledger {
                         handle.set_ledger(Arc::clone(ledger));
@@ -235,7 +236,9 @@ impl Session {
                     inner.caller = Arc::new(self.caller_of(node, handle, &identity, fence));
                     inner.identity = identity.clone();
                     effects.extend(inner.no_longer_present(&accepted));
-                    inner.attached.clear();
+                    // Kept until the new ones are there: a channel that nobody is attached to forgets its window.
+                    let former = std::mem::take(&mut inner.attached);
+                    inner.former.extend(former);
                     self.fence.store(fence.number(), Relaxed);
                     self.live.store(true, Relaxed);
                     answer = Ok(accepted);
@@ -245,6 +248,15 @@ impl Session {
         }
         drop(inner);
         self.run_effects(node, effects);
+        match &answer {
+            Ok(_) => node.hub.regroup(self, &groups),
+            Err(ending) if ending.code == CloseCode::TokenUsed => {
+                node.stats.tokens_reused.one();
+                let remote = handle.remote();
+                tracing::warn!(user = %self.user, session = %self.id, %remote, "a used resume token was refused");
+            }
+            Err(_) => {}
+        }
         answer
     }
 
@@ -262,8 +274,18 @@ impl Session {
             self.begun.fetch_or(matches!(input, Input::Attached { .. }), Relaxed);
             // What the client has by its positions, it has acked.
             inner.wake_acked();
+            let former = std::mem::take(&mut inner.former);
+            self.apply_locked(node, inner, input);
+            drop(former);
+            return;
         }
+        // It was overtaken: where it made the session a member in vain, it is one no more.
+        let vain = channels
+            .iter()
+            .filter(|(channel, attached)| attached.present && !inner.attached.contains_key(channel));
+        let leaves = vain.map(|(channel, _)| Effect::Leave(Arc::clone(channel))).collect();
         self.apply_locked(node, inner, input);
+        self.run_effects(node, leaves);
     }
 
     /// A subscription's channel is attached: the engine says when it is delivered.
@@ -280,10 +302,15 @@ impl Session {
         self.apply_locked(node, inner, Input::Answer { id, result: Ok(answer) });
     }
 
-    /// A service joins the session to a channel. False: the session has ended.
+    /// A service joins the session to a channel; a session that has ended is joined to nothing.
     pub(crate) fn joined(self: &Arc<Self>, node: &Arc<Node>, channel: Channel, attached: Attached) {
         let position = to_session(attached.cursor.position());
         let mut inner = self.inner.lock();
+        if inner.engine.is_ended() {
+            drop(inner);
+            self.run_effects(node, vec![Effect::Leave(channel)]);
+            return;
+        }
         inner.attached.insert(Arc::clone(&channel), attached);
         self.apply_locked(node, inner, Input::Joined { channel, position });
     }
@@ -291,16 +318,20 @@ impl Session {
     /// A service takes the session off a channel. False: it is not on it.
     pub(crate) fn withdraw(self: &Arc<Self>, node: &Arc<Node>, channel: &str, error: ErrorMessage) -> bool {
         let inner = self.inner.lock();
-        let Some((channel, _)) = inner.attached.get_key_value(channel) else { return false };
+        // During a START what the session was on before is what it may be on again.
+        let known = inner.attached.get_key_value(channel).or_else(|| inner.former.get_key_value(channel));
+        let Some((channel, _)) = known else { return false };
         let channel = Arc::clone(channel);
         self.apply_locked(node, inner, Input::Withdrawn { channel, error });
         true
     }
 
     /// A new token is good: what it no longer allows ends at once.
-    async fn refreshed(self: &Arc<Self>, node: &Arc<Node>, identity: Identity) {
+    async fn refreshed(self: &Arc<Self>, node: &Arc<Node>, fence: Option<Fence>, identity: Identity) {
         let channels: Vec<Channel> = {
             let mut inner = self.inner.lock();
+            let Some(link) = inner.link.clone().filter(|link| Some(link.fence) == fence) else { return };
+            inner.caller = Arc::new(self.caller_of(node, &link.handle, &identity, link.fence));
             inner.identity = identity;
             inner.attached.keys().filter(|channel| !is_implicit_name(channel)).cloned().collect()
         };
@@ -312,6 +343,30 @@ impl Session {
                 self.withdraw(node, &channel, error);
             }
         }
+    }
+
+    /// The fence of the connection that holds the session now.
+    fn link_fence(&self) -> Option<Fence> {
+        self.inner.lock().link.as_ref().map(|link| link.fence)
+    }
+
+    /// Protocol 0: the connection that holds the session now numbers nothing more, since another one is on its way.
+    pub(crate) fn stop_numbering(&self) {
+        if let Some(link) = &self.inner.lock().link {
+            link.handle.stop_numbering();
+        }
+    }
+
+    /// Is so much queued for the session's connection that nothing more should be begun for it?
+    fn is_full(&self) -> bool {
+        self.inner.lock().link.as_ref().is_some_and(|link| link.handle.is_full())
+    }
+
+    /// Where the session is a member that others can see.
+    pub(crate) fn present_channels(&self) -> Vec<Channel> {
+        let inner = self.inner.lock();
+        let present = inner.attached.iter().filter(|(_, attached)| attached.present);
+        present.map(|(channel, _)| Arc::clone(channel)).collect()
     }
 
     /// Did a service put the session on this channel?
@@ -339,8 +394,13 @@ impl Session {
     }
 
     /// The connection's reply queue became full, or has room again.
-    pub(crate) fn pressure(self: &Arc<Self>, node: &Arc<Node>, pressure: Pressure) {
-        self.apply(node, Input::Pressure(pressure));
+    pub(crate) fn pressure(self: &Arc<Self>, node: &Arc<Node>, fence: Fence, pressure: Pressure) {
+        if self.link_fence() == Some(fence) {
+            self.apply(node, Input::Pressure(pressure));
+        }
+        if pressure == Pressure::Room {
+            self.jobs.resume(node, self);
+        }
     }
 
     /// Ends the connection; codes from 4100 on end the session too.
@@ -352,10 +412,10 @@ impl Session {
     pub(crate) fn disconnected(self: &Arc<Self>, node: &Arc<Node>, fence: Fence) {
         let mut inner = self.inner.lock();
         if inner.link.as_ref().is_some_and(|link| link.fence == fence) {
-            inner.link = None;
-            self.live.store(false, Relaxed);
+            inner.unlink(self);
         }
         self.apply_locked(node, inner, Input::Disconnected { fence });
+        self.jobs.resume(node, self);
         if let Some(at) = self.next_timeout(node) {
             node.watch_waiting(self, at);
         }
@@ -430,7 +490,7 @@ impl Session {
                 Effect::Call(call) => operations::spawn_call(node, self, *call),
                 Effect::Job(job) => self.jobs.add(node, self, job),
                 Effect::Event(event) => self.tell(node, event),
-                Effect::Leave(channel) => operations::spawn_leave(node, self, channel),
+                Effect::Leave(channel) => self.jobs.add(node, self, Job::Leave(channel)),
                 Effect::End(connection, ending) => node.connections.end(connection, ending),
             }
         }
@@ -450,7 +510,10 @@ impl Session {
             Event::Ended(code) => {
                 node.stats.sessions_ended.one();
                 node.hub.remove(self);
-                self.inner.lock().attached.clear();
+                let mut inner = self.inner.lock();
+                inner.former.clear();
+                inner.waiters = AckWaiters::default();
+                drop(std::mem::take(&mut inner.attached));
                 SessionEvent::Ended(code)
             }
         };
@@ -485,8 +548,7 @@ impl Inner {
             Output::StartAccepted(_) => {}
             Output::StartRefused { connection, response, close } => {
                 self.send(&response);
-                self.link = None;
-                session.live.store(false, Relaxed);
+                self.unlink(session);
                 effects.push(Effect::End(connection, Ending::from_notice(&close)));
             }
             Output::Send(frame) => self.send(&frame),
@@ -511,11 +573,15 @@ impl Inner {
                 self.waiters.acked(&acked.unwrap_or_default());
             }
             Output::Close { connection, notice } => {
-                effects.push(Effect::End(connection, Ending::from_notice(&notice)));
-                if self.link.as_ref().is_some_and(|link| link.handle.id == connection) {
+                let is_ours = self.link.as_ref().is_some_and(|link| link.handle.id == connection);
+                if is_ours && notice.code == CloseCode::Stopped.number() {
+                    // Nobody comes back for what is queued: it is written before the connection closes.
                     self.link = None;
                     session.live.store(false, Relaxed);
+                } else if is_ours {
+                    self.unlink(session);
                 }
+                effects.push(Effect::End(connection, Ending::from_notice(&notice)));
             }
             Output::Event(event) => {
                 if let Event::Ended(_) = event {
@@ -525,6 +591,14 @@ impl Inner {
                 effects.push(Effect::Event(event));
             }
         }
+    }
+
+    /// No connection holds the session any more. A seed client's queued frames wait for its next one.
+    fn unlink(&mut self, session: &Session) -> Option<Arc<Handle>> {
+        let Link { handle, .. } = self.link.take()?;
+        handle.stop_numbering();
+        session.live.store(false, Relaxed);
+        Some(handle)
     }
 
     fn send(&mut self, frame: &DownFrame) {

@@ -209,6 +209,8 @@ impl Start<'_> {
             let session = self.begin_session(identity, fence)?;
             return Ok(Chosen { session, token: TokenFact::None, former: None, positions: Vec::new() });
         };
+        // Where delivery stands must stand still from here on.
+        session.stop_numbering();
         let (resumes, positions) = {
             let mut numbers = ledger.lock();
             // A number that was never given out is of a session that this one has replaced.
@@ -315,7 +317,7 @@ impl Start<'_> {
                     let mut close = CloseCode::Overloaded.notice(error.error_message.clone());
                     close.reconnect_after_ms = RETRY_AFTER_MS;
                     let failed = Input::StartFailed { fence, error, close };
-                    return session.attached(self.node, fence, Vec::new(), failed);
+                    return session.attached(self.node, fence, attached, failed);
                 }
             }
         }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use trunkline_broker::{Cursor, Log, Unpark};
+use trunkline_proto::codes::Advice;
 use trunkline_proto::wire::CloseNotice;
 use trunkline_proto::{CloseCode, DownBody, DownFrame};
 use trunkline_session::{Channel, ConnectionId, Ledger, Position, Protocol, Seq};
@@ -84,17 +85,23 @@ impl Handle {
         self.write.lock().form()
     }
 
-    /// Protocol 0: another connection numbers the session's frames from here on.
-    pub(crate) fn release_ledger(&self) {
-        self.write.lock().release_ledger();
+    /// Protocol 0: nothing more is numbered here. What is queued, and what is sent from here on, waits in the ledger
+    /// for the session's next connection.
+    pub(crate) fn stop_numbering(&self) {
+        self.write.lock().stop_numbering();
     }
 
-    /// Queues a frame and wakes the actor.
+    /// Queues a frame and wakes the actor. Behind a connection's last frame nothing is queued.
     pub(crate) fn send(&self, frame: &DownFrame) {
-        if self.ending.lock().is_none() {
-            self.write.lock().send(frame);
-            self.waker.wake();
+        let ending = self.ending.lock();
+        let mut write = self.write.lock();
+        if ending.is_none() {
+            write.send(frame);
+        } else {
+            write.park(frame);
         }
+        drop((write, ending));
+        self.waker.wake();
     }
 
     /// Queues what a seed client has not acked, with the numbers that it knows.
@@ -120,10 +127,12 @@ impl Handle {
 
     /// Delivers a channel to this connection from a cursor on.
     pub(crate) fn follow(self: &Arc<Self>, name: Channel, log: Arc<Log>, cursor: Cursor) {
-        if self.ending.lock().is_none() {
+        let ending = self.ending.lock();
+        if ending.is_none() {
             self.write.lock().follow(name, log, cursor, Arc::clone(self) as Arc<dyn Unpark>);
-            self.waker.wake();
         }
+        drop(ending);
+        self.waker.wake();
     }
 
     /// Stops delivering a channel at once.
@@ -146,6 +155,9 @@ impl Handle {
             }
             let mut write = self.write.lock();
             write.unfollow_all();
+            if ending.code.advice() == Advice::Resume {
+                write.stop_numbering();
+            }
             let form = write.form();
             if form.protocol == Protocol::Trunkline {
                 let mut notice = ending.code.notice(ending.reason.clone());
@@ -170,6 +182,7 @@ impl Handle {
         }
         let mut write = self.write.lock();
         write.unfollow_all();
+        write.stop_numbering();
         // Without a code the answer has none either, which is what 1005 stands for.
         if let Some(close) = write.form().framing.close(code.unwrap_or(1005), "") {
             write.send_raw(close);

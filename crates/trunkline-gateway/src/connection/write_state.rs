@@ -108,6 +108,8 @@ pub(crate) struct WriteState {
     turn: usize,
     gathered: Vec<Gathered>,
     ledger: Option<Arc<Mutex<Ledger>>>,
+    /// Whether frames still get numbers here (protocol 0).
+    is_numbering: bool,
     written: Written,
 }
 
@@ -123,6 +125,7 @@ impl WriteState {
             turn: 0,
             gathered: Vec::new(),
             ledger: None,
+            is_numbering: true,
             written: Written::default(),
         }
     }
@@ -139,6 +142,7 @@ impl WriteState {
     /// Numbers what is written from here on: protocol 0.
     pub(crate) fn set_ledger(&mut self, ledger: Arc<Mutex<Ledger>>) {
         self.ledger = Some(ledger);
+        self.is_numbering = true;
     }
 
     /// Queues a control frame or a reply. What bounds the outbox is that the connection stops reading while
@@ -146,6 +150,7 @@ impl WriteState {
     pub(crate) fn send(&mut self, frame: &DownFrame) {
         match self.form.protocol {
             Protocol::Trunkline => self.queue(self.form.frame(frame), None),
+            Protocol::Seed if !self.is_numbering => self.park(frame),
             Protocol::Seed => {
                 for frame in down_for_protocol0(frame.clone()) {
                     let numbered = is_numbered(&frame) && self.ledger.is_some();
@@ -205,9 +210,12 @@ impl WriteState {
         self.gathered.clear();
     }
 
-    /// Protocol 0: another connection numbers from here on. What is queued is sent there.
-    pub(crate) fn release_ledger(&mut self) {
-        let Some(ledger) = self.ledger.take() else { return };
+    /// Protocol 0: nothing more is numbered here, since the connection ends or another one has taken over. What is
+    /// queued, and what is sent from here on, is kept for the session's next connection, so that this one shows no
+    /// hole.
+    pub(crate) fn stop_numbering(&mut self) {
+        let Some(ledger) = &self.ledger else { return };
+        self.is_numbering = false;
         let mut ledger = ledger.lock();
         self.outbox.retain(|outgoing| {
             let is_kept = outgoing.numbering == Some(Numbering::Next);
@@ -219,9 +227,18 @@ impl WriteState {
         });
     }
 
+    /// A frame for a connection that takes none any more: in protocol 0 the session's next one has it.
+    pub(crate) fn park(&mut self, frame: &DownFrame) {
+        let Some(ledger) = &self.ledger else { return };
+        let mut ledger = ledger.lock();
+        for frame in down_for_protocol0(frame.clone()).iter().filter(|frame| is_numbered(frame)) {
+            ledger.park(self.form.dialect.encode_down(frame).into());
+        }
+    }
+
     /// Forgets everything: nobody will write it. A numbered client finds its queued frames again on a resume.
     pub(crate) fn abandon(&mut self) {
-        self.release_ledger();
+        self.stop_numbering();
         *self = WriteState { form: self.form, ..WriteState::new(self.form.framing) };
     }
 

@@ -31,27 +31,28 @@ impl KeptLease {
         self.lease.lock().id()
     }
 
-    /// Renews for as long as it is polled.
+    /// Renews for as long as it is polled, and resolves when the lease had to be taken anew: what lived by the old one
+    /// is gone. Poll it again.
     pub(super) async fn keep(&self, broker: &dyn Broker) {
         let mut ticks = interval(RENEW_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.renew(broker).await;
+            if self.renew(broker).await == Renewal::Anew {
+                return;
+            }
         }
     }
 
-    async fn renew(&self, broker: &dyn Broker) {
+    async fn renew(&self, broker: &dyn Broker) -> Renewal {
         let lease = Arc::clone(&self.lease.lock());
         let renewed = match lease.renew().await {
             // The process stood still for longer than the lease lived.
             Err(BrokerError::LeaseEnded(_)) => match broker.lease(TTL).await {
                 Ok(new) => {
-                    tracing::warn!(
-                        "the node's lease had ended: its sessions' presence is gone until they subscribe again"
-                    );
+                    tracing::warn!("the node's lease had ended: its sessions join their channels anew");
                     *self.lease.lock() = Arc::new(new);
-                    Ok(())
+                    return Renewal::Anew;
                 }
                 Err(error) => Err(error),
             },
@@ -60,7 +61,17 @@ impl KeptLease {
         if let Err(error) = renewed {
             tracing::warn!(%error, "the node's lease cannot be renewed; it is tried again");
         }
+        Renewal::Tried
     }
+}
+
+/// What became of a renewal.
+#[derive(Debug, PartialEq, Eq)]
+enum Renewal {
+    /// The lease goes on, or it is tried again.
+    Tried,
+    /// It is another lease now.
+    Anew,
 }
 
 #[cfg(test)]
@@ -96,7 +107,7 @@ mod tests {
         // A process that stands still renews nothing.
         clock.advance(TTL * 2);
         assert!(matches!(joins(&broker, first).await, Err(BrokerError::LeaseEnded(_))));
-        lease.renew(&broker).await;
+        assert_eq!(lease.renew(&broker).await, Renewal::Anew);
         assert_ne!(lease.id(), first);
         joins(&broker, lease.id()).await.unwrap();
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use trunkline_proto::wire::BusinessResponse;
+use trunkline_session::Channel;
 use trunkline_session::engine::{BindTarget, Operation, OperationId};
 
 use super::{Session, operations};
@@ -17,6 +18,8 @@ use crate::gateway::Node;
 pub(super) enum Job {
     Operation(OperationId, Operation),
     Publish(BindTarget, BusinessResponse),
+    /// The session is no longer a member.
+    Leave(Channel),
 }
 
 #[derive(Default)]
@@ -32,18 +35,29 @@ struct Queue {
 
 impl Jobs {
     pub(super) fn add(&self, node: &Arc<Node>, session: &Arc<Session>, job: Job) {
+        self.queue.lock().waiting.push_back(job);
+        self.resume(node, session);
+    }
+
+    /// Goes on with what waits: there is something to do, or the connection has room for answers again.
+    pub(super) fn resume(&self, node: &Arc<Node>, session: &Arc<Session>) {
         {
             let mut queue = self.queue.lock();
-            queue.waiting.push_back(job);
-            if std::mem::replace(&mut queue.is_worked, true) {
+            if queue.waiting.is_empty() || std::mem::replace(&mut queue.is_worked, true) {
                 return;
             }
         }
         node.spawn(work(Arc::clone(node), Arc::clone(session)));
     }
 
-    fn next(&self) -> Option<Job> {
+    /// The next piece of work. None is begun while the connection's reply queue is full: its answers would only make
+    /// it longer, and the connection says when it has room.
+    fn next(&self, session: &Session) -> Option<Job> {
         let mut queue = self.queue.lock();
+        if session.is_full() {
+            queue.is_worked = false;
+            return None;
+        }
         let next = queue.waiting.pop_front();
         if next.is_none() {
             *queue = Queue::default();
@@ -53,10 +67,11 @@ impl Jobs {
 }
 
 async fn work(node: Arc<Node>, session: Arc<Session>) {
-    while let Some(job) = session.jobs.next() {
+    while let Some(job) = session.jobs.next(&session) {
         match job {
             Job::Operation(id, operation) => operations::operate(&node, &session, id, operation).await,
             Job::Publish(target, push) => operations::publish_bound(&node, &session, target, push).await,
+            Job::Leave(channel) => operations::leave(&node, &session, &channel).await,
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use parking_lot::Mutex;
@@ -33,6 +34,9 @@ const MAX_HISTORY_PAGE: u32 = 1_000;
 
 /// And so many where the client does not say.
 const HISTORY_PAGE: u32 = 100;
+
+/// How long a broker that reserved no delivery numbers is left alone.
+const RESERVE_AGAIN: Duration = Duration::from_secs(1);
 
 /// The most members that one answer names.
 const MAX_MEMBERS: usize = 1_000;
@@ -209,14 +213,12 @@ pub(crate) async fn join(node: &Arc<Node>, session: &Session, channel: &str) -> 
     Ok(true)
 }
 
-pub(super) fn spawn_leave(node: &Arc<Node>, session: &Arc<Session>, channel: Channel) {
-    let (node, session) = (Arc::clone(node), session.id.to_string());
-    node.clone().spawn(async move {
-        let Ok(name) = channel_name(&channel) else { return };
-        if let Err(error) = node.broker.leave(&name, &session).await {
-            tracing::warn!(%error, "a member could not leave: it goes with the node's lease");
-        }
-    });
+/// The session is no longer a member of a channel.
+pub(super) async fn leave(node: &Node, session: &Session, channel: &str) {
+    let Ok(name) = channel_name(channel) else { return };
+    if let Err(error) = node.broker.leave(&name, &session.id.to_string()).await {
+        tracing::warn!(%error, "a member could not leave: it goes with the node's lease");
+    }
 }
 
 /// Publishes a bound push of a call that has no reply to go with.
@@ -240,7 +242,8 @@ pub(super) fn spawn_reserve(node: &Arc<Node>, session: &Arc<Session>, ledger: Ar
     let (node, session) = (Arc::clone(node), Arc::clone(session));
     node.clone().spawn(async move {
         if let Err(error) = reserve(&node, &session, &ledger).await {
-            tracing::warn!(%error, "the broker did not reserve delivery numbers");
+            tracing::warn!(%error, "the broker did not reserve delivery numbers; it is asked again");
+            tokio::time::sleep(RESERVE_AGAIN).await;
         }
         session.reserved();
     });
@@ -340,6 +343,7 @@ async fn refresh(
     session: &Arc<Session>,
     auth_token: String,
 ) -> Result<Answer, ErrorMessage> {
+    let fence = session.link_fence();
     let caller = session.caller();
     let start = StartRequest { openid: session.user.to_string(), auth_token, ..StartRequest::default() };
     let identity = node.authenticator.authenticate(&start, &caller.transport, &caller.remote_address).await;
@@ -350,6 +354,6 @@ async fn refresh(
         }
     })?;
     let expires_at = identity.expires_at_ms;
-    session.refreshed(node, identity).await;
+    session.refreshed(node, fence, identity).await;
     Ok(Answer::Refreshed { expires_at })
 }

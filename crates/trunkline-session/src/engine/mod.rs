@@ -61,6 +61,8 @@ pub struct Engine {
     undecodable: u32,
     heard_at: Duration,
     lost_at: Option<Duration>,
+    /// The reply queue is full, so the gateway does not read: silence is then its own.
+    is_full: bool,
     /// When an expired token is no longer waited for.
     expiry: Option<Duration>,
     outputs: VecDeque<Output>,
@@ -107,6 +109,7 @@ impl Engine {
             undecodable: 0,
             heard_at: Duration::ZERO,
             lost_at: None,
+            is_full: false,
             expiry: None,
             outputs: VecDeque::new(),
             config,
@@ -136,7 +139,7 @@ impl Engine {
             Input::CallEnded { seq, outcome } => self.with_calls(|calls, cx| calls.ended(cx, seq, outcome)),
             Input::Joined { channel, position } => self.joined(channel, position),
             Input::Withdrawn { channel, error } => self.withdrawn(&channel, error),
-            Input::Pressure(pressure) => self.with_calls(|calls, cx| calls.set_pressure(cx, pressure)),
+            Input::Pressure(pressure) => self.pressure(now, pressure),
             Input::Disconnected { fence } if self.is_owner(fence) => self.lose(now),
             Input::Timeout => self.timeout(now),
             Input::Kick(notice) => self.kick(now, notice),
@@ -159,8 +162,8 @@ impl Engine {
         match self.phase {
             Phase::New | Phase::Starting(_) | Phase::Ended(_) => None,
             Phase::Live => {
-                let silent = self.heard_at + self.config.silence();
-                Some(self.expiry.map_or(silent, |expiry| expiry.min(silent)))
+                let silent = (!self.is_full).then(|| self.heard_at + self.config.silence());
+                silent.into_iter().chain(self.expiry).min()
             }
             Phase::Lost => Some(self.lost_at? + self.config.resume_window),
         }
@@ -226,6 +229,15 @@ impl Engine {
         work(&mut self.calls, &mut cx);
     }
 
+    fn pressure(&mut self, now: Now, pressure: Pressure) {
+        if self.is_full && pressure == Pressure::Room {
+            // What the client said meanwhile was not read.
+            self.heard_at = now.at;
+        }
+        self.is_full = pressure == Pressure::Full;
+        self.with_calls(|calls, cx| calls.set_pressure(cx, pressure));
+    }
+
     fn expires_at(&mut self, now: Now, unix_ms: Option<u64>) {
         self.expiry = unix_ms.map(|expiry| {
             let left = Duration::from_millis(expiry.saturating_sub(now.unix_ms));
@@ -235,7 +247,7 @@ impl Engine {
 
     fn timeout(&mut self, now: Now) {
         match self.phase {
-            Phase::Live if now.at >= self.heard_at + self.config.silence() => {
+            Phase::Live if !self.is_full && now.at >= self.heard_at + self.config.silence() => {
                 self.close(now, CloseCode::Silent.notice("nothing was heard for 2.5 heartbeats"));
             }
             // The session stays: with a new token its client can resume it and has lost nothing.
@@ -275,7 +287,7 @@ impl Engine {
         self.phase = Phase::Lost;
         self.lost_at = Some(now.at);
         // The next connection has a reply queue of its own, and nobody is left to say that this one has room.
-        self.with_calls(|calls, cx| calls.set_pressure(cx, Pressure::Room));
+        self.pressure(now, Pressure::Room);
         if was_live {
             self.outputs.push_back(Output::Event(Event::Lost));
         }

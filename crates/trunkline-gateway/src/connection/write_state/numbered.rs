@@ -31,7 +31,10 @@ impl WriteState {
             return Pending::Bytes;
         }
         let mut batch = BytesMut::from(&self.begun[..]);
-        let stopped = self.number_outbox(&mut batch).and_then(|()| self.number_channels(&mut batch));
+        let stopped = self.number_outbox(&mut batch).and_then(|()| match self.is_numbering {
+            true => self.number_channels(&mut batch),
+            false => Ok(()),
+        });
         self.begun = batch.freeze();
         stopped.err().unwrap_or(Pending::Nothing)
     }
