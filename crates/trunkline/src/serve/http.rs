@@ -85,7 +85,9 @@ pub(super) fn public(http: Http) -> Router {
         .route("/certificate", get(certificate))
         .merge(page::files())
         .merge(figures())
-        .fallback(async || not_found("/, /ws, /certificate, /health, /ready and /api/status"))
+        .fallback(async || {
+            not_found("/, /ws, /certificate, /health, /ready, /api/status and /sdk/trunkline.js")
+        })
         .method_not_allowed_fallback(only_get)
         .layer(middleware::map_response(as_it_is))
         .with_state(http)

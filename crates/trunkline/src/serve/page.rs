@@ -1,4 +1,4 @@
-//! The files that the HTTP surface gives to browsers: the status page, from the binary.
+//! The files that the HTTP surface gives to browsers: the status page and the browser's SDK, from the binary.
 //!
 //! Nothing is read from the disk and nothing is made from what a request says.
 
@@ -33,10 +33,19 @@ pub(super) fn files() -> Router<Http> {
         .route("/status/history.js", file(SCRIPT, web!("status/history.js")))
         .route("/status/words.js", file(SCRIPT, web!("status/words.js")))
         .route("/status/icon.svg", file(SVG, web!("status/icon.svg")))
+        .route("/sdk/trunkline.js", module(web!("sdk/trunkline.js")))
+        .route("/sdk/session.js", module(web!("sdk/session.js")))
+        .route("/sdk/links.js", module(web!("sdk/links.js")))
 }
 
 fn file(kind: &'static str, content: &'static str) -> MethodRouter<Http> {
     get(async move || (headers(kind), content).into_response())
+}
+
+/// A script that pages of any origin may import.
+fn module(content: &'static str) -> MethodRouter<Http> {
+    let any_origin = [(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"))];
+    get(async move || (any_origin, headers(SCRIPT), content).into_response())
 }
 
 fn headers(kind: &'static str) -> [(HeaderName, HeaderValue); 4] {
