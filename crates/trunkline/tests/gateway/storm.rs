@@ -13,14 +13,41 @@ use trunkline_testkit::{DEADLINE, TestUpstream};
 
 use crate::common::open_server;
 
-const CLIENTS: usize = 50;
-const CUTS: usize = 5;
+/// Clients, rounds of cutting them all, and publications in each round. `./prove storm` asks for more of each.
+const USUAL: Size = Size { clients: 50, cuts: 5, pushes: 20 };
+
+struct Size {
+    clients: usize,
+    cuts: usize,
+    pushes: usize,
+}
+
+impl Size {
+    fn asked() -> Size {
+        let number = |name: &str, usual| match std::env::var(name) {
+            Ok(text) => text.parse().expect(name),
+            Err(_) => usual,
+        };
+        Size {
+            clients: number("STORM_CLIENTS", USUAL.clients),
+            cuts: number("STORM_CUTS", USUAL.cuts),
+            pushes: number("STORM_PUSHES", USUAL.pushes),
+        }
+    }
+
+    /// How much longer than the usual storm it may take.
+    fn patience(&self) -> u32 {
+        let more = self.clients.div_ceil(USUAL.clients) * self.cuts.div_ceil(USUAL.cuts);
+        u32::try_from(more).expect("a storm of some size")
+    }
+}
 
 /// One record for all parties.
 type Record = Arc<Mutex<History>>;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_clients_cut_at_random_bytes_lose_nothing_untold() {
+    let size = Size::asked();
     let (server, upstream) = open_server().await;
     // A START, its answer and its proof are about 700 bytes: some connections die within them, some long after.
     let faults = TcpFaults { cut_after: Some(400..20_000), ending: Ending::Reset, ..TcpFaults::default() };
@@ -29,7 +56,7 @@ async fn fifty_clients_cut_at_random_bytes_lose_nothing_untold() {
     let record: Record = Arc::default();
     let mut clients = Vec::new();
     let mut readers = JoinSet::new();
-    for number in 0..CLIENTS {
+    for number in 0..size.clients {
         let user = format!("storm{number}");
         let mut options =
             Options::new(user.as_str(), "").endpoint(format!("tcp://{}", proxy.address()).parse().unwrap());
@@ -44,12 +71,12 @@ async fn fifty_clients_cut_at_random_bytes_lose_nothing_untold() {
     proxy.set_faults(faults);
     proxy.cut_all(Ending::Reset);
     let work = async {
-        for round in 0..CUTS {
+        for round in 0..size.cuts {
             let mut calls = JoinSet::new();
             for (user, client) in &clients {
                 calls.spawn(call(client.clone(), user.clone(), round, Arc::clone(&record)));
             }
-            for number in 0..20 {
+            for number in 0..size.pushes {
                 publish(&upstream, format!("{round}/{number}"), &record).await;
             }
             proxy.cut_all(Ending::Reset);
@@ -58,13 +85,15 @@ async fn fifty_clients_cut_at_random_bytes_lose_nothing_untold() {
             }
         }
     };
-    tokio::time::timeout(DEADLINE * 4, work).await.expect("the storm does not end");
+    tokio::time::timeout(DEADLINE * 4 * size.patience(), work).await.expect("the storm does not end");
     // Calm again: everybody catches up with the last publication.
     proxy.set_faults(calm);
     proxy.cut_all(Ending::Close);
     publish(&upstream, "last".into(), &record).await;
     let finished = async { while readers.join_next().await.is_some() {} };
-    tokio::time::timeout(DEADLINE * 2, finished).await.expect("somebody never hears the last");
+    tokio::time::timeout(DEADLINE * 2 * size.patience(), finished)
+        .await
+        .expect("somebody never hears the last");
     let accepted = proxy.accepted();
     let mut history = std::mem::take(&mut *record.lock());
     for request in upstream.requests() {
@@ -75,9 +104,9 @@ async fn fifty_clients_cut_at_random_bytes_lose_nothing_untold() {
     let summary =
         history.check().unwrap_or_else(|violations| panic!("{}: {violations:#?}", violations.len()));
     println!("{summary:?} over {accepted} connections");
-    assert_eq!(summary.accepted, CUTS * 20 + 1);
-    assert!(summary.delivered + summary.told_lost >= CLIENTS * summary.accepted, "{summary:?}");
-    assert!(accepted as usize > CLIENTS * 2, "there was no storm: {accepted} connections");
+    assert_eq!(summary.accepted, size.cuts * size.pushes + 1);
+    assert!(summary.delivered + summary.told_lost >= size.clients * summary.accepted, "{summary:?}");
+    assert!(accepted as usize > size.clients * 2, "there was no storm: {accepted} connections");
 }
 
 /// Publishes as a service and records the place.
