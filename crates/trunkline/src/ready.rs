@@ -53,7 +53,6 @@ impl RunningNode {
     ///
     /// # Errors
     /// None runs, or what it says cannot be read.
-    #[allow(dead_code, reason = "the gRPC surface and the client commands use it")]
     pub(crate) fn find(data_dir: &Path) -> anyhow::Result<Self> {
         let path = data_dir.join("node.json");
         let start = "Start one with `trunkline serve`, or name its data directory with --data-dir";

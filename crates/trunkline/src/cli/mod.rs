@@ -5,10 +5,12 @@
 
 mod call;
 mod check;
+mod doctor;
 mod heard;
 mod init;
 mod listen;
 pub(crate) mod output;
+mod push;
 mod reach;
 mod serve;
 mod shown;
@@ -44,6 +46,8 @@ const EXAMPLES: &str = "Examples:
   trunkline token --user alice --ttl 1h       a token for one user
   trunkline call --user alice trunkline.echo --data hello
   trunkline listen --user alice --cut-every 3s
+  trunkline push --to user:alice --type mail --title hello
+  trunkline doctor
   trunkline init > trunkline.toml             a file with every key, commented
   trunkline check --config trunkline.toml     what is wrong with it, and what is in force";
 
@@ -57,6 +61,10 @@ enum Command {
     Call(call::Call),
     /// Print what is pushed and published, over lost connections.
     Listen(listen::Listen),
+    /// Push to users, groups, zones or all, or publish to a channel.
+    Push(push::Push),
+    /// Check this machine and the node on it.
+    Doctor(doctor::Doctor),
     /// Check the configuration and print what is in force, without serving.
     Check(check::Check),
     /// Print a configuration file with every key, commented.
@@ -71,6 +79,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Token(command)) => command.run(),
         Some(Command::Call(command)) => command.run(),
         Some(Command::Listen(command)) => command.run(),
+        Some(Command::Push(command)) => command.run(),
+        Some(Command::Doctor(command)) => command.run(),
         Some(Command::Check(command)) => command.run(),
         Some(Command::Init(command)) => command.run(),
     }

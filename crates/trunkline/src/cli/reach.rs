@@ -18,7 +18,7 @@ use trunkline_transport::certificate::fingerprint;
 
 use super::Place;
 use super::token::Grant;
-use crate::config::{May, Right, Tls, TlsMode};
+use crate::config::{Config, May, Right, Tls, TlsMode};
 use crate::ready::RunningNode;
 
 /// How long a token lives that a command signs for itself: longer than anybody looks at one run.
@@ -75,6 +75,13 @@ pub(crate) struct Identity {
     device: Option<String>,
 }
 
+impl Identity {
+    /// This user, with a token of the node's own.
+    pub(crate) fn of(user: &str) -> Self {
+        Identity { user: Some(user.to_owned()), ..Identity::default() }
+    }
+}
+
 /// A certificate's SHA-256.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Pin([u8; 32]);
@@ -96,6 +103,21 @@ impl Reach {
         Ok(options)
     }
 
+    /// Options of a client of this node, one way only.
+    pub(crate) fn to(
+        &self,
+        node: &RunningNode,
+        config: &Config,
+        way: Way,
+        identity: &Identity,
+    ) -> anyhow::Result<Options> {
+        let mut options = Options::new("", "");
+        options.endpoints = endpoints(node, &config.tls, Some(way))?;
+        options.tls = Some(own_certificate(node, &config.node.data_dir)?);
+        (options.user, options.token) = self.credentials(identity, &[], &[])?;
+        Ok(options)
+    }
+
     /// Options that name the ways to the node and what to trust there, but no user yet.
     pub(crate) fn endpoints(&self) -> anyhow::Result<Options> {
         let mut options = Options::new("", "");
@@ -114,6 +136,12 @@ impl Reach {
             None => Some(own_certificate(&node, data_dir)?),
         };
         Ok(options)
+    }
+
+    /// The same, with the node of this data directory.
+    pub(crate) fn at(&self, data_dir: &Path) -> Self {
+        let place = Place { data_dir: Some(data_dir.to_owned()), ..self.place.clone() };
+        Reach { place, ..self.clone() }
     }
 
     fn trust(&self) -> anyhow::Result<Option<ClientTls>> {

@@ -4,7 +4,9 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "helpers of tests: a panic is a failed test")]
 
 mod call;
+mod doctor;
 mod listen;
+mod push;
 
 use std::path::Path;
 use std::process::Stdio;
