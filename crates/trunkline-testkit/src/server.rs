@@ -295,7 +295,7 @@ impl TestServer {
         Ok(printed)
     }
 
-    /// Sends the process a signal, by its id.
+    /// Sends the process a signal, by its id. After `Freeze` every thread of it stands still.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         use rustix::process::{Pid, Signal as Raw, kill_process};
         let id = self.child.id().context("the server has ended")?;
@@ -308,7 +308,11 @@ impl TestServer {
             Signal::Thaw => Raw::CONT,
             Signal::Kill => Raw::KILL,
         };
-        Ok(kill_process(pid, raw)?)
+        kill_process(pid, raw)?;
+        if signal == Signal::Freeze {
+            until_frozen(id)?;
+        }
+        Ok(())
     }
 
     /// Waits for the process to end.
@@ -347,6 +351,25 @@ impl TestServer {
             }
             ensure!(Instant::now() < deadline, "the server is not ready; it said:\n{}", self.output());
         }
+    }
+}
+
+/// The signal is on its way when `kill` returns; the last thread stops a moment later.
+fn until_frozen(id: u32) -> Result<()> {
+    let begin = std::time::Instant::now();
+    loop {
+        let mut running = 0;
+        for thread in std::fs::read_dir(format!("/proc/{id}/task"))? {
+            let stat = std::fs::read_to_string(thread?.path().join("stat"))?;
+            // The state follows the name, which is in parentheses and may hold anything.
+            let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+            running += usize::from(!matches!(state, Some('T' | 't')));
+        }
+        if running == 0 {
+            return Ok(());
+        }
+        ensure!(begin.elapsed() < DEADLINE, "{running} threads do not stop");
+        std::thread::yield_now();
     }
 }
 
