@@ -8,6 +8,7 @@ mod defects;
 mod faults;
 mod frames;
 mod lasting;
+mod logins;
 mod networks;
 mod process;
 mod resume;
