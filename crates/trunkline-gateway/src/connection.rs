@@ -49,13 +49,31 @@ pub(crate) async fn serve(node: Arc<Node>, connection: Connection) {
     trunkline_transport::close(reader, writer, code, &reason, CLOSE_DEADLINE).await;
 }
 
+/// Why a connection is told to come back later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The node has as many connections as it may.
+    Full,
+    /// The node stops.
+    Stopping,
+    /// Its address opens connections too fast.
+    RateLimited,
+}
+
+impl Refusal {
+    fn words(self) -> (CloseCode, &'static str) {
+        match self {
+            Refusal::Full => (CloseCode::Overloaded, "the node has as many connections as it may"),
+            Refusal::Stopping => (CloseCode::GoingAway, "the node stops"),
+            Refusal::RateLimited => (CloseCode::RateLimited, "this address opens connections too fast"),
+        }
+    }
+}
+
 /// Tells a connection that comes at a bad time to come back, and closes it.
-pub(crate) async fn refuse(connection: Connection, full: bool) {
+pub(crate) async fn refuse(connection: Connection, why: Refusal) {
     let Connection { reader, mut writer, .. } = connection;
-    let (code, reason) = match full {
-        true => (CloseCode::Overloaded, "the node has as many connections as it may"),
-        false => (CloseCode::GoingAway, "the node stops"),
-    };
+    let (code, reason) = why.words();
     let framing = writer.framing();
     let mut notice = code.notice(reason);
     notice.reconnect_after_ms = rand::random_range(1_000..5_000);

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,7 +24,7 @@ use trunkline_transport::Connection;
 
 use crate::auth::Authenticator;
 use crate::call_rate::CallRate;
-use crate::connection::{self, Ending, Handle};
+use crate::connection::{self, Ending, Handle, Refusal};
 use crate::context::NodeContext;
 use crate::events::Events;
 use crate::hub::Hub;
@@ -34,6 +35,10 @@ use crate::stats::{Snapshot, Stats};
 use crate::upstream::Upstreams;
 use lease::KeptLease;
 use waiting::Waiting;
+
+/// Connections that are told at once why they are refused. They are beyond the limit of connections, and a peer that
+/// does not read holds its place for seconds: without a limit of their own a flood would use up the descriptors.
+const MAX_REFUSING: usize = 256;
 
 /// A gateway. Clones are the same gateway; dropping them ends nothing, [`Gateway::drain`] does.
 #[derive(Clone)]
@@ -58,6 +63,7 @@ pub(crate) struct Node {
     lease: KeptLease,
     origin: Instant,
     next_connection: AtomicU64,
+    refusing: Arc<Semaphore>,
     tasks: TaskTracker,
     /// Calls that run: the drain lets them end.
     calls: TaskTracker,
@@ -89,6 +95,7 @@ impl Gateway {
             lease,
             origin: Instant::now(),
             next_connection: AtomicU64::new(1),
+            refusing: Arc::new(Semaphore::new(MAX_REFUSING)),
             tasks: TaskTracker::new(),
             calls: TaskTracker::new(),
             stopping: CancellationToken::new(),
@@ -122,12 +129,21 @@ impl Gateway {
         let node = Arc::clone(&self.node);
         let full = node.connections.len() >= node.options.max_connections;
         if full || node.stopping.is_cancelled() {
-            node.stats.connections_refused.one();
-            node.clone().spawn(connection::refuse(connection, full));
-            return;
+            return self.refuse(connection, if full { Refusal::Full } else { Refusal::Stopping });
         }
         node.stats.connections_accepted.one();
         node.clone().spawn(connection::serve(node, connection));
+    }
+
+    /// Tells a connection why it is not served, and closes it. When very many are being told, it is dropped instead.
+    pub fn refuse(&self, connection: Connection, why: Refusal) {
+        let node = &self.node;
+        node.stats.connections_refused.one();
+        let Ok(place) = Arc::clone(&node.refusing).try_acquire_owned() else { return };
+        node.spawn(async move {
+            connection::refuse(connection, why).await;
+            drop(place);
+        });
     }
 
     /// What the node does and holds now.

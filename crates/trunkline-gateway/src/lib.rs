@@ -25,6 +25,7 @@ mod tracked;
 pub mod upstream;
 pub mod zone;
 
+pub use connection::Refusal;
 pub use gateway::Gateway;
 pub use options::{CallLimit, GatewayOptions, Namespace};
 pub use stats::{Counters, Snapshot};

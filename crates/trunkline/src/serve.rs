@@ -8,6 +8,7 @@ mod echo;
 mod http;
 mod limit;
 mod page;
+mod refusals;
 mod status;
 mod surfaces;
 

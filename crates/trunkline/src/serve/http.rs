@@ -20,6 +20,7 @@ use trunkline_transport::{Accepted, ServerStream, StreamListener};
 
 use super::limit::ConnectionRate;
 use super::page;
+use super::refusals::{RETRY_AFTER, Refusals};
 use super::status::{Phase, StatusSource};
 
 /// The largest head of a request.
@@ -41,6 +42,7 @@ pub(super) async fn serve(
     router: Router,
     head_timeout: Duration,
     rate: std::sync::Arc<ConnectionRate>,
+    refusals: Refusals,
     tasks: TaskTracker,
     cancel: CancellationToken,
 ) {
@@ -49,12 +51,23 @@ pub(super) async fn serve(
             Accepted::Stream(stream) if rate.admits(stream.peer().ip()) => {
                 tasks.spawn(serve_one(stream, router.clone(), head_timeout, cancel.clone()));
             }
-            Accepted::Stream(_) => {}
+            Accepted::Stream(stream) => {
+                let answering = serve_one(stream, too_fast(), head_timeout, cancel.clone());
+                refusals.tell(async move { drop(tokio::time::timeout(head_timeout, answering).await) });
+            }
             Accepted::PlainRefused(stream) => {
-                tasks.spawn(websocket::redirect_to_https(stream, head_timeout));
+                refusals.tell(websocket::redirect_to_https(stream, head_timeout));
             }
         }
     }
+}
+
+/// What an address that opens connections too fast is answered, once.
+fn too_fast() -> Router {
+    let seconds = RETRY_AFTER.as_secs().to_string();
+    let headers = [(header::RETRY_AFTER, seconds), (header::CONNECTION, "close".to_owned())];
+    let answer = (StatusCode::TOO_MANY_REQUESTS, headers, "this address opens connections too fast\n");
+    Router::new().fallback(async move || answer.into_response())
 }
 
 async fn serve_one(stream: ServerStream, router: Router, head_timeout: Duration, cancel: CancellationToken) {

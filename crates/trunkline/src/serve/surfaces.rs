@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use trunkline_gateway::Gateway;
 use trunkline_gateway::grpc::{self, GrpcOptions, GrpcServer};
+use trunkline_gateway::{Gateway, Refusal};
 use trunkline_proto::{CloseCode, Dialect, DownBody, DownFrame};
 use trunkline_transport::{
     Accepted, FrameKind, QuicListener, QuicOptions, ServerStream, ServerTls, Socket, StreamListener,
@@ -19,6 +19,7 @@ use trunkline_transport::{
 use super::certificate::NodeCertificate;
 use super::http::{self, Http};
 use super::limit::ConnectionRate;
+use super::refusals::Refusals;
 use super::status::StatusSource;
 use crate::config::{Config, TlsMode};
 use crate::data_dir::DataDir;
@@ -65,6 +66,7 @@ struct Binder<'a> {
     certificate: &'a NodeCertificate,
     cancel: &'a CancellationToken,
     rate: Arc<ConnectionRate>,
+    refusals: Refusals,
     tasks: TaskTracker,
 }
 
@@ -80,7 +82,8 @@ pub(super) async fn bind(
     let rate = Arc::new(ConnectionRate::new(config.limits.connections_per_address));
     let tasks = TaskTracker::new();
     tasks.spawn(certificate.clone().renew(config.tls.clone(), dir.clone(), cancel.clone()));
-    let binder = Binder { config, gateway, certificate, cancel, rate, tasks: tasks.clone() };
+    let refusals = Refusals::new(&tasks);
+    let binder = Binder { config, gateway, certificate, cancel, rate, refusals, tasks: tasks.clone() };
     let shared = Http {
         gateway: gateway.clone(),
         status: status.clone(),
@@ -143,6 +146,7 @@ impl Binder<'_> {
             router,
             self.config.limits.handshake_timeout,
             Arc::clone(&self.rate),
+            self.refusals.clone(),
             self.tasks.clone(),
             self.cancel.clone(),
         );
@@ -154,7 +158,7 @@ impl Binder<'_> {
         let options = self.stream_options(address, &[])?;
         let mut listener = StreamListener::bind(Socket::Address(address), options)?;
         let bound = listener.local_addr()?;
-        let (gateway, rate, tasks) = (self.gateway.clone(), Arc::clone(&self.rate), self.tasks.clone());
+        let (gateway, rate, refusals) = (self.gateway.clone(), Arc::clone(&self.rate), self.refusals.clone());
         let max_frame = self.max_frame();
         self.tasks.spawn(async move {
             while let Some(accepted) = listener.accept().await {
@@ -162,8 +166,10 @@ impl Binder<'_> {
                     Accepted::Stream(stream) if rate.admits(stream.peer().ip()) => {
                         gateway.serve(stream.into_connection(max_frame));
                     }
-                    Accepted::Stream(_) => {}
-                    Accepted::PlainRefused(stream) => drop(tasks.spawn(tls_required(stream, max_frame))),
+                    Accepted::Stream(stream) => {
+                        gateway.refuse(stream.into_connection(max_frame), Refusal::RateLimited);
+                    }
+                    Accepted::PlainRefused(stream) => refusals.tell(tls_required(stream, max_frame)),
                 }
             }
         });
@@ -178,8 +184,9 @@ impl Binder<'_> {
         let (gateway, rate) = (self.gateway.clone(), Arc::clone(&self.rate));
         self.tasks.spawn(async move {
             while let Some(connection) = listener.accept().await {
-                if connection.info.peer.is_none_or(|peer| rate.admits(peer.ip())) {
-                    gateway.serve(connection);
+                match connection.info.peer.is_none_or(|peer| rate.admits(peer.ip())) {
+                    true => gateway.serve(connection),
+                    false => gateway.refuse(connection, Refusal::RateLimited),
                 }
             }
         });
@@ -206,8 +213,9 @@ impl Binder<'_> {
         let (gateway, rate) = (self.gateway.clone(), Arc::clone(&self.rate));
         self.tasks.spawn(async move {
             while let Some(connection) = listener.accept().await {
-                if connection.info.peer.is_none_or(|peer| rate.admits(peer.ip())) {
-                    gateway.serve(connection);
+                match connection.info.peer.is_none_or(|peer| rate.admits(peer.ip())) {
+                    true => gateway.serve(connection),
+                    false => gateway.refuse(connection, Refusal::RateLimited),
                 }
             }
         });
