@@ -16,6 +16,8 @@ pub(super) const MAX_RESPONSE: usize = 8 * 1024 * 1024;
 pub(super) const MAX_TARGETS: usize = 1_000;
 /// Pushes of one batch that wait for their acks at once.
 pub(super) const BATCH_WAITING: usize = 64;
+/// The longest that all pushes of a batch together wait for acks: as long as one push does.
+pub(super) const BATCH_WAIT: Duration = Duration::from_secs(60);
 
 /// Requests of one connection at once; more wait at the peer. A hundred upstreams' pushes fit, and with the
 /// largest requests one connection holds no more than the HTTP/2 windows allow.

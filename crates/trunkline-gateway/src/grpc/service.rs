@@ -4,9 +4,11 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 use trunkline_proto::wire::gateway_service_server::GatewayService;
 use trunkline_proto::{ErrorCode, wire};
@@ -14,7 +16,7 @@ use trunkline_service::grpc::convert;
 use trunkline_service::{Code, Context, ContextError, Target};
 
 use super::broadcast;
-use super::options::{BATCH_WAITING, MAX_TARGETS};
+use super::options::{BATCH_WAIT, BATCH_WAITING, MAX_TARGETS};
 use crate::gateway::{Gateway, Node};
 use crate::upstream::Peer;
 
@@ -122,7 +124,14 @@ impl GatewayService for Surface {
         let push = push.ok_or_else(|| bad_request("the batch has no push".to_owned()))?;
         // What waits for acks waits together; what does not goes out in the order of the targets.
         let together = if push.wait_ack_ms > 0 { BATCH_WAITING } else { 1 };
-        let pushes = stream::iter(targets).map(|target| self.push_one(target, push.clone()));
+        // One budget for the whole batch: what goes out when it is used up is not waited for, and nothing of what was
+        // pushed is cut off by the request's own limit.
+        let end = Instant::now() + Duration::from_millis(push.wait_ack_ms.into()).min(BATCH_WAIT);
+        let pushes = stream::iter(targets).map(|target| async {
+            let left = end.saturating_duration_since(Instant::now()).as_micros().div_ceil(1_000);
+            let wait_ack_ms = u32::try_from(left).unwrap_or(u32::MAX);
+            self.push_one(target, wire::UnicastPushRequest { wait_ack_ms, ..push.clone() }).await
+        });
         let results = pushes.buffered(together).collect().await;
         Ok(Response::new(wire::PushBatchResponse { results }))
     }
