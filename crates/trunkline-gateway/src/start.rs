@@ -3,27 +3,26 @@
 //! In order: the token, the resume token, a fence, the session and the login policy, the channels, the answer. A
 //! refusal is a START_RESP with an error, then the close.
 
+mod attach;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::timeout;
-use trunkline_proto::wire::{ChannelPosition, ChannelRefusal, ErrorMessage, StartRequest, StartResponse};
+use trunkline_proto::wire::{ChannelPosition, ErrorMessage, StartRequest, StartResponse};
 use trunkline_proto::{CloseCode, Dialect, DownBody, DownFrame, ErrorCode};
-use trunkline_session::engine::{
-    AttachRequest, ChannelKind, ChannelStart, Input, StartAccepted, StartFacts, TokenFact, TokenlessStart,
-};
+use trunkline_session::engine::{StartFacts, TokenFact, TokenlessStart};
 use trunkline_session::{
     Channel, ClientSeq, Engine, Fence, Ledger, Protocol, ResumeToken, Seq, SessionId, token,
 };
 
-use crate::auth::{AuthError, Identity, May};
-use crate::channels;
+use crate::auth::{AuthError, Identity};
 use crate::connection::{Ending, Handle};
 use crate::encode::WireForm;
 use crate::gateway::Node;
 use crate::hub::Admission;
-use crate::session::{Attached, NewSession, Session, to_broker};
+use crate::session::{NewSession, Session};
 
 /// An authenticator that is no faster does not answer.
 const AUTH_DEADLINE: Duration = Duration::from_secs(5);
@@ -88,7 +87,7 @@ impl Start<'_> {
         }
         let facts = self.facts(&identity, &chosen, fence);
         let accepted = session.begin(self.node, self.handle, facts, identity)?;
-        self.attach(&session, accepted).await;
+        attach::attach(self.node, self.handle, &session, accepted).await;
         Ok((session, fence))
     }
 
@@ -297,47 +296,5 @@ impl Start<'_> {
             positions: chosen.positions.clone(),
             expires_at: identity.expires_at_ms,
         }
-    }
-
-    /// Attaches what the engine asks for. What the client may not follow is refused by itself; a broker that is away
-    /// refuses the START.
-    async fn attach(&self, session: &Arc<Session>, accepted: StartAccepted) {
-        let fence = accepted.fence;
-        let (mut attached, mut starts, mut refused) = (Vec::new(), Vec::new(), Vec::new());
-        for request in accepted.attach {
-            match self.attach_one(session, &request).await {
-                Ok((channel, start)) => {
-                    attached.push((request.channel, channel));
-                    starts.push(start);
-                }
-                Err(error) if request.kind != ChannelKind::Implicit => {
-                    refused.push(ChannelRefusal { channel: request.channel.to_string(), error: Some(error) });
-                }
-                Err(error) => {
-                    let mut close = CloseCode::Overloaded.notice(error.error_message.clone());
-                    close.reconnect_after_ms = RETRY_AFTER_MS;
-                    let failed = Input::StartFailed { fence, error, close };
-                    return session.attached(self.node, fence, attached, failed);
-                }
-            }
-        }
-        let input = Input::Attached { fence, channels: starts, refused };
-        session.attached(self.node, fence, attached, input);
-    }
-
-    async fn attach_one(
-        &self,
-        session: &Arc<Session>,
-        request: &AttachRequest,
-    ) -> Result<(Attached, ChannelStart), ErrorMessage> {
-        let AttachRequest { channel, from, kind } = request;
-        if *kind == ChannelKind::Own {
-            channels::check_right(self.node, session, channel, May::Subscribe).await?;
-        }
-        let (mut attached, position, gap) = channels::attach(self.node, channel, from.map(to_broker)).await?;
-        if *kind != ChannelKind::Implicit {
-            attached.present = crate::session::join(self.node, session, channel).await?;
-        }
-        Ok((attached, ChannelStart { channel: Channel::clone(channel), kind: *kind, position, gap }))
     }
 }

@@ -197,11 +197,11 @@ impl Handle {
         self.write.lock().abandon();
     }
 
-    pub(super) fn ending(&self) -> Option<Ending> {
+    pub(crate) fn ending(&self) -> Option<Ending> {
         self.ending.lock().clone()
     }
 
-    pub(super) fn waker(&self) -> &AtomicWaker {
+    pub(crate) fn waker(&self) -> &AtomicWaker {
         &self.waker
     }
 
