@@ -18,6 +18,7 @@ use trunkline_session::{
 };
 
 use crate::auth::{AuthError, Identity};
+use crate::channels::channel_name;
 use crate::connection::{Ending, Handle};
 use crate::encode::WireForm;
 use crate::gateway::Node;
@@ -60,13 +61,15 @@ pub(crate) async fn start(
     msg_id: u32,
     request: StartRequest,
 ) -> Result<(Arc<Session>, Fence), Ending> {
-    let Some(protocol) = Protocol::from_number(request.protocol) else {
-        let text = format!("protocol {} is unknown here: this node speaks 0 and 1", request.protocol);
-        return Err(Ending::new(CloseCode::ProtocolViolation, text));
-    };
+    let known = Protocol::from_number(request.protocol);
+    // Who speaks a later protocol understands the latest that is spoken here best.
+    let protocol = known.unwrap_or(Protocol::Trunkline);
     handle.set_form(WireForm { protocol, dialect, framing: handle.form().framing });
     let start = Start { node, handle, dialect, protocol, msg_id, request };
-    let started = start.run().await;
+    let started = match known {
+        Some(_) => start.run().await,
+        None => Err(start.unknown_protocol()),
+    };
     if started.is_err() {
         node.stats.starts_refused.one();
     }
@@ -77,6 +80,7 @@ impl Start<'_> {
     async fn run(self) -> Result<(Arc<Session>, Fence), Ending> {
         self.check_names()?;
         let identity = self.authenticate().await?;
+        self.check_groups(&identity)?;
         let token = self.resume_token(&identity)?;
         let fence = self.fence().await?;
         let chosen = self.choose(&identity, token, fence)?;
@@ -99,16 +103,37 @@ impl Start<'_> {
         ending
     }
 
+    /// A START that can never succeed as it is: its client stays away until the app is mended.
+    fn bad_request(&self, text: String) -> Ending {
+        let ending = Ending::new(CloseCode::Unauthenticated, text.clone());
+        self.refuse(ErrorCode::BadRequest.message(text), ending)
+    }
+
+    fn unknown_protocol(&self) -> Ending {
+        let number = self.request.protocol;
+        self.bad_request(format!("protocol {number} is unknown here: this node speaks 0 and 1"))
+    }
+
     fn check_names(&self) -> Result<(), Ending> {
         let long = |name: &str| name.len() > MAX_NAME || name.chars().any(char::is_control);
         if long(&self.request.device_id) || long(&self.request.platform) || long(&self.request.client) {
             let text = format!(
                 "device_id, platform and client have at most {MAX_NAME} bytes, no control characters"
             );
-            let ending = Ending::new(CloseCode::ProtocolViolation, text.clone());
-            return Err(self.refuse(ErrorCode::BadRequest.message(text), ending));
+            return Err(self.bad_request(text));
         }
         Ok(())
+    }
+
+    /// A group that cannot be a channel would fail every START of its users: coming back helps nobody.
+    fn check_groups(&self, identity: &Identity) -> Result<(), Ending> {
+        let bad = identity.groups.iter().find_map(|group| channel_name(&group_channel(group)).err());
+        match bad {
+            Some(error) => {
+                Err(self.bad_request(format!("a group of the token is no channel: {}", error.error_message)))
+            }
+            None => Ok(()),
+        }
     }
 
     async fn authenticate(&self) -> Result<Identity, Ending> {
@@ -182,6 +207,8 @@ impl Start<'_> {
         let node = self.node;
         let positions = self.request.positions.clone();
         let named = token.and_then(|token| Some((node.hub.session(token.session)?, token.generation)));
+        // A session of protocol 0 numbers what it sends, so no START of protocol 1 can go on with it.
+        let named = named.filter(|(session, _)| session.protocol() == Protocol::Trunkline);
         if let Some((session, generation)) = named {
             return Ok(Chosen { session, token: TokenFact::Generation(generation), former: None, positions });
         }
@@ -279,7 +306,7 @@ impl Start<'_> {
             Channel::from(format!("zone:{}", zone.as_str())),
             Channel::from("all"),
         ];
-        implicit.extend(identity.groups.iter().map(|group| Channel::from(format!("group:{group}"))));
+        implicit.extend(identity.groups.iter().map(|group| Channel::from(group_channel(group))));
         StartFacts {
             connection: self.handle.id,
             fence,
@@ -297,4 +324,8 @@ impl Start<'_> {
             expires_at: identity.expires_at_ms,
         }
     }
+}
+
+fn group_channel(group: &str) -> String {
+    format!("group:{group}")
 }

@@ -236,3 +236,38 @@ async fn an_upstream_can_check_tokens() {
     assert!(!mallory.start_as("mallory", "ALICE").await.unwrap().success);
     assert!((4300..4400).contains(&mallory.close_code().await.unwrap()));
 }
+
+#[tokio::test]
+async fn a_start_that_can_never_succeed_is_refused_with_400_and_stays_away() {
+    let server = closed_server().await;
+    let long = "g".repeat(250);
+    let token = server.token("alice", &[]).await.unwrap();
+    let grouped = server.token("alice", &["--group", &long]).await.unwrap();
+    let good = TestClient::start_request("alice", &token);
+    for (what, start) in [
+        ("an unknown protocol", StartRequest { protocol: 7, ..good.clone() }),
+        ("a long name", StartRequest { device_id: "d".repeat(129), ..good.clone() }),
+        ("a group that is no channel", TestClient::start_request("alice", &grouped)),
+    ] {
+        let mut client = server.connect(Way::TCP).await.unwrap();
+        let response = client.start(start).await.unwrap();
+        assert!(!response.success, "{what}");
+        assert_eq!(response.error.unwrap().error_code, 400, "{what}");
+        let code = client.close_code().await.unwrap();
+        assert!((4300..4400).contains(&code), "{what} was closed with {code}");
+    }
+}
+
+#[tokio::test]
+async fn a_seed_sessions_token_begins_a_fresh_session_in_protocol_1() {
+    let (server, _upstream) = open_server().await;
+    let seed = StartRequest { protocol: 0, ..TestClient::start_request("alice", "default-token") };
+    let mut old = server.connect(Way::TCP).await.unwrap();
+    let first = old.start(seed.clone()).await.unwrap();
+    assert!(first.success && !first.resume_token.is_empty(), "{first:?}");
+    let start = StartRequest { protocol: 1, ..again(&seed, &first, Vec::new()) };
+    let (_client, response) = come_back(server.ready(), Way::TCP, start).await;
+    assert!(response.success, "{response:?}");
+    assert_eq!(response.verdict, Verdict::Fresh as i32);
+    assert_ne!(response.session_id, first.session_id);
+}
