@@ -18,12 +18,12 @@ use trunkline_session::{
 };
 
 use crate::auth::{AuthError, Identity};
-use crate::channels::channel_name;
+use crate::channels::{self, channel_name};
 use crate::connection::{Ending, Handle};
 use crate::encode::WireForm;
 use crate::gateway::Node;
 use crate::hub::Admission;
-use crate::session::{NewSession, Session};
+use crate::session::{Attached, NewSession, Session};
 
 /// An authenticator that is no faster does not answer.
 const AUTH_DEADLINE: Duration = Duration::from_secs(5);
@@ -49,6 +49,8 @@ struct Chosen {
     session: Arc<Session>,
     token: TokenFact,
     former: Option<SessionId>,
+    /// Of a new session, which nobody but the hub knows yet: channels that are held until it is attached itself.
+    held: Option<Vec<Attached>>,
     /// Protocol 0: where the client stands; protocol 1: what it says itself.
     positions: Vec<ChannelPosition>,
 }
@@ -83,16 +85,26 @@ impl Start<'_> {
         self.check_groups(&identity)?;
         let token = self.resume_token(&identity)?;
         let fence = self.fence().await?;
-        let chosen = self.choose(&identity, token, fence)?;
+        let chosen = self.choose(&identity, token, fence).await?;
         let session = Arc::clone(&chosen.session);
-        if let Some(ledger) = session.ledger() {
-            let reserved = crate::session::reserve(self.node, &session, &ledger).await;
-            reserved.map_err(|error| self.overloaded(error.to_string()))?;
+        if chosen.held.is_none() {
+            self.reserve(&session).await?;
         }
         let facts = self.facts(&identity, &chosen, fence);
-        let accepted = session.begin(self.node, self.handle, facts, identity)?;
+        let begun = session.begin(self.node, self.handle, facts, identity);
+        if begun.is_err() && chosen.held.is_some() {
+            self.node.hub.remove(&session);
+        }
+        let accepted = begun?;
         attach::attach(self.node, self.handle, &session, accepted).await;
         Ok((session, fence))
+    }
+
+    /// Protocol 0: the session has numbers for what it will send.
+    async fn reserve(&self, session: &Session) -> Result<(), Ending> {
+        let Some(ledger) = session.ledger() else { return Ok(()) };
+        let reserved = crate::session::reserve(self.node, session, &ledger).await;
+        reserved.map_err(|error| self.overloaded(error.to_string()))
     }
 
     /// Sends the refusal and says how the connection ends.
@@ -195,14 +207,14 @@ impl Start<'_> {
     }
 
     /// The session that this START is for: the token's, the one whose first answer was lost, or a new one.
-    fn choose(
+    async fn choose(
         &self,
         identity: &Identity,
         token: Option<ResumeToken>,
         fence: Fence,
     ) -> Result<Chosen, Ending> {
         if self.protocol == Protocol::Seed {
-            return self.choose_seed(identity, fence);
+            return self.choose_seed(identity, fence).await;
         }
         let node = self.node;
         let positions = self.request.positions.clone();
@@ -210,7 +222,8 @@ impl Start<'_> {
         // A session of protocol 0 numbers what it sends, so no START of protocol 1 can go on with it.
         let named = named.filter(|(session, _)| session.protocol() == Protocol::Trunkline);
         if let Some((session, generation)) = named {
-            return Ok(Chosen { session, token: TokenFact::Generation(generation), former: None, positions });
+            let token = TokenFact::Generation(generation);
+            return Ok(Chosen { session, token, former: None, held: None, positions });
         }
         // Also where the token's session is gone: a START that was delayed must not replace what its own client has
         // begun since, and one that is sent again must find the session of the first.
@@ -219,21 +232,25 @@ impl Start<'_> {
             session.protocol() == Protocol::Trunkline
                 && session.judge_tokenless(instance, attempt) != TokenlessStart::Another
         });
-        let session = known.map_or_else(|| self.begin_session(identity, fence), Ok)?;
+        let (session, held) = match known {
+            Some(session) => (session, None),
+            None => self.begin_session(identity, fence).await?,
+        };
         let former = token.map(|token| token.session);
-        Ok(Chosen { session, token: TokenFact::None, former, positions })
+        Ok(Chosen { session, token: TokenFact::None, former, held, positions })
     }
 
     /// The seed resumes by who and where: an ack of 0 says that the device starts anew, with what it has not acked.
-    fn choose_seed(&self, identity: &Identity, fence: Fence) -> Result<Chosen, Ending> {
+    async fn choose_seed(&self, identity: &Identity, fence: Fence) -> Result<Chosen, Ending> {
         let last_acked = Seq(self.request.last_acked_seq_id);
         let known = self.on_device(identity).into_iter().find_map(|session| {
             let ledger = session.ledger()?;
             Some((session, ledger))
         });
         let Some((session, ledger)) = known else {
-            let session = self.begin_session(identity, fence)?;
-            return Ok(Chosen { session, token: TokenFact::None, former: None, positions: Vec::new() });
+            let (session, held) = self.begin_session(identity, fence).await?;
+            let positions = Vec::new();
+            return Ok(Chosen { session, token: TokenFact::None, former: None, held, positions });
         };
         // Where delivery stands must stand still from here on.
         session.stop_numbering();
@@ -244,12 +261,31 @@ impl Start<'_> {
             (resumes, if resumes { numbers.sent_positions() } else { numbers.acked_positions() })
         };
         if resumes {
-            return Ok(Chosen { session, token: TokenFact::None, former: None, positions });
+            return Ok(Chosen { session, token: TokenFact::None, former: None, held: None, positions });
         }
         // What its channel still has is the new session's, so the engine must know whose it was.
         let former = Some(session.id);
-        let session = self.begin_session(identity, fence)?;
-        Ok(Chosen { session, token: TokenFact::None, former, positions })
+        let (session, held) = self.begin_session(identity, fence).await?;
+        Ok(Chosen { session, token: TokenFact::None, former, held, positions })
+    }
+
+    /// Attaches the implicit channels of a session that may replace another, to see that they can be.
+    async fn hold_channels(&self, identity: &Identity, session: &Session) -> Result<Vec<Attached>, Ending> {
+        let mut held = Vec::new();
+        if self.node.hub.user(&identity.user).is_empty() {
+            return Ok(held);
+        }
+        let attach = async {
+            for channel in self.implicit(identity, session) {
+                held.push(channels::attach(self.node, &channel, None).await?.0);
+            }
+            Ok::<_, ErrorMessage>(())
+        };
+        match timeout(attach::DEADLINE, attach).await {
+            Ok(Ok(())) => Ok(held),
+            Ok(Err(error)) => Err(self.overloaded(error.error_message)),
+            Err(_elapsed) => Err(self.overloaded("the broker does not answer".into())),
+        }
     }
 
     fn on_device(&self, identity: &Identity) -> Vec<Arc<Session>> {
@@ -258,8 +294,13 @@ impl Start<'_> {
         sessions
     }
 
-    /// A new session, as far as the login policy lets it in.
-    fn begin_session(&self, identity: &Identity, fence: Fence) -> Result<Arc<Session>, Ending> {
+    /// A new session, as far as the login policy lets it in. Whatever of the broker it needs is asked for before it
+    /// replaces another: a START that fails must not cost the user the session that they have.
+    async fn begin_session(
+        &self,
+        identity: &Identity,
+        fence: Fence,
+    ) -> Result<(Arc<Session>, Option<Vec<Attached>>), Ending> {
         let node = self.node;
         let id = SessionId(rand::random());
         let device = token::device_hash(&identity.user, &self.request.device_id);
@@ -275,13 +316,15 @@ impl Start<'_> {
             ledger: (self.protocol == Protocol::Seed)
                 .then(|| Arc::new(Mutex::new(Ledger::new(Seq(self.request.last_acked_seq_id), Seq(0))))),
         });
+        self.reserve(&session).await?;
+        let held = self.hold_channels(identity, &session).await?;
         let policy = identity.login_policy.unwrap_or(node.options.login_policy);
         match node.hub.admit(&session, policy, node.options.max_devices) {
             Admission::Admitted { replaced } => {
                 for old in replaced {
                     old.kick(node, CloseCode::Replaced.notice("a newer login has taken this place"));
                 }
-                Ok(session)
+                Ok((session, Some(held)))
             }
             Admission::DeviceLimit => {
                 let text = "the user has as many sessions as the login policy allows";
@@ -296,17 +339,23 @@ impl Start<'_> {
         }
     }
 
-    fn facts(&self, identity: &Identity, chosen: &Chosen, fence: Fence) -> StartFacts {
-        let request = &self.request;
+    /// What the session follows by what it is.
+    fn implicit(&self, identity: &Identity, session: &Session) -> Vec<Channel> {
         let user = &identity.user;
         let zone = self.node.options.zones.zone_of(user);
         let mut implicit = vec![
             Channel::from(format!("user:{user}")),
-            Channel::from(format!("session:{}", chosen.session.id)),
+            Channel::from(format!("session:{}", session.id)),
             Channel::from(format!("zone:{}", zone.as_str())),
             Channel::from("all"),
         ];
         implicit.extend(identity.groups.iter().map(|group| Channel::from(group_channel(group))));
+        implicit
+    }
+
+    fn facts(&self, identity: &Identity, chosen: &Chosen, fence: Fence) -> StartFacts {
+        let request = &self.request;
+        let implicit = self.implicit(identity, &chosen.session);
         StartFacts {
             connection: self.handle.id,
             fence,

@@ -24,7 +24,7 @@ use crate::gateway::Node;
 use crate::session::{Attached, Session, to_broker};
 
 /// All channels together; one question to an upstream may take as long.
-const DEADLINE: Duration = Duration::from_secs(5);
+pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 
 /// How many channels of one START are asked for at once.
 const AT_ONCE: usize = 16;
