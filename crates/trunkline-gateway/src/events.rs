@@ -1,10 +1,13 @@
 //! Session events on their way to services: one queue, one task, so that each session's events stay in order.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use trunkline_service::{Caller, SessionEvent};
 
 use crate::gateway::Node;
@@ -14,35 +17,100 @@ const CAPACITY: usize = 65_536;
 
 #[derive(Default)]
 pub(crate) struct Events {
-    queue: Mutex<VecDeque<(Arc<Caller>, SessionEvent)>>,
+    queue: Mutex<Queue>,
     added: Notify,
+    /// No further event comes.
+    finished: CancellationToken,
+    task: TaskTracker,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<(Arc<Caller>, SessionEvent)>,
+    /// Sessions that services were told of: of others they do not hear the end.
+    begun: HashSet<String>,
 }
 
 impl Events {
+    /// Begins to deliver.
+    pub(crate) fn begin(&self, node: &Arc<Node>) {
+        self.task.spawn(deliver(Arc::clone(node)));
+    }
+
+    /// Delivers what is queued, at most until `end`. The node's other tasks are done: nothing is queued any more.
+    pub(crate) async fn finish(&self, end: Instant) {
+        self.finished.cancel();
+        self.task.close();
+        if timeout_at(end, self.task.wait()).await.is_err() {
+            tracing::warn!("services did not take all session events before the node's end");
+        }
+    }
+
     /// Queues an event. Overflow policy: drop the newest.
     pub(crate) fn tell(&self, caller: Arc<Caller>, event: SessionEvent) {
-        {
-            let mut queue = self.queue.lock();
-            if queue.len() >= CAPACITY {
-                tracing::warn!(session = %caller.session, "a session event was dropped: services are too slow");
-                return;
-            }
-            queue.push_back((caller, event));
+        if self.queue.lock().add(caller, event) {
+            self.added.notify_one();
         }
-        self.added.notify_one();
+    }
+
+    fn next(&self) -> Option<(Arc<Caller>, SessionEvent)> {
+        self.queue.lock().waiting.pop_front()
     }
 }
 
-/// Runs until the node stops.
-pub(crate) async fn deliver(node: Arc<Node>) {
+impl Queue {
+    /// False: services are not told.
+    fn add(&mut self, caller: Arc<Caller>, event: SessionEvent) -> bool {
+        // A session that was kicked, or whose START failed, before it began is nothing to services.
+        if let SessionEvent::Ended(_) = event
+            && !self.begun.remove(&caller.session)
+        {
+            return false;
+        }
+        if self.waiting.len() >= CAPACITY {
+            tracing::warn!(session = %caller.session, "a session event was dropped: services are too slow");
+            return false;
+        }
+        if let SessionEvent::Started | SessionEvent::Resumed = event {
+            self.begun.insert(caller.session.clone());
+        }
+        self.waiting.push_back((caller, event));
+        true
+    }
+}
+
+/// Runs until the node's other tasks are done and all that they said is told.
+async fn deliver(node: Arc<Node>) {
     loop {
-        let next = node.events.queue.lock().pop_front();
+        let next = node.events.next();
         match next {
             Some((caller, event)) => node.services.session_event(&caller, event).await,
+            None if node.events.finished.is_cancelled() => return,
             None => tokio::select! {
-                () = node.stopping() => return,
+                () = node.events.finished.cancelled() => {}
                 () = node.events.added.notified() => {}
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(session: &str) -> Arc<Caller> {
+        Arc::new(Caller { session: session.to_owned(), ..Caller::default() })
+    }
+
+    #[test]
+    fn services_hear_no_end_of_a_session_that_never_began() {
+        let mut queue = Queue::default();
+        assert!(!queue.add(of(""), SessionEvent::Ended(4301)));
+        assert!(queue.add(of("a"), SessionEvent::Started));
+        assert!(!queue.add(of("b"), SessionEvent::Ended(4005)));
+        assert!(queue.add(of("a"), SessionEvent::Ended(4304)));
+        assert!(!queue.add(of("a"), SessionEvent::Ended(4304)), "it ends once");
+        assert_eq!(queue.waiting.len(), 2);
+        assert!(queue.begun.is_empty());
     }
 }

@@ -104,8 +104,8 @@ impl Gateway {
             authenticator,
         });
         node.spawn(waiting::sweep(Arc::clone(&node)));
-        node.spawn(crate::events::deliver(Arc::clone(&node)));
         node.spawn(keep_lease(Arc::clone(&node)));
+        node.events.begin(&node);
         Ok(Gateway { node })
     }
 
@@ -177,6 +177,7 @@ impl Gateway {
         let _ = tokio::time::timeout(deadline / 2, node.calls.wait()).await;
         self.send_away(|_| true);
         let done = tokio::time::timeout_at(end, node.tasks.wait()).await;
+        node.events.finish(end).await;
         if done.is_ok() { 0 } else { node.connections.len() }
     }
 
