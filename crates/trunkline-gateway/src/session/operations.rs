@@ -275,7 +275,7 @@ async fn publish(
     let item = Item::publication(Arc::clone(&session.user), request.data);
     // A key is the user's own: nobody can occupy another's.
     let key = (!request.idempotency_key.is_empty())
-        .then(|| format!("{}\n{}", session.user, request.idempotency_key).into());
+        .then(|| format!("client\n{}\n{}", session.user, request.idempotency_key).into());
     let options = PublishOptions { limits: node.options.history(&request.channel), idempotency_key: key };
     let published = node.broker.publish(&name, item, options).await.map_err(|error| broker_error(&error))?;
     node.stats.publications.one();
