@@ -3,13 +3,19 @@
 use tokio::sync::oneshot;
 use trunkline_proto::wire::ChannelPosition;
 use trunkline_session::Position;
+use trunkline_session::position::is_implicit_name;
 
 /// The most that wait on one session; beyond it a push is answered without waiting.
 const MAX_WAITERS: usize = 1_024;
 
+/// Of so many channels it is remembered how far they were acked: those that pushes go to, which are few.
+const MAX_REMEMBERED: usize = 64;
+
 #[derive(Default)]
 pub(crate) struct AckWaiters {
     waiting: Vec<Waiter>,
+    /// An ack may be faster than who published, and a push that is repeated was acked the first time.
+    acked: Vec<(Box<str>, Position)>,
 }
 
 struct Waiter {
@@ -22,6 +28,11 @@ impl AckWaiters {
     /// Resolves when the position is acked; to an error when it never will be, or too many wait.
     pub(crate) fn wait(&mut self, channel: &str, position: Position) -> oneshot::Receiver<()> {
         let (done, waiting) = oneshot::channel();
+        if self.acked.iter().any(|(of, acked)| **of == *channel && is_behind(position, *acked)) {
+            // The receiver is here, so this cannot fail.
+            let _: Result<(), ()> = done.send(());
+            return waiting;
+        }
         self.waiting.retain(|waiter| !waiter.done.is_closed());
         if self.waiting.len() < MAX_WAITERS {
             self.waiting.push(Waiter { channel: channel.into(), position, done });
@@ -34,19 +45,59 @@ impl AckWaiters {
     }
 
     pub(crate) fn acked(&mut self, positions: &[ChannelPosition]) {
+        self.remember(positions);
         if self.waiting.is_empty() {
             return;
         }
         let is_acked = |waiter: &Waiter| {
             positions.iter().any(|acked| {
-                acked.channel == *waiter.channel
-                    && acked.epoch == waiter.position.epoch
-                    && acked.offset >= waiter.position.offset
+                acked.channel == *waiter.channel && is_behind(waiter.position, Position::from(acked))
             })
         };
         for waiter in self.waiting.extract_if(.., |waiter| is_acked(waiter)) {
             // Whoever waited may have given up in the meantime.
             let _: Result<(), ()> = waiter.done.send(());
         }
+    }
+
+    fn remember(&mut self, positions: &[ChannelPosition]) {
+        for acked in positions.iter().filter(|acked| is_implicit_name(&acked.channel)) {
+            let position = Position::from(acked);
+            let has_room = self.acked.len() < MAX_REMEMBERED;
+            match self.acked.iter_mut().find(|(of, _)| **of == *acked.channel) {
+                Some((_, known)) => *known = position.max(*known),
+                None if has_room => {
+                    self.acked.push((acked.channel.as_str().into(), position));
+                }
+                None => {}
+            }
+        }
+    }
+}
+
+/// Says an ack of `acked` that the client has `position`?
+fn is_behind(position: Position, acked: Position) -> bool {
+    acked.epoch == position.epoch && acked.offset >= position.offset
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(offset: u64) -> Position {
+        Position { epoch: 7, offset }
+    }
+
+    #[test]
+    fn an_ack_that_came_before_the_wait_counts() {
+        let mut waiters = AckWaiters::default();
+        waiters.acked(&[at(5).to_wire("user:alice")]);
+        assert_eq!(waiters.wait("user:alice", at(5)).try_recv(), Ok(()));
+        let mut later = waiters.wait("user:alice", at(6));
+        assert!(later.try_recv().is_err(), "not acked yet");
+        let mut newer = waiters.wait("user:alice", Position { epoch: 8, offset: 1 });
+        waiters.acked(&[at(6).to_wire("user:alice")]);
+        assert_eq!(later.try_recv(), Ok(()));
+        assert!(newer.try_recv().is_err(), "an ack of another epoch says nothing");
     }
 }
