@@ -148,5 +148,5 @@ export const steps = [
   ['stepUpstream', 'cargo run --release -p upstream-example -- --zone all'],
   ['stepCall', 'target/release/trunkline call --user alice echo --data hello'],
   ['stepListen', 'target/release/trunkline listen --user alice --cut-every 3s'],
-  ['stepPush', 'target/release/trunkline push --user alice --data hello'],
+  ['stepPush', 'target/release/trunkline push --to user:alice --title Hello --content world'],
 ];
