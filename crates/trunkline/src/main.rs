@@ -3,6 +3,7 @@
 //! Nothing below this crate knows where a value came from, and nothing here knows a wire. The life of the process
 //! is `main`: one TLS provider, one command, one exit status.
 
+mod bench;
 mod cli;
 mod config;
 mod data_dir;

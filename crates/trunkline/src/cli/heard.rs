@@ -35,6 +35,11 @@ impl Heard {
         self.pushes + self.publications
     }
 
+    /// Up to which offset a channel is accounted for.
+    pub(crate) fn offset(&self, channel: &str) -> Option<u64> {
+        self.last.get(channel).map(|(_, offset)| *offset)
+    }
+
     /// A channel is listened to from here on.
     pub(crate) fn begins(&mut self, position: &Position) {
         // What has been heard meanwhile counts more than an answer that came later.

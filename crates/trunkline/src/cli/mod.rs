@@ -3,15 +3,16 @@
 //! `serve` is also what runs without a command. A command that prints a result prints it alone on standard output;
 //! everything for the person goes to standard error.
 
+mod bench;
 mod call;
 mod check;
 mod doctor;
-mod heard;
+pub(crate) mod heard;
 mod init;
 mod listen;
 pub(crate) mod output;
 mod push;
-mod reach;
+pub(crate) mod reach;
 mod serve;
 mod shown;
 mod token;
@@ -48,6 +49,7 @@ const EXAMPLES: &str = "Examples:
   trunkline listen --user alice --cut-every 3s
   trunkline push --to user:alice --type mail --title hello
   trunkline doctor
+  trunkline bench calls --clients 100
   trunkline init > trunkline.toml             a file with every key, commented
   trunkline check --config trunkline.toml     what is wrong with it, and what is in force";
 
@@ -63,6 +65,8 @@ enum Command {
     Listen(listen::Listen),
     /// Push to users, groups, zones or all, or publish to a channel.
     Push(push::Push),
+    /// Measure a node.
+    Bench(bench::Bench),
     /// Check this machine and the node on it.
     Doctor(doctor::Doctor),
     /// Check the configuration and print what is in force, without serving.
@@ -80,6 +84,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Call(command)) => command.run(),
         Some(Command::Listen(command)) => command.run(),
         Some(Command::Push(command)) => command.run(),
+        Some(Command::Bench(command)) => command.run(),
         Some(Command::Doctor(command)) => command.run(),
         Some(Command::Check(command)) => command.run(),
         Some(Command::Init(command)) => command.run(),

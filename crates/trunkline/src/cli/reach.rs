@@ -138,6 +138,55 @@ impl Reach {
         Ok(options)
     }
 
+    /// Options of so many clients, each a user of its own, whose tokens may do `may` on channels like `pattern`.
+    pub(crate) fn crowd(&self, count: usize, pattern: &str, may: &[May]) -> anyhow::Result<Vec<Options>> {
+        let base = self.endpoints()?;
+        let signs = self.url.is_none() || self.place.data_dir.is_some();
+        let dir = if signs { Some(self.place.data_dir()?) } else { None };
+        let rights = [Right { pattern: pattern.to_owned(), may: may.to_vec() }];
+        let one = |at: usize| {
+            let mut options = base.clone();
+            options.user = format!("bench-{at}");
+            if let Some(dir) = &dir {
+                let (user, ttl) = (options.user.as_str(), OWN_TOKEN_TTL);
+                let grant = Grant { user, ttl, groups: &[], rights: &rights, platform: None };
+                options.token = grant.sign(dir)?;
+            }
+            Ok(options)
+        };
+        (0..count).map(one).collect()
+    }
+
+    /// The node of this machine, where the command was not sent to another.
+    pub(crate) fn node(&self) -> anyhow::Result<Option<RunningNode>> {
+        match self.url {
+            Some(_) => Ok(None),
+            None => RunningNode::find(&self.place.load(Vec::new())?.config.node.data_dir).map(Some),
+        }
+    }
+
+    /// Neither a URL nor a data directory was named.
+    pub(crate) fn names_nothing(&self) -> bool {
+        self.url.is_none() && self.place.data_dir.is_none() && self.place.config.is_none()
+    }
+
+    /// The same, with this way where none was named.
+    pub(crate) fn by_default(mut self, way: Way) -> Self {
+        if self.url.is_none() {
+            self.transport.get_or_insert(way);
+        }
+        self
+    }
+
+    /// How the node is reached, for people.
+    pub(crate) fn way_named(&self) -> String {
+        match (&self.url, self.transport) {
+            (Some(url), _) => url.protocol.as_str().to_owned(),
+            (None, Some(way)) => format!("{way:?}").to_lowercase(),
+            (None, None) => "the first of several".to_owned(),
+        }
+    }
+
     /// The same, with the node of this data directory.
     pub(crate) fn at(&self, data_dir: &Path) -> Self {
         let place = Place { data_dir: Some(data_dir.to_owned()), ..self.place.clone() };

@@ -1,0 +1,137 @@
+//! Load on a node and what came of it: the parts of `trunkline bench`.
+//!
+//! The generator is the client of `trunkline-client`, in this process; the node is another process, so that the two
+//! can be told apart when one of them is the limit. Every run is bounded in count and time.
+
+mod calls;
+mod fanout;
+mod latency;
+mod listeners;
+mod node;
+mod pace;
+mod report;
+mod resume;
+mod usage;
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use indicatif::{ProgressBar, ProgressStyle};
+use trunkline_client::{Client, Options};
+
+pub(crate) use calls::Calls;
+pub(crate) use fanout::Fanout;
+pub(crate) use report::Report;
+pub(crate) use resume::Resume;
+
+use crate::cli::reach::{self, Reach, Way};
+use crate::config::May;
+use crate::descriptors::raise_limit;
+use node::OwnNode;
+
+/// Handshakes under way at once: enough to keep two cores busy, few enough for nobody to time out.
+const CONNECTING: usize = 64;
+
+/// Descriptors beside those of the clients.
+const OTHER_DESCRIPTORS: usize = 64;
+
+/// Channels that a bench may use.
+const CHANNELS: &str = "bench:*";
+
+/// The namespace of `CHANNELS` on a bench's own node keeps what a whole run publishes, and no session is slowed down by
+/// the limits that protect a node from one client.
+const OWN_CONFIG: &str = "\
+[session]
+frames_per_second = 0
+
+[namespaces.bench]
+history_count = 100000
+history_bytes = \"256MiB\"
+presence = false
+";
+
+/// The node under load, and how it is reached.
+pub(crate) struct Rig {
+    reach: Reach,
+    /// The server's process, where it is on this machine.
+    server: Option<u32>,
+    /// Dropping it ends the node.
+    own: Option<OwnNode>,
+}
+
+impl Rig {
+    /// Takes the node that was named, or starts one.
+    pub(crate) async fn new(reach: &Reach) -> anyhow::Result<Self> {
+        // TCP, where nobody chooses: a race would measure the race.
+        let reach = reach.clone().by_default(Way::Tcp);
+        if !reach.names_nothing() {
+            let server = reach.node()?.map(|node| node.pid);
+            return Ok(Rig { reach, server, own: None });
+        }
+        let own = OwnNode::start(OWN_CONFIG).await?;
+        Ok(Rig { reach: reach.at(own.data_dir()), server: Some(own.pid()), own: Some(own) })
+    }
+
+    /// Connects so many clients, each a user of its own.
+    async fn clients(&self, count: usize) -> anyhow::Result<Vec<Client>> {
+        let limit = raise_limit();
+        if count + OTHER_DESCRIPTORS > limit {
+            bail!(
+                "{count} clients need more files than this process may open ({limit}): fewer, or raise `ulimit -Hn`"
+            );
+        }
+        let bar = progress(count as u64, "connecting {pos}/{len} {bar:30}");
+        let options = self.reach.crowd(count, CHANNELS, &[May::Subscribe, May::Publish, May::History])?;
+        let connected = stream::iter(options).map(|options: Options| {
+            let bar = bar.clone();
+            async move {
+                let client = reach::connect(options).await?;
+                bar.inc(1);
+                anyhow::Ok(client)
+            }
+        });
+        let clients = connected.buffered(CONNECTING).try_collect().await;
+        bar.finish_and_clear();
+        clients.context("not every client could connect")
+    }
+
+    /// Ends the clients' sessions; those of an own node end with it.
+    async fn stop(&self, clients: Vec<Client>) {
+        if self.own.is_none() {
+            let stopped = stream::iter(clients).map(|client| async move { client.stop().await });
+            stopped.buffer_unordered(CONNECTING).collect::<()>().await;
+        }
+    }
+
+    fn way(&self) -> String {
+        self.reach.way_named()
+    }
+}
+
+/// A bar on a terminal, nothing elsewhere.
+fn progress(length: u64, template: &str) -> ProgressBar {
+    let bar = ProgressBar::new(length);
+    // A template that does not parse leaves the default one.
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// Runs a load of about this time beside a bar that shows how far it is.
+async fn shown<T>(lasting: Duration, load: impl Future<Output = T>) -> T {
+    const TICK: Duration = Duration::from_millis(200);
+    let ticks = u64::try_from(lasting.as_millis() / TICK.as_millis()).unwrap_or(u64::MAX);
+    let bar = progress(ticks, "measuring {bar:30} {elapsed}");
+    let mut interval = tokio::time::interval(TICK);
+    tokio::pin!(load);
+    let result = loop {
+        tokio::select! {
+            result = &mut load => break result,
+            _ = interval.tick() => bar.inc(1),
+        }
+    };
+    bar.finish_and_clear();
+    result
+}

@@ -1,0 +1,91 @@
+//! What a bench found, for a person and as JSON.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::latency::Percentiles;
+use super::usage::Used;
+
+/// The result of one run.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    pub(super) bench: &'static str,
+    pub(super) transport: String,
+    /// A node of the bench's own, or one that was named.
+    pub(super) own_node: bool,
+    /// Figures of a debug build say nothing.
+    debug_build: bool,
+    /// What was asked for.
+    pub(super) asked: Map<String, Value>,
+    /// How long it took.
+    pub(super) seconds: f64,
+    /// What was counted, in the order to show it.
+    pub(super) counts: BTreeMap<&'static str, u64>,
+    /// What was done in a second, where that is the point.
+    pub(super) per_second: Option<f64>,
+    /// How often what failed, by its name.
+    pub(super) errors: BTreeMap<String, u64>,
+    pub(super) latency_us: Percentiles,
+    #[serde(flatten)]
+    pub(super) used: Used,
+    /// What to know when reading the figures.
+    pub(super) note: Option<&'static str>,
+    /// Why it is no success.
+    pub(super) failure: Option<String>,
+}
+
+impl Report {
+    pub(super) fn new(bench: &'static str, transport: String, used: Used) -> Self {
+        Report {
+            bench,
+            transport,
+            own_node: false,
+            debug_build: cfg!(debug_assertions),
+            asked: Map::new(),
+            seconds: 0.0,
+            counts: BTreeMap::new(),
+            per_second: None,
+            errors: BTreeMap::new(),
+            latency_us: Percentiles::default(),
+            used,
+            note: None,
+            failure: None,
+        }
+    }
+
+    /// What went wrong, where something did that makes the figures worthless.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    /// The report as one JSON object.
+    pub(crate) fn json(&self) -> anyhow::Result<String> {
+        Ok(serde_json::to_string(self)?)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let asked: Vec<String> = self.asked.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        writeln!(f, "{} over {}: {}", self.bench, self.transport, asked.join(", "))?;
+        let counts: Vec<String> = self.counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        writeln!(f, "  counted   {} in {:.1} s", counts.join(", "), self.seconds)?;
+        if let Some(rate) = self.per_second {
+            writeln!(f, "  rate      {rate:.0} a second")?;
+        }
+        for (name, count) in &self.errors {
+            writeln!(f, "  failed    {count} times: {name}")?;
+        }
+        writeln!(f, "  latency   {}", self.latency_us)?;
+        if let Some(note) = self.note {
+            writeln!(f, "  note      {note}")?;
+        }
+        if self.debug_build {
+            writeln!(f, "  note      this is a debug build: its figures say nothing about a release")?;
+        }
+        write!(f, "{}", self.used)
+    }
+}

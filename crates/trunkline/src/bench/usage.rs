@@ -1,0 +1,191 @@
+//! Who was the limit: the processor time of the generator and of the server, and how late the generator was.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::latency::Percentiles;
+
+/// `/proc` counts processor time in hundredths of a second on every Linux (USER_HZ).
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Beyond this share of all cores the machine has nothing left to give.
+const SATURATED: f64 = 0.85;
+
+/// A generator that starts one in a hundred this late does not offer the load that it was told to.
+const LATE: Duration = Duration::from_millis(20);
+
+/// Processor time from a moment on.
+pub(super) struct Usage {
+    begun: Instant,
+    generator: Option<Duration>,
+    server: Option<(u32, Duration)>,
+    machine: Option<Duration>,
+}
+
+/// Who was the limit of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Limit {
+    Generator,
+    Server,
+    /// Other programs on this machine.
+    Others,
+    /// Both had time left.
+    Neither,
+    /// The server's processor time is not known.
+    Unknown,
+}
+
+/// What was used, and what that says.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Used {
+    limit: Limit,
+    /// In cores: 1.0 is one of them the whole time.
+    generator_cores: f64,
+    server_cores: Option<f64>,
+    /// What other programs took meanwhile.
+    others_cores: f64,
+    cores: usize,
+    /// How late the generator was, where it had a schedule.
+    late_us: Option<Percentiles>,
+}
+
+impl Usage {
+    pub(super) fn begin(server: Option<u32>) -> Self {
+        Usage {
+            begun: Instant::now(),
+            generator: processor_time(std::process::id()),
+            server: server.and_then(|pid| Some((pid, processor_time(pid)?))),
+            machine: machine_time(),
+        }
+    }
+
+    pub(super) fn end(self, late: Option<Percentiles>) -> Used {
+        let wall = self.begun.elapsed().as_secs_f64().max(0.001);
+        let since = |pid: u32, before: Duration| {
+            processor_time(pid).map(|now| now.saturating_sub(before).as_secs_f64() / wall)
+        };
+        let generator = self.generator.and_then(|before| since(std::process::id(), before));
+        let server = self.server.and_then(|(pid, before)| since(pid, before));
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let generator = generator.unwrap_or_default();
+        let busy = self.machine.and_then(|before| Some(machine_time()?.saturating_sub(before)));
+        let busy = busy.unwrap_or_default().as_secs_f64() / wall;
+        let others = (busy - generator - server.unwrap_or_default()).max(0.0);
+        Used {
+            limit: limit(generator, server, others, cores, late.as_ref()),
+            others_cores: others,
+            generator_cores: generator,
+            server_cores: server,
+            cores,
+            late_us: late,
+        }
+    }
+}
+
+fn limit(
+    generator: f64,
+    server: Option<f64>,
+    others: f64,
+    cores: usize,
+    late: Option<&Percentiles>,
+) -> Limit {
+    let Some(server) = server else { return Limit::Unknown };
+    #[expect(clippy::cast_precision_loss, reason = "no machine has 2^52 cores")]
+    let full = generator + server + others >= SATURATED * cores as f64;
+    let is_late = late.is_some_and(|late| Duration::from_micros(late.p99) > LATE);
+    match (full, is_late) {
+        (true, _) if others > generator.max(server) => Limit::Others,
+        (true, _) if generator > server => Limit::Generator,
+        (true, _) => Limit::Server,
+        (false, true) => Limit::Generator,
+        (false, false) => Limit::Neither,
+    }
+}
+
+impl fmt::Display for Used {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Used { generator_cores: generator, others_cores: others, cores, .. } = self;
+        let server = self.server_cores.map_or_else(|| "?".to_owned(), |server| format!("{server:.2}"));
+        writeln!(
+            f,
+            "  cpu       generator {generator:.2}, server {server}, others {others:.2} of {cores} cores"
+        )?;
+        if let Some(late) = &self.late_us {
+            writeln!(f, "  late      {late}")?;
+        }
+        let said = match self.limit {
+            Limit::Generator => {
+                "the generator, not the server: ask for less, or run it on another machine (--url)"
+            }
+            Limit::Server => "the server: it took most of the machine",
+            Limit::Others => "neither: other programs took most of the machine; end them and measure again",
+            Limit::Neither => "neither: both had time left; more clients or a higher rate would find one",
+            Limit::Unknown => "not known: the server's processor time cannot be read from here",
+        };
+        write!(f, "  limit     {said}")
+    }
+}
+
+/// User and system time of a process so far.
+fn processor_time(pid: u32) -> Option<Duration> {
+    parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// What all programs of this machine have used so far.
+fn machine_time() -> Option<Duration> {
+    parse_machine(&std::fs::read_to_string("/proc/stat").ok()?)
+}
+
+/// The first line of `/proc/stat` (proc_stat(5)): user, nice, system, idle, iowait, irq, softirq, steal; guests are
+/// among the users already.
+fn parse_machine(stat: &str) -> Option<Duration> {
+    let times = stat.lines().next()?.strip_prefix("cpu ")?;
+    let ticks: Option<Vec<f64>> = times.split_ascii_whitespace().map(|field| field.parse().ok()).collect();
+    let ticks = ticks?;
+    let busy: f64 = [0, 1, 2, 5, 6].iter().filter_map(|at| ticks.get(*at)).sum();
+    Some(Duration::from_secs_f64(busy / TICKS_PER_SECOND))
+}
+
+/// Fields 14 and 15 of `/proc/PID/stat` (proc_pid_stat(5)). The second, the name in parentheses, may hold anything.
+fn parse(stat: &str) -> Option<Duration> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u32>().ok().map(f64::from);
+    Some(Duration::from_secs_f64((ticks()? + ticks()?) / TICKS_PER_SECOND))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_is_read_whatever_the_name() {
+        let stat = "7 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20";
+        assert_eq!(parse(stat), Some(Duration::from_secs(3)));
+        assert_eq!(parse("7 (a) S 1 2"), None);
+        assert!(processor_time(std::process::id()).is_some());
+    }
+
+    #[test]
+    fn the_machines_time_is_what_was_not_idle() {
+        let stat = "cpu  100 20 30 9000 800 4 46 7 50 0\ncpu0 1 1 1 1\n";
+        assert_eq!(parse_machine(stat), Some(Duration::from_secs(2)));
+        assert_eq!(parse_machine("intr 1"), None);
+        assert!(machine_time().is_some());
+    }
+
+    #[test]
+    fn the_limit_is_who_took_the_machine_or_fell_behind() {
+        let late = |p99| Percentiles { p99, ..Percentiles::default() };
+        assert_eq!(limit(0.5, Some(1.4), 0.0, 2, None), Limit::Server);
+        assert_eq!(limit(1.2, Some(0.7), 0.0, 2, None), Limit::Generator);
+        assert_eq!(limit(0.3, Some(0.5), 1.1, 2, Some(&late(50_000))), Limit::Others);
+        assert_eq!(limit(0.2, Some(0.3), 0.1, 2, Some(&late(500))), Limit::Neither);
+        assert_eq!(limit(0.2, Some(0.3), 0.0, 2, Some(&late(50_000))), Limit::Generator);
+        assert_eq!(limit(0.2, None, 0.0, 2, None), Limit::Unknown);
+    }
+}
