@@ -264,6 +264,10 @@ impl Dispatch {
                 let limit = self.options.max_response;
                 (Outcome::Good, say(Code::TooLarge, &format!("answered more than {limit} bytes")))
             }
+            // A tonic server ends a call whose grpc-timeout has passed with CANCELLED and these words.
+            tonic::Code::Cancelled if grpc.message() == "Timeout expired" => {
+                (late(begun, patience), Attempt::Final(timed_out(begun.elapsed())))
+            }
             tonic::Code::DeadlineExceeded => {
                 (late(begun, patience), Attempt::Final(timed_out(begun.elapsed())))
             }
