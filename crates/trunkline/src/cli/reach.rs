@@ -115,6 +115,8 @@ impl Reach {
         options.endpoints = endpoints(node, &config.tls, Some(way))?;
         options.tls = Some(own_certificate(node, &config.node.data_dir)?);
         (options.user, options.token) = self.credentials(identity, &[], &[])?;
+        // One device a way, so that all ways can be gone at once.
+        options.device = format!("trunkline-cli-{}-{way:?}", std::process::id());
         Ok(options)
     }
 

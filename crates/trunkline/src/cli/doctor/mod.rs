@@ -106,7 +106,10 @@ impl Doctor {
         match RunningNode::find(&config.node.data_dir) {
             Ok(node) => {
                 findings.add("node", &Finding::Good(format!("process {} says that it runs", node.pid)));
-                block_on(surfaces::examine(&config, &node, findings))
+                block_on(async {
+                    surfaces::examine(&config, &node, findings).await;
+                    Ok(())
+                })
             }
             Err(error) => {
                 let left = config.node.data_dir.join("node.json").exists();

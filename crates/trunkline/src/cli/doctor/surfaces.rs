@@ -4,6 +4,8 @@
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -24,37 +26,43 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Who asks: no person's name.
 const USER: &str = "trunkline-doctor";
 
-/// Tries every surface of a running node.
-pub(super) async fn examine(
-    config: &Config,
-    node: &RunningNode,
-    findings: &mut Findings,
-) -> anyhow::Result<()> {
-    for (name, address) in &node.surfaces {
-        let address = reachable(*address);
-        match name.as_str() {
-            "http" => {
-                findings.add("http", &probe(address).await);
-                findings.add("websocket", &client(config, node, Way::Websocket).await);
-            }
-            "websocket" => findings.add("websocket", &client(config, node, Way::Websocket).await),
+/// Checks under way at once: all of them, so that a node that stands still costs the patience of one.
+const AT_ONCE: usize = 16;
+
+/// Tries every surface of a running node, and tells in the order of their names.
+pub(super) async fn examine(config: &Config, node: &RunningNode, findings: &mut Findings) {
+    let mut checks: Vec<(&str, BoxFuture<'_, Finding>)> = Vec::new();
+    for (name, bound) in &node.surfaces {
+        let (name, address) = (name.as_str(), reachable(*bound));
+        let mut as_client = |name, way| checks.push((name, client(config, node, way).boxed()));
+        match name {
             "tcp" => {
-                if config.tls.mode_at(address) != TlsMode::Off {
-                    findings.add("tls", &client(config, node, Way::Tls).await);
+                let mode = config.tls.mode_at(*bound);
+                if mode != TlsMode::Required {
+                    as_client("tcp", Way::Tcp);
                 }
-                if config.tls.mode_at(node.surfaces["tcp"]) != TlsMode::Required {
-                    findings.add("tcp", &client(config, node, Way::Tcp).await);
+                if mode != TlsMode::Off {
+                    as_client("tls", Way::Tls);
                 }
             }
             "quic" => {
-                findings.add("quic", &client(config, node, Way::Quic).await);
-                findings.add("webtransport", &client(config, node, Way::Webtransport).await);
+                as_client("quic", Way::Quic);
+                as_client("webtransport", Way::Webtransport);
             }
-            "grpc" => findings.add("grpc", &grpc(config, address).await),
-            _ => findings.add(name, &probe(address).await),
+            "websocket" => as_client("websocket", Way::Websocket),
+            "http" => {
+                as_client("websocket", Way::Websocket);
+                checks.push((name, probe(address).boxed()));
+            }
+            "grpc" => checks.push((name, grpc(config, address).boxed())),
+            _ => checks.push((name, probe(address).boxed())),
         }
     }
-    Ok(())
+    let checks = checks.into_iter().map(async |(name, check)| (name, check.await));
+    let mut done = stream::iter(checks).buffered(AT_ONCE);
+    while let Some((name, finding)) = done.next().await {
+        findings.add(name, &finding);
+    }
 }
 
 /// Connects as a client does, with a token of its own, and calls.
