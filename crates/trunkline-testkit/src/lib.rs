@@ -14,7 +14,7 @@ mod tls;
 mod upstream;
 
 pub use client::{Received, TestClient};
-pub use link::{LinkClosed, Transport, Way};
+pub use link::{LinkClosed, Transport, Way, https};
 pub use server::{Ready, ServerBuilder, Signal, TestServer};
 pub use upstream::{Handled, TestUpstream};
 

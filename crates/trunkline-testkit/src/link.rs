@@ -276,6 +276,11 @@ impl Drop for StreamLink {
     }
 }
 
+/// TLS with the gateway's certificate on a connection to its HTTP surface, for tests that speak HTTP by hand.
+pub async fn https(ready: &Ready) -> Result<impl AsyncRead + AsyncWrite + Unpin + Send> {
+    secure(ready, TcpStream::connect(ready.http()?).await?, &[b"http/1.1"]).await
+}
+
 async fn secure(ready: &Ready, stream: TcpStream, alpn: &[&[u8]]) -> Result<Box<dyn Duplex>> {
     let config = Arc::new(tls::client_config(ready.certificate()?, alpn)?);
     let name = rustls_pki_types::ServerName::try_from("localhost")?;

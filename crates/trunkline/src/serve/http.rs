@@ -1,5 +1,6 @@
 //! The HTTP surface: the status page, health and figures for people and programs, and the upgrade to WebSocket.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -10,8 +11,11 @@ use axum::middleware;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{any, get};
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use parking_lot::Mutex;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trunkline_gateway::Gateway;
@@ -22,6 +26,9 @@ use super::limit::ConnectionRate;
 use super::page;
 use super::refusals::{RETRY_AFTER, Refusals};
 use super::status::{Phase, StatusSource};
+
+/// How much longer than a head a response may take: with the default of 5 s, 40 KB at 11 kbit/s.
+const RESPONSE_TIMEOUTS: u32 = 6;
 
 /// The largest head of a request.
 const MAX_HEAD: usize = 16 * 1024;
@@ -41,7 +48,7 @@ pub(super) async fn serve(
     mut listener: StreamListener,
     router: Router,
     head_timeout: Duration,
-    rate: std::sync::Arc<ConnectionRate>,
+    rate: Arc<ConnectionRate>,
     refusals: Refusals,
     tasks: TaskTracker,
     cancel: CancellationToken,
@@ -72,15 +79,28 @@ fn too_fast() -> Router {
 
 async fn serve_one(stream: ServerStream, router: Router, head_timeout: Duration, cancel: CancellationToken) {
     let peer = stream.peer();
+    let asked = Arc::new(Mutex::new(Instant::now()));
+    let router = TowerToHyperService::new(router);
+    let service = service_fn({
+        let asked = Arc::clone(&asked);
+        move |request| {
+            *asked.lock() = Instant::now();
+            router.call(request)
+        }
+    });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(head_timeout)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     tokio::pin!(serving);
     let served = tokio::select! {
         served = serving.as_mut() => served,
+        () = stalled(&asked, head_timeout * RESPONSE_TIMEOUTS) => {
+            tracing::debug!(%peer, "an HTTP client does not take its response");
+            return;
+        }
         () = cancel.cancelled() => {
             serving.as_mut().graceful_shutdown();
             serving.await
@@ -88,6 +108,18 @@ async fn serve_one(stream: ServerStream, router: Router, head_timeout: Duration,
     };
     if let Err(error) = served {
         tracing::debug!(%peer, %error, "an HTTP connection ended with an error");
+    }
+}
+
+/// Resolves when nothing was asked for so long. While a connection is idle the time for a head ends it sooner, so this
+/// one has a client that does not read.
+async fn stalled(asked: &Mutex<Instant>, limit: Duration) {
+    loop {
+        let until = *asked.lock() + limit;
+        if until <= Instant::now() {
+            return;
+        }
+        tokio::time::sleep_until(until).await;
     }
 }
 
@@ -147,7 +179,12 @@ async fn upgrade(State(http): State<Http>, mut request: Request) -> Response {
             });
             response.map(|()| Body::empty())
         }
-        Err(error) => error.response().map(Body::from),
+        Err(error) => {
+            let mut response = error.response().map(Body::from);
+            let text = HeaderValue::from_static("text/plain; charset=utf-8");
+            response.headers_mut().insert(header::CONTENT_TYPE, text);
+            response
+        }
     }
 }
 
