@@ -110,9 +110,13 @@ fn check_read(
     let from = cursor.position();
     let mut pieces: Vec<Piece> = Vec::new();
     let outcome = log.read(cursor, variant(0), plain, budget, &mut pieces);
-    // (e, 0) with an e that lies before the first publication is the same place as (epoch, 0).
-    let before_first = from.offset == Offset(0) && from.epoch.0 == model.epoch - 1;
-    let known = from.epoch.0 == model.epoch || before_first;
+    // (e, 0) is the place before the first publication, for every e since which nothing was published: up to the epoch
+    // that the first one begins, and any later one (another node may have answered it) while there is none.
+    let since = model.epoch - 1;
+    let not_begun = model.all.is_empty();
+    let before_first =
+        from.offset == Offset(0) && from.epoch.0 >= since && (not_begun || from.epoch.0 <= model.epoch);
+    let known = before_first || from.epoch.0 == model.epoch;
     let lost = !known || from.offset.0 > model.head() || (from.offset.0 as usize) < model.kept();
     if let ReadOutcome::Gap { from: told, next } = outcome {
         prop_assert!(lost, "a gap is told from {from} though nothing is lost");
