@@ -29,10 +29,7 @@ pub(crate) async fn check_right(
         return Err(ErrorCode::Forbidden.message(text));
     }
     let identity = session.identity();
-    let own = identity.rights.as_ref().unwrap_or(&node.options.default_rights);
-    let namespace =
-        node.options.namespace(channel).is_some_and(|namespace| namespace.rights.allow(channel, what));
-    if namespace || own.allow(channel, what) {
+    if node.options().allow(identity.rights.as_ref(), channel, what) {
         return Ok(());
     }
     if let Some(upstreams) = node.services.upstreams()
@@ -68,7 +65,7 @@ pub(crate) async fn attach(
     from: Option<Position>,
 ) -> Result<(Attached, trunkline_session::Position, Option<ChannelGap>), ErrorMessage> {
     let name = channel_name(channel)?;
-    let attached = node.broker.attach(&name, from, node.options.history(channel)).await;
+    let attached = node.broker.attach(&name, from, node.options().history(channel)).await;
     let attached = attached.map_err(|error| broker_error(&error))?;
     let position = to_session(attached.cursor.position());
     let gap = match attached.verdict {

@@ -34,7 +34,7 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 pub(crate) async fn serve(node: Arc<Node>, connection: Connection) {
     let Connection { info, mut reader, mut writer, streams: _streams } = connection;
     let hold = Hold::new(&node, info, writer.framing());
-    let start_deadline = Instant::now() + node.options.start_timeout;
+    let start_deadline = Instant::now() + node.options().start_timeout;
     let mut actor = Actor {
         hold,
         reader: &mut reader,
@@ -46,6 +46,7 @@ pub(crate) async fn serve(node: Arc<Node>, connection: Connection) {
     };
     let (code, reason) = actor.run().await;
     drop(actor);
+    node.stats.closed_by.one(CloseCode::ALL, &CloseCode::from_number(code).unwrap_or(CloseCode::Internal));
     trunkline_transport::close(reader, writer, code, &reason, CLOSE_DEADLINE).await;
 }
 
@@ -61,6 +62,18 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Every reason.
+    pub const ALL: [Refusal; 3] = [Refusal::Full, Refusal::Stopping, Refusal::RateLimited];
+
+    /// As metrics name it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Refusal::Full => "full",
+            Refusal::Stopping => "stopping",
+            Refusal::RateLimited => "rate",
+        }
+    }
+
     fn words(self) -> (CloseCode, &'static str) {
         match self {
             Refusal::Full => (CloseCode::Overloaded, "the node has as many connections as it may"),
@@ -272,9 +285,9 @@ impl Actor<'_> {
             Some((session, _)) => session.next_timeout(&self.hold.node),
             None => Some(self.start_deadline),
         };
-        let stall = self.stalled_since.map(|since| since + self.hold.node.options.write_stall);
+        let stall = self.stalled_since.map(|since| since + self.hold.node.options().write_stall);
         // A connection with neither looks again once in a while; nothing depends on when.
-        let fallback = Instant::now() + self.hold.node.options.write_stall;
+        let fallback = Instant::now() + self.hold.node.options().write_stall;
         let at = [session, stall].into_iter().flatten().min().unwrap_or(fallback).min(fallback);
         if self.timer.deadline() != at {
             self.timer.as_mut().reset(at);
@@ -284,7 +297,7 @@ impl Actor<'_> {
     /// Answers how the connection ends, if it ends without another word.
     fn on_deadline(&mut self) -> Option<(u32, String)> {
         let now = Instant::now();
-        let patience = self.hold.node.options.write_stall;
+        let patience = self.hold.node.options().write_stall;
         if self.stalled_since.is_some_and(|since| now >= since + patience) {
             // A peer that reads nothing would not read a notice either.
             let reason = "nothing was read for too long: reconnect and resume";
@@ -357,7 +370,11 @@ impl Actor<'_> {
         let started = match dialect.decode_up(&frame.bytes) {
             Ok(frame) => match frame.body {
                 UpBody::Start(request) => {
-                    start::start(&self.hold.node, &self.hold.handle, dialect, frame.msg_id, request).await
+                    let begin = Instant::now();
+                    let (node, handle) = (&self.hold.node, &self.hold.handle);
+                    let started = start::start(node, handle, dialect, frame.msg_id, request).await;
+                    node.stats.start_durations.observe(begin.elapsed());
+                    started
                 }
                 _ => Err(Ending::new(CloseCode::StartExpected, "the first frame must be START")),
             },

@@ -57,7 +57,7 @@ impl Context for NodeContext {
     async fn broadcast(&self, zone: Option<String>, push: Push) -> Result<u32, ContextError> {
         let channel = match zone {
             None => "all".to_owned(),
-            Some(zone) if self.node.options.zones.contains(&Zone::named(&*zone)) => format!("zone:{zone}"),
+            Some(zone) if self.node.options().zones.contains(&Zone::named(&*zone)) => format!("zone:{zone}"),
             Some(zone) => {
                 let name: String = zone.chars().take(MAX_NAMED).collect();
                 return Err(error("INVALID_ZONE_ID", format!("there is no zone {name:?}")));
@@ -82,7 +82,7 @@ impl Context for NodeContext {
                 "implicit channels carry pushes: use push or broadcast",
             ));
         }
-        let limit = self.node.options.session.max_frame_size as usize;
+        let limit = self.node.options().session.max_frame_size as usize;
         if data.len() > limit {
             return Err(error(
                 ErrorCode::TooLarge.name(),
@@ -91,7 +91,7 @@ impl Context for NodeContext {
         }
         let name = channel_name(channel).map_err(from_message)?;
         let key = (!idempotency_key.is_empty()).then(|| format!("service\n{idempotency_key}").into());
-        let options = PublishOptions { limits: self.node.options.history(channel), idempotency_key: key };
+        let options = PublishOptions { limits: self.node.options().history(channel), idempotency_key: key };
         let published = self.node.broker.publish(&name, Item::publication("", data), options).await;
         let published = published.map_err(|failed| from_message(broker_error(&failed)))?;
         self.node.stats.publications.one();

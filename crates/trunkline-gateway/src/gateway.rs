@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -19,7 +20,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use trunkline_broker::{Broker, BrokerError, LeaseId};
 use trunkline_proto::CloseCode;
 use trunkline_service::{Context, Service};
-use trunkline_session::{ConnectionId, Now, ReplyBudget, SessionConfig};
+use trunkline_session::{ConnectionId, Now, ReplyBudget, SessionConfig, SessionId};
 use trunkline_transport::Connection;
 
 use crate::auth::Authenticator;
@@ -30,8 +31,8 @@ use crate::events::Events;
 use crate::hub::Hub;
 use crate::options::GatewayOptions;
 use crate::services::Services;
-use crate::session::Session;
-use crate::stats::{Snapshot, Stats};
+use crate::session::{Session, SessionPage};
+use crate::stats::{Counters, Snapshot, Stats};
 use crate::upstream::Upstreams;
 use lease::KeptLease;
 use waiting::Waiting;
@@ -48,7 +49,7 @@ pub struct Gateway {
 
 /// What everything of a node shares.
 pub(crate) struct Node {
-    pub(crate) options: GatewayOptions,
+    options: ArcSwap<GatewayOptions>,
     pub(crate) session_config: Arc<SessionConfig>,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) authenticator: Authenticator,
@@ -58,7 +59,7 @@ pub(crate) struct Node {
     pub(crate) events: Events,
     pub(crate) stats: Stats,
     pub(crate) reply_budget: ReplyBudget,
-    pub(crate) call_rate: Option<CallRate>,
+    call_rate: ArcSwapOption<CallRate>,
     waiting: Waiting,
     lease: KeptLease,
     origin: Instant,
@@ -85,7 +86,7 @@ impl Gateway {
         let node = Arc::new(Node {
             session_config: Arc::new(options.session.clone()),
             reply_budget: ReplyBudget::new(options.reply_cache_bytes),
-            call_rate: options.calls.map(CallRate::new),
+            call_rate: ArcSwapOption::new(options.calls.map(CallRate::new).map(Arc::new)),
             services: Services::new(upstreams),
             hub: Hub::default(),
             connections: Connections::default(),
@@ -99,7 +100,7 @@ impl Gateway {
             tasks: TaskTracker::new(),
             calls: TaskTracker::new(),
             stopping: CancellationToken::new(),
-            options,
+            options: ArcSwap::from_pointee(options),
             broker,
             authenticator,
         });
@@ -107,6 +108,20 @@ impl Gateway {
         node.spawn(keep_lease(Arc::clone(&node)));
         node.events.begin(&node);
         Ok(Gateway { node })
+    }
+
+    /// Changes limits, login policy, rights and namespaces of a running gateway, from the next frame, START or
+    /// connection on. What sessions and zones were built from (`node`, `session`, `zones`, `implicit_history`,
+    /// `reply_cache_bytes`) stays as it is.
+    pub fn reconfigure(&self, options: GatewayOptions) {
+        let node = &self.node;
+        let running = node.options.load_full();
+        let options = options.changed_from(&running);
+        // A rate that stays keeps its state: a reload must not hand out another burst.
+        if options.calls != running.calls {
+            node.call_rate.store(options.calls.map(CallRate::new).map(Arc::new));
+        }
+        node.options.store(Arc::new(options));
     }
 
     /// Mounts a service of this process.
@@ -127,7 +142,7 @@ impl Gateway {
     /// Serves a connection in a task of its own. Over the limit it is told 4005 and closed.
     pub fn serve(&self, connection: Connection) {
         let node = Arc::clone(&self.node);
-        let full = node.connections.len() >= node.options.max_connections;
+        let full = node.connections.len() >= node.options().max_connections;
         if full || node.stopping.is_cancelled() {
             return self.refuse(connection, if full { Refusal::Full } else { Refusal::Stopping });
         }
@@ -139,6 +154,7 @@ impl Gateway {
     pub fn refuse(&self, connection: Connection, why: Refusal) {
         let node = &self.node;
         node.stats.connections_refused.one();
+        node.stats.refused_by.one(&Refusal::ALL, &why);
         let Ok(place) = Arc::clone(&node.refusing).try_acquire_owned() else { return };
         node.spawn(async move {
             connection::refuse(connection, why).await;
@@ -150,15 +166,40 @@ impl Gateway {
     pub fn snapshot(&self) -> Snapshot {
         let node = &self.node;
         let live = node.hub.live() as u64;
-        Snapshot {
+        let (queued_frames, queued_bytes) = node.connections.queued();
+        let mut snapshot = Snapshot {
             connections: node.stats.connections(),
             sessions_live: live,
             sessions_waiting: (node.hub.len() as u64).saturating_sub(live),
             calls_running: node.stats.calls_running.value(),
             reply_cache_bytes: node.reply_budget.used(),
             tasks: node.tasks.len() as u64,
+            queued_frames,
+            queued_bytes,
             counters: node.stats.counters(),
-        }
+            ..Snapshot::default()
+        };
+        node.stats.labelled(&mut snapshot);
+        snapshot
+    }
+
+    /// What the node has done, without a look at each connection and session.
+    pub fn counters(&self) -> Counters {
+        self.node.stats.counters()
+    }
+
+    /// Live connections, without a look at each of them.
+    pub fn connections(&self) -> u64 {
+        self.node.stats.connections().values().sum()
+    }
+
+    /// The sessions of this node by their id, from the one after `after` on, at most so many.
+    pub fn sessions(&self, after: Option<SessionId>, limit: usize) -> SessionPage {
+        let node = &self.node;
+        let (total, page) = node.hub.page(after, limit);
+        let next = page.last().filter(|_| page.len() == limit).map(|session| session.id.to_string());
+        let sessions = page.iter().map(|session| session.figures(node)).collect();
+        SessionPage { total, sessions, next }
     }
 
     /// Tells every client to go elsewhere (4000) and waits until they are gone, at most for `deadline`. Who has a call
@@ -193,6 +234,16 @@ impl Gateway {
 }
 
 impl Node {
+    /// The options in force. Not to be held across an await: they may change.
+    pub(crate) fn options(&self) -> Guard<Arc<GatewayOptions>> {
+        self.options.load()
+    }
+
+    /// Lets a call in, or says how long to wait.
+    pub(crate) fn admit_call(&self) -> Result<(), Duration> {
+        self.call_rate.load().as_ref().map_or(Ok(()), |rate| rate.admit(self.now().at))
+    }
+
     /// Runs a task that the drain waits for.
     pub(crate) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(task);
@@ -280,6 +331,12 @@ impl Connections {
 
     pub(crate) fn len(&self) -> usize {
         self.handles.lock().len()
+    }
+
+    /// Frames and bytes that wait to be written, without those in channels' logs.
+    fn queued(&self) -> (u64, u64) {
+        let each = self.all();
+        each.iter().map(|handle| handle.queued()).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Handle>> {

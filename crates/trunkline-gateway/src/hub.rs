@@ -65,6 +65,21 @@ impl Hub {
         self.index.lock().sessions.values().cloned().collect()
     }
 
+    /// How many sessions there are, and by their ids those after this one, at most so many.
+    pub(crate) fn page(&self, after: Option<SessionId>, limit: usize) -> (usize, Vec<Arc<Session>>) {
+        let index = self.index.lock();
+        let mut ids: Vec<SessionId> =
+            index.sessions.keys().filter(|id| Some(**id) > after).copied().collect();
+        if limit < ids.len() {
+            // Only the page has to be in order.
+            ids.select_nth_unstable(limit);
+            ids.truncate(limit);
+        }
+        ids.sort_unstable();
+        let page = ids.iter().filter_map(|id| index.sessions.get(id).cloned());
+        (index.sessions.len(), page.collect())
+    }
+
     /// How many sessions there are.
     pub(crate) fn len(&self) -> usize {
         self.index.lock().sessions.len()

@@ -28,4 +28,5 @@ pub mod zone;
 pub use connection::Refusal;
 pub use gateway::Gateway;
 pub use options::{CallLimit, GatewayOptions, Namespace};
-pub use stats::{Counters, Snapshot};
+pub use session::{QueueFigures, SessionFigures, SessionPage};
+pub use stats::{BOUNDS_SECONDS, Counters, Durations, Snapshot};

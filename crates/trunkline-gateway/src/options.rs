@@ -7,7 +7,7 @@ use trunkline_session::position::is_implicit_name;
 use trunkline_broker::HistoryLimits;
 use trunkline_session::{SessionConfig, TokenKey};
 
-use crate::auth::{ChannelPattern, LoginPolicy, Rights};
+use crate::auth::{ChannelPattern, LoginPolicy, May, Rights};
 use crate::defaults;
 use crate::zone::ZoneMap;
 
@@ -88,6 +88,25 @@ impl GatewayOptions {
     /// The namespace of a channel, if one covers it.
     pub(crate) fn namespace(&self, channel: &str) -> Option<&Namespace> {
         self.namespaces.iter().find(|namespace| namespace.pattern.covers(channel))
+    }
+
+    /// May a client whose token has these rights do this to a channel, as far as the node itself decides?
+    pub(crate) fn allow(&self, own: Option<&Rights>, channel: &str, what: May) -> bool {
+        self.namespace(channel).is_some_and(|namespace| namespace.rights.allow(channel, what))
+            || own.unwrap_or(&self.default_rights).allow(channel, what)
+    }
+
+    /// These options as far as they can change while a node runs; what sessions, zones and caches were built from
+    /// stays as it is in `running`.
+    pub(crate) fn changed_from(self, running: &GatewayOptions) -> GatewayOptions {
+        GatewayOptions {
+            node: running.node.clone(),
+            session: running.session.clone(),
+            implicit_history: running.implicit_history,
+            zones: running.zones.clone(),
+            reply_cache_bytes: running.reply_cache_bytes,
+            ..self
+        }
     }
 
     /// How much history a channel keeps.

@@ -155,7 +155,7 @@ pub(crate) async fn publish_response(
     let name =
         ChannelName::new(channel).map_err(|bad| error(ErrorCode::BadRequest.name(), bad.to_string()))?;
     let options = PublishOptions {
-        limits: node.options.history(channel),
+        limits: node.options().history(channel),
         idempotency_key: key.map(|key| format!("push\n{key}").into()),
     };
     let item = Item::push("", response.encode_to_vec());
@@ -170,7 +170,7 @@ pub(crate) async fn publish_response(
 
 /// What no frame and no broker takes is refused before anything is promised.
 fn check_push(node: &Node, response: &BusinessResponse, key: &str) -> Result<(), ContextError> {
-    let limit = node.options.session.max_frame_size as usize;
+    let limit = node.options().session.max_frame_size as usize;
     if response.encoded_len() > limit {
         return Err(error(ErrorCode::TooLarge.name(), format!("a push may have at most {limit} bytes")));
     }

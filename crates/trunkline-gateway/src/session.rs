@@ -6,6 +6,7 @@
 
 mod attached;
 mod bound_keys;
+mod figures;
 mod jobs;
 mod operations;
 mod waiters;
@@ -32,6 +33,7 @@ use trunkline_session::{
 
 pub(crate) use attached::Attached;
 use bound_keys::BoundKeys;
+pub use figures::{QueueFigures, SessionFigures, SessionPage};
 use jobs::{Job, Jobs};
 pub(crate) use operations::{error_message, join, reserve};
 use waiters::AckWaiters;
@@ -48,6 +50,8 @@ pub(crate) struct Session {
     pub(crate) user: Arc<str>,
     pub(crate) device: Arc<str>,
     pub(crate) platform: Arc<str>,
+    /// When it was made, in Unix milliseconds.
+    created_ms: u64,
     /// The newest fence, readable without the lock.
     fence: AtomicU64,
     /// Whether a connection holds the session now.
@@ -101,16 +105,18 @@ pub(crate) struct NewSession {
     pub(crate) fence: Fence,
     pub(crate) engine: Engine,
     pub(crate) ledger: Option<Arc<Mutex<Ledger>>>,
+    pub(crate) created_ms: u64,
 }
 
 impl Session {
     pub(crate) fn new(new: NewSession) -> Arc<Self> {
-        let NewSession { id, identity, device, platform, fence, engine, ledger } = new;
+        let NewSession { id, identity, device, platform, fence, engine, ledger, created_ms } = new;
         Arc::new(Session {
             id,
             user: identity.user.as_str().into(),
             device: device.into(),
             platform: platform.into(),
+            created_ms,
             fence: AtomicU64::new(fence.number()),
             live: AtomicBool::new(false),
             begun: AtomicBool::new(false),
@@ -480,7 +486,7 @@ impl Session {
             claims: identity.claims.clone(),
             transport: handle.info.protocol.as_str().to_owned(),
             remote_address: handle.remote(),
-            node: node.options.node.clone(),
+            node: node.options().node.clone(),
         }
     }
 

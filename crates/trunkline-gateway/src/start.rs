@@ -307,6 +307,7 @@ impl Start<'_> {
         let platform = identity.platform.clone().unwrap_or_else(|| self.request.platform.clone());
         let config = Arc::clone(&node.session_config);
         let session = Session::new(NewSession {
+            created_ms: self.node.now().unix_ms,
             id,
             identity: identity.clone(),
             device: self.request.device_id.clone(),
@@ -318,8 +319,8 @@ impl Start<'_> {
         });
         self.reserve(&session).await?;
         let held = self.hold_channels(identity, &session).await?;
-        let policy = identity.login_policy.unwrap_or(node.options.login_policy);
-        match node.hub.admit(&session, policy, node.options.max_devices) {
+        let policy = identity.login_policy.unwrap_or(node.options().login_policy);
+        match node.hub.admit(&session, policy, node.options().max_devices) {
             Admission::Admitted { replaced } => {
                 for old in replaced {
                     old.kick(node, CloseCode::Replaced.notice("a newer login has taken this place"));
@@ -342,7 +343,7 @@ impl Start<'_> {
     /// What the session follows by what it is.
     fn implicit(&self, identity: &Identity, session: &Session) -> Vec<Channel> {
         let user = &identity.user;
-        let zone = self.node.options.zones.zone_of(user);
+        let zone = self.node.options().zones.zone_of(user);
         let mut implicit = vec![
             Channel::from(format!("user:{user}")),
             Channel::from(format!("session:{}", session.id)),

@@ -1,12 +1,20 @@
 //! Counters of what the node does, cheap enough for the hot path, read as one [`Snapshot`].
 //!
 //! A snapshot is a plain value that can be added to another, so that many processes can be shown as one. Nothing
-//! here is labelled by session or user.
+//! here is labelled by session or user: every label has a value of a fixed list.
 
+mod histogram;
+
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde::Serialize;
+use trunkline_proto::{CloseCode, ErrorCode};
 use trunkline_transport::Protocol;
+
+use crate::connection::Refusal;
+pub(crate) use histogram::Histogram;
+pub use histogram::{BOUNDS_SECONDS, Durations};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)+) => {
@@ -15,6 +23,15 @@ macro_rules! counters {
         pub(crate) struct Stats {
             pub(crate) connections_by_protocol: [Gauge; Protocol::ALL.len()],
             pub(crate) calls_running: Gauge,
+            /// Calls that ended with an error, by its code.
+            pub(crate) calls_failed_by: Labelled<{ ErrorCode::ALL.len() }>,
+            /// Connections that ended, by their close code.
+            pub(crate) closed_by: Labelled<{ CloseCode::ALL.len() }>,
+            pub(crate) refused_by: Labelled<{ Refusal::ALL.len() }>,
+            /// From the arrival of a call to its outcome.
+            pub(crate) call_durations: Histogram,
+            /// From the arrival of a START to its answer.
+            pub(crate) start_durations: Histogram,
             $(pub(crate) $name: Counter,)+ }
 
         /// The counters at one moment.
@@ -91,6 +108,30 @@ impl Counter {
     }
 }
 
+/// A counter for each item of a fixed list.
+#[derive(Debug)]
+pub(crate) struct Labelled<const N: usize>([Counter; N]);
+
+impl<const N: usize> Default for Labelled<N> {
+    fn default() -> Self {
+        Labelled(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl<const N: usize> Labelled<N> {
+    /// Counts one. An item that is not in the list is not counted; the lists here have every item of their type.
+    pub(crate) fn one<T: PartialEq>(&self, list: &[T], item: &T) {
+        if let Some(counter) = list.iter().position(|other| other == item).and_then(|at| self.0.get(at)) {
+            counter.one();
+        }
+    }
+
+    /// By name; each item of the list is there, also at 0.
+    fn values<T>(&self, list: &[T], name: impl Fn(&T) -> String) -> BTreeMap<String, u64> {
+        list.iter().map(name).zip(self.0.iter().map(Counter::value)).collect()
+    }
+}
+
 /// A number that rises and falls.
 #[derive(Debug, Default)]
 pub(crate) struct Gauge(AtomicU64);
@@ -113,7 +154,7 @@ impl Gauge {
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Snapshot {
     /// Live connections by protocol name.
-    pub connections: std::collections::BTreeMap<&'static str, u64>,
+    pub connections: BTreeMap<&'static str, u64>,
     /// Sessions with a connection.
     pub sessions_live: u64,
     /// Sessions that wait for their client.
@@ -124,21 +165,105 @@ pub struct Snapshot {
     pub reply_cache_bytes: u64,
     /// Tasks of the node: connections, calls, operations.
     pub tasks: u64,
+    /// Frames that wait to be written: replies and control frames. Publications wait in their channel's log.
+    pub queued_frames: u64,
+    /// Bytes of these frames.
+    pub queued_bytes: u64,
+    /// Calls that ended with an error, by its name.
+    pub calls_failed_by: BTreeMap<String, u64>,
+    /// Connections that ended, by the name of their close code.
+    pub connections_closed_by: BTreeMap<String, u64>,
+    /// Connections refused before they were served, by reason.
+    pub connections_refused_by: BTreeMap<String, u64>,
+    /// From the arrival of a call to its outcome.
+    pub call_durations: Durations,
+    /// From the arrival of a START to its answer.
+    pub start_durations: Durations,
     /// Everything that only rises.
     pub counters: Counters,
 }
 
 impl Stats {
+    /// Whatever is counted by a label.
+    pub(crate) fn labelled(&self, snapshot: &mut Snapshot) {
+        let lower = |name: &str| name.to_lowercase();
+        snapshot.calls_failed_by = self.calls_failed_by.values(ErrorCode::ALL, |code| lower(code.name()));
+        snapshot.connections_closed_by = self.closed_by.values(CloseCode::ALL, |code| lower(code.name()));
+        snapshot.connections_refused_by =
+            self.refused_by.values(&Refusal::ALL, |refusal| refusal.as_str().to_owned());
+        snapshot.call_durations = self.call_durations.read();
+        snapshot.start_durations = self.start_durations.read();
+    }
+
     pub(crate) fn gauge(&self, protocol: Protocol) -> &Gauge {
         let at = Protocol::ALL.iter().position(|p| *p == protocol).unwrap_or_default();
         &self.connections_by_protocol[at]
     }
 
-    pub(crate) fn connections(&self) -> std::collections::BTreeMap<&'static str, u64> {
+    pub(crate) fn connections(&self) -> BTreeMap<&'static str, u64> {
         Protocol::ALL
             .iter()
             .zip(&self.connections_by_protocol)
             .map(|(protocol, gauge)| (protocol.as_str(), gauge.value()))
             .collect()
+    }
+}
+
+impl std::ops::AddAssign for Snapshot {
+    fn add_assign(&mut self, other: Self) {
+        add(&mut self.connections, other.connections);
+        self.sessions_live += other.sessions_live;
+        self.sessions_waiting += other.sessions_waiting;
+        self.calls_running += other.calls_running;
+        self.reply_cache_bytes += other.reply_cache_bytes;
+        self.tasks += other.tasks;
+        self.queued_frames += other.queued_frames;
+        self.queued_bytes += other.queued_bytes;
+        add(&mut self.calls_failed_by, other.calls_failed_by);
+        add(&mut self.connections_closed_by, other.connections_closed_by);
+        add(&mut self.connections_refused_by, other.connections_refused_by);
+        self.call_durations += other.call_durations;
+        self.start_durations += other.start_durations;
+        self.counters += other.counters;
+    }
+}
+
+fn add<K: Ord>(to: &mut BTreeMap<K, u64>, from: BTreeMap<K, u64>) {
+    for (key, count) in from {
+        *to.entry(key).or_default() += count;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn snapshots_of_two_processes_add_up() {
+        let of = |refusal, millis| {
+            let stats = Stats::default();
+            stats.calls.add(3);
+            stats.gauge(Protocol::Tcp).up();
+            stats.refused_by.one(&Refusal::ALL, &refusal);
+            stats.calls_failed_by.one(ErrorCode::ALL, &ErrorCode::Conflict);
+            stats.call_durations.observe(Duration::from_millis(millis));
+            let mut snapshot = Snapshot {
+                connections: stats.connections(),
+                counters: stats.counters(),
+                queued_bytes: 5,
+                ..Snapshot::default()
+            };
+            stats.labelled(&mut snapshot);
+            snapshot
+        };
+        let mut sum = of(Refusal::Full, 1);
+        sum += of(Refusal::Stopping, 2_000);
+        assert_eq!((sum.counters.calls, sum.connections["tcp"], sum.queued_bytes), (6, 2, 10));
+        assert_eq!((sum.connections_refused_by["full"], sum.connections_refused_by["stopping"]), (1, 1));
+        // Two codes have the number 409; each has its own count.
+        assert_eq!((sum.calls_failed_by["conflict"], sum.calls_failed_by["seq_reused"]), (2, 0));
+        assert_eq!((sum.call_durations.count(), sum.call_durations.sum_us), (2, 2_001_000));
     }
 }

@@ -209,6 +209,11 @@ impl Handle {
         self.write.lock()
     }
 
+    /// Frames and bytes that wait to be written, without those in channels' logs.
+    pub(crate) fn queued(&self) -> (u64, u64) {
+        self.write.lock().queued()
+    }
+
     /// Is so much queued that the connection should read no further and start no call?
     pub(crate) fn is_full(&self) -> bool {
         self.write.lock().is_full()

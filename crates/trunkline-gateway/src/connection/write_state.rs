@@ -181,6 +181,12 @@ impl WriteState {
         self.outbox_bytes >= defaults::OUTBOX_BYTES || self.outbox.len() >= defaults::OUTBOX_FRAMES
     }
 
+    /// Frames and bytes that wait here: the outbox, and the rest of the frame that is begun.
+    pub(crate) fn queued(&self) -> (u64, u64) {
+        let begun = u64::from(!self.begun.is_empty());
+        (self.outbox.len() as u64 + begun, (self.outbox_bytes + self.begun.len()) as u64)
+    }
+
     /// Follows a channel from a cursor. A channel that is followed already goes on from the new cursor.
     pub(crate) fn follow(&mut self, name: Channel, log: Arc<Log>, cursor: Cursor, unpark: Arc<dyn Unpark>) {
         self.unfollow(&name);

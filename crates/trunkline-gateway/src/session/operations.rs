@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use trunkline_broker::{BrokerError, Condition, Direction, Item, Life, Member, PublishOptions, Written};
 use trunkline_proto::ErrorCode;
 use trunkline_proto::wire::{
@@ -48,6 +49,7 @@ pub(super) fn spawn_call(node: &Arc<Node>, session: &Arc<Session>, call: CallReq
     // call that starts.
     session.calling.fetch_add(1, SeqCst);
     let running = node.call_begins();
+    let begin = Instant::now();
     node.clone().spawn(async move {
         node.stats.calls_running.up();
         let seq = call.seq;
@@ -56,8 +58,11 @@ pub(super) fn spawn_call(node: &Arc<Node>, session: &Arc<Session>, call: CallReq
             false => run_call(&node, &session, call).await,
         };
         node.stats.calls_running.down();
-        if let CallOutcome::Error(_) = &outcome {
+        node.stats.call_durations.observe(begin.elapsed());
+        if let CallOutcome::Error(error) = &outcome {
             node.stats.calls_failed.one();
+            let code = ErrorCode::from_name(&error.name).unwrap_or(ErrorCode::Internal);
+            node.stats.calls_failed_by.one(ErrorCode::ALL, &code);
         }
         session.apply(&node, Input::CallEnded { seq, outcome });
         session.calling.fetch_sub(1, SeqCst);
@@ -79,7 +84,7 @@ async fn run_call(node: &Arc<Node>, session: &Session, call: CallRequest) -> Cal
         let text = "the call may have run in a session that is gone: its action is not declared idempotent";
         return CallOutcome::Error(ErrorCode::ResultUnknown.message(text));
     }
-    if let Some(Err(wait)) = node.call_rate.as_ref().map(|rate| rate.admit(node.now().at)) {
+    if let Err(wait) = node.admit_call() {
         node.stats.calls_refused.one();
         let mut error =
             ErrorCode::Overloaded.message("the node starts no more calls now: send it again later");
@@ -200,7 +205,7 @@ async fn subscribe(
 
 /// Makes the session a member of a channel that has presence; says whether it has.
 pub(crate) async fn join(node: &Arc<Node>, session: &Session, channel: &str) -> Result<bool, ErrorMessage> {
-    if !node.options.presence(channel) {
+    if !node.options().presence(channel) {
         return Ok(false);
     }
     let member = Member {
@@ -276,7 +281,7 @@ async fn publish(
     // A key is the user's own: nobody can occupy another's.
     let key = (!request.idempotency_key.is_empty())
         .then(|| format!("client\n{}\n{}", session.user, request.idempotency_key).into());
-    let options = PublishOptions { limits: node.options.history(&request.channel), idempotency_key: key };
+    let options = PublishOptions { limits: node.options().history(&request.channel), idempotency_key: key };
     let published = node.broker.publish(&name, item, options).await.map_err(|error| broker_error(&error))?;
     node.stats.publications.one();
     Ok(ChannelResponse {
@@ -299,7 +304,7 @@ async fn history(
     let direction = if request.reverse { Direction::Reverse } else { Direction::Forward };
     let page = node.broker.history(&name, since, limit as usize, direction).await;
     let page = page.map_err(|error| broker_error(&error))?;
-    let mut room = node.options.session.max_frame_size as usize;
+    let mut room = node.options().session.max_frame_size as usize;
     let fits = |entry: &trunkline_broker::Entry| {
         // A publication's other fields: offset, timestamp, lengths.
         const OVERHEAD: usize = 64;
@@ -332,7 +337,7 @@ async fn presence(
     channel: &str,
 ) -> Result<ChannelResponse, ErrorMessage> {
     channels::check_right(node, session, channel, May::Presence).await?;
-    if !node.options.presence(channel) {
+    if !node.options().presence(channel) {
         return Err(ErrorCode::Forbidden.message("this channel has no presence"));
     }
     channels::members(node, channel, MAX_MEMBERS).await

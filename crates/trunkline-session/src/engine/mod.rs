@@ -194,6 +194,11 @@ impl Engine {
         self.session
     }
 
+    /// When the client was last heard of: a START or a frame.
+    pub fn heard_at(&self) -> Duration {
+        self.heard_at
+    }
+
     /// The protocol of the last START.
     pub fn protocol(&self) -> Protocol {
         self.protocol
