@@ -81,6 +81,23 @@ async fn a_reset_is_seen_as_one() {
 }
 
 #[tokio::test]
+async fn a_cut_within_bytes_waits_for_them_and_spares_whoever_comes_later() {
+    let (proxy, mut stream, _tasks) = proxied(TcpFaults::default()).await;
+    stream.write_all(b"x").await.unwrap();
+    timeout(DEADLINE, stream.read_u8()).await.unwrap().unwrap();
+    proxy.cut_all_within(4..5, Ending::Reset);
+    let mut later = TcpStream::connect(proxy.address()).await.unwrap();
+    // One up and one down leave two of the four.
+    stream.write_all(b"y").await.unwrap();
+    assert_eq!(timeout(DEADLINE, stream.read_u8()).await.unwrap().unwrap(), b'y');
+    stream.write_all(b"zzz").await.unwrap();
+    let error = timeout(DEADLINE, stream.read_u8()).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    timeout(DEADLINE, proxy.until_cut()).await.unwrap();
+    assert_eq!(exchange(&mut later, 1_000).await, Ok(1_000));
+}
+
+#[tokio::test]
 async fn a_half_open_connection_stays_silent_until_it_is_cut() {
     let (proxy, mut stream, _tasks) = proxied(TcpFaults::default()).await;
     stream.write_all(b"x").await.unwrap();

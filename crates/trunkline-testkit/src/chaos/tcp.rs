@@ -62,9 +62,24 @@ struct Shared {
     faults: Mutex<TcpFaults>,
     rng: Mutex<StdRng>,
     accepted: AtomicU64,
-    open: watch::Sender<usize>,
+    living: watch::Sender<Living>,
     stalled: watch::Sender<bool>,
-    cuts: broadcast::Sender<Ending>,
+    cuts: broadcast::Sender<Cut>,
+}
+
+/// Connections, and among them those that were there when the last cut was asked for.
+#[derive(Debug, Default)]
+struct Living {
+    open: usize,
+    doomed: usize,
+    cuts: u64,
+}
+
+/// What the connections that live are told.
+#[derive(Debug, Clone)]
+enum Cut {
+    Now(Ending),
+    Within(Range<u64>, Ending),
 }
 
 impl TcpProxy {
@@ -77,7 +92,7 @@ impl TcpProxy {
             faults: Mutex::new(faults),
             rng: Mutex::new(StdRng::seed_from_u64(seed)),
             accepted: AtomicU64::new(0),
-            open: watch::Sender::new(0),
+            living: watch::Sender::new(Living::default()),
             stalled: watch::Sender::new(false),
             cuts: broadcast::Sender::new(16),
         });
@@ -104,8 +119,29 @@ impl TcpProxy {
 
     /// Ends every connection that lives now.
     pub fn cut_all(&self, ending: Ending) {
+        self.cut(Cut::Now(ending));
+    }
+
+    /// Ends every connection that lives now after a further number of bytes, both ways together, drawn from this
+    /// range for each: wherever in a frame that is.
+    pub fn cut_all_within(&self, bytes: Range<u64>, ending: Ending) {
+        self.cut(Cut::Within(bytes, ending));
+    }
+
+    fn cut(&self, cut: Cut) {
+        self.shared.living.send_modify(|living| {
+            living.cuts += 1;
+            living.doomed = living.open;
+        });
         // Nobody listens where no connection lives.
-        let _ = self.shared.cuts.send(ending);
+        let _ = self.shared.cuts.send(cut);
+    }
+
+    /// Waits until all connections have ended that lived when the last cut was asked for.
+    pub async fn until_cut(&self) {
+        let mut living = self.shared.living.subscribe();
+        // The sender lives in self.
+        let _ = living.wait_for(|living| living.doomed == 0).await;
     }
 
     /// Holds back all bytes of all connections, or lets them go on.
@@ -120,14 +156,14 @@ impl TcpProxy {
 
     /// How many live now.
     pub fn open(&self) -> usize {
-        *self.shared.open.borrow()
+        self.shared.living.borrow().open
     }
 
     /// Waits until exactly so many connections live.
     pub async fn until_open(&self, count: usize) {
-        let mut open = self.shared.open.subscribe();
+        let mut living = self.shared.living.subscribe();
         // The sender lives in self.
-        let _ = open.wait_for(|open| *open == count).await;
+        let _ = living.wait_for(|living| living.open == count).await;
     }
 }
 
@@ -146,29 +182,38 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, stop: CancellationTo
         };
         let Ok((client, _)) = accepted else { continue };
         shared.accepted.fetch_add(1, Ordering::Relaxed);
-        shared.open.send_modify(|open| *open += 1);
+        // Before it is counted, so that whatever is counted hears of a cut.
+        let cuts = shared.cuts.subscribe();
+        let mut born = 0;
+        shared.living.send_modify(|living| {
+            living.open += 1;
+            born = living.cuts;
+        });
         let (shared, stop) = (Arc::clone(&shared), stop.clone());
         tasks.spawn(async move {
-            carry(client, &shared, stop).await;
-            shared.open.send_modify(|open| *open -= 1);
+            carry(client, &shared, cuts, stop).await;
+            shared.living.send_modify(|living| {
+                living.open -= 1;
+                // Whoever lived when an earlier cut was asked for and still does was counted again by the last.
+                living.doomed -= usize::from(born < living.cuts);
+            });
         });
     }
 }
 
 /// One connection from its begin to its end.
-async fn carry(mut client: TcpStream, shared: &Shared, stop: CancellationToken) {
-    let mut cuts = shared.cuts.subscribe();
+async fn carry(
+    mut client: TcpStream,
+    shared: &Shared,
+    mut cuts: broadcast::Receiver<Cut>,
+    stop: CancellationToken,
+) {
     let (faults, target) = (shared.faults.lock().clone(), *shared.target.lock());
     let Ok(mut server) = TcpStream::connect(target).await else { return };
     if client.set_nodelay(true).is_err() || server.set_nodelay(true).is_err() {
         return;
     }
-    let budget = match &faults.cut_after {
-        Some(range) if !range.is_empty() => shared.rng.lock().random_range(range.clone()),
-        Some(range) => range.start,
-        None => u64::MAX,
-    };
-    let left = AtomicU64::new(budget);
+    let left = AtomicU64::new(faults.cut_after.as_ref().map_or(u64::MAX, |range| shared.draw(range)));
     let ending = {
         let (client_read, client_write) = client.split();
         let (server_read, server_write) = server.split();
@@ -177,11 +222,22 @@ async fn carry(mut client: TcpStream, shared: &Shared, stop: CancellationToken) 
         let both = async {
             tokio::try_join!(up.run(client_read, server_write), down.run(server_read, client_write))
         };
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => Ending::Close,
-            cut = cuts.recv() => cut.unwrap_or_default(),
-            ended = both => if ended.is_err() { faults.ending } else { Ending::Close },
+        tokio::pin!(both);
+        let mut when_spent = faults.ending;
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break Ending::Close,
+                cut = cuts.recv() => match cut {
+                    Ok(Cut::Within(range, ending)) => {
+                        left.fetch_min(shared.draw(&range), Ordering::Relaxed);
+                        when_spent = ending;
+                    }
+                    Ok(Cut::Now(ending)) => break ending,
+                    Err(_) => break Ending::Close,
+                },
+                ended = &mut both => break if ended.is_err() { when_spent } else { Ending::Close },
+            }
         }
     };
     match ending {
@@ -197,6 +253,12 @@ async fn carry(mut client: TcpStream, shared: &Shared, stop: CancellationToken) 
                 _ = cuts.recv() => {}
             }
         }
+    }
+}
+
+impl Shared {
+    fn draw(&self, range: &Range<u64>) -> u64 {
+        if range.is_empty() { range.start } else { self.rng.lock().random_range(range.clone()) }
     }
 }
 

@@ -16,9 +16,24 @@ history_count = 100
 history_count = 5
 ";
 
-/// The binary under test.
+/// The binary under test: of this build, unless `./prove` names another one.
 pub(crate) fn server() -> ServerBuilder {
-    TestServer::builder(env!("CARGO_BIN_EXE_trunkline")).config(CONFIG)
+    let binary = std::env::var("TRUNKLINE").unwrap_or_else(|_| env!("CARGO_BIN_EXE_trunkline").to_owned());
+    TestServer::builder(binary).config(CONFIG)
+}
+
+/// How large a check is: small as a test, at full size where `./prove` says so by a variable.
+pub(crate) fn size(variable: &str, usual: u64) -> u64 {
+    match std::env::var(variable) {
+        Ok(text) => text.parse().unwrap_or_else(|error| panic!("{variable} = {text}: {error}")),
+        Err(_) => usual,
+    }
+}
+
+/// Tells `./prove` a reading; a test asserts none of those that depend on the machine.
+#[allow(clippy::print_stdout, reason = "the test's output is where ./prove reads it")]
+pub(crate) fn reading(name: &str, value: impl std::fmt::Display) {
+    println!("reading {name} {value}");
 }
 
 /// A server that lets anybody in, and an upstream for all zones.

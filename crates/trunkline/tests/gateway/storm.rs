@@ -1,100 +1,162 @@
-//! A storm in small: clients are cut at random bytes again and again while pushes and calls run, and the history
-//! checker says whether every promise held. The full size is `./prove storm`.
+//! A storm in small: clients are cut at random bytes again and again while pushes and calls go on at a steady rate, and
+//! the history checker says whether every promise held. The full size is `./prove storm`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, interval, timeout};
+use tokio_util::sync::CancellationToken;
 use trunkline_client::{Backoff, CallError, Client, Event, Options};
+use trunkline_proto::Dialect;
 use trunkline_testkit::chaos::{Ending, TcpFaults, TcpProxy};
-use trunkline_testkit::checker::{End, History, Place, Seen};
-use trunkline_testkit::{DEADLINE, TestUpstream};
+use trunkline_testkit::checker::{End, History, Place, Seen, Summary};
+use trunkline_testkit::{DEADLINE, TestServer, TestUpstream};
 
-use crate::common::open_server;
+use crate::common::{open_server, reading, size};
 
-/// Clients, rounds of cutting them all, and publications in each round. `./prove storm` asks for more of each.
-const USUAL: Size = Size { clients: 50, cuts: 5, pushes: 20 };
+/// The channel of all.
+const ALL: &str = "room:storm";
+
+/// So many pushes a second go to all clients, the others to one each: 500 a second to each of 1,000 would be a test
+/// of this machine's loopback.
+const TO_ALL_PER_SECOND: u64 = 10;
+
+/// What may be under way at once of pushes, and of calls: enough for a second in which everybody is cut.
+const UNDER_WAY: usize = 2_000;
+
+/// The bytes, both ways together, within which every client is cut in each round: some tens of frames.
+const WITHIN: std::ops::Range<u64> = 0..2_000;
 
 struct Size {
-    clients: usize,
-    cuts: usize,
-    pushes: usize,
+    clients: u64,
+    cuts: u64,
+    /// Of pushes, and of calls.
+    per_second: u64,
 }
 
 impl Size {
     fn asked() -> Size {
-        let number = |name: &str, usual| match std::env::var(name) {
-            Ok(text) => text.parse().expect(name),
-            Err(_) => usual,
-        };
         Size {
-            clients: number("STORM_CLIENTS", USUAL.clients),
-            cuts: number("STORM_CUTS", USUAL.cuts),
-            pushes: number("STORM_PUSHES", USUAL.pushes),
+            clients: size("STORM_CLIENTS", 24),
+            cuts: size("STORM_CUTS", 5),
+            per_second: size("STORM_PER_SECOND", 200),
         }
     }
 
-    /// How much longer than the usual storm it may take.
-    fn patience(&self) -> u32 {
-        let more = self.clients.div_ceil(USUAL.clients) * self.cuts.div_ceil(USUAL.cuts);
-        u32::try_from(more).expect("a storm of some size")
+    /// For everything that all clients have to do at once.
+    fn patience(&self) -> Duration {
+        DEADLINE * 2 * u32::try_from(self.clients.div_ceil(200)).expect("a number of clients")
     }
 }
 
 /// One record for all parties.
 type Record = Arc<Mutex<History>>;
 
+/// The way through which every client goes.
+struct Network {
+    tcp: TcpProxy,
+    http: TcpProxy,
+}
+
+impl Network {
+    async fn before(server: &TestServer) -> Network {
+        let (tcp, http) = (server.ready().tcp().unwrap(), server.ready().http().unwrap());
+        let calm = TcpFaults::default;
+        Network {
+            tcp: TcpProxy::start(tcp, 42, calm()).await.unwrap(),
+            http: TcpProxy::start(http, 43, calm()).await.unwrap(),
+        }
+    }
+
+    fn proxies(&self) -> [&TcpProxy; 2] {
+        [&self.tcp, &self.http]
+    }
+
+    /// The clients' ways: half of them TCP, the others WebSocket in both dialects.
+    fn options(&self, number: u64) -> Options {
+        let (endpoint, dialect) = match number % 4 {
+            0 | 1 => (format!("tcp://{}", self.tcp.address()), Dialect::Protobuf),
+            2 => (format!("ws://{}/ws", self.http.address()), Dialect::Protobuf),
+            _ => (format!("ws://{}/ws", self.http.address()), Dialect::Json),
+        };
+        let mut options = Options::new(user(number), "").endpoint(endpoint.parse().unwrap());
+        options.dialect = dialect;
+        options.backoff = Backoff { first: Duration::from_millis(5), longest: Duration::from_millis(50) };
+        options.call_timeout = DEADLINE * 4;
+        options
+    }
+
+    /// New connections die early from now on, some within START and its answer, which are about 700 bytes.
+    fn turn_bad(&self) {
+        let faults =
+            TcpFaults { cut_after: Some(200..12_000), ending: Ending::Reset, ..TcpFaults::default() };
+        for proxy in self.proxies() {
+            proxy.set_faults(faults.clone());
+        }
+    }
+
+    /// Cuts every connection that lives at a random byte from here, and waits until that is done.
+    async fn cut_everybody(&self) {
+        for proxy in self.proxies() {
+            proxy.cut_all_within(WITHIN, Ending::Reset);
+        }
+        for proxy in self.proxies() {
+            timeout(DEADLINE, proxy.until_cut()).await.expect("somebody carries no bytes to be cut at");
+        }
+    }
+
+    fn calm_down(&self) {
+        for proxy in self.proxies() {
+            proxy.set_faults(TcpFaults::default());
+            proxy.cut_all(Ending::Close);
+        }
+    }
+
+    fn accepted(&self) -> u64 {
+        self.proxies().map(TcpProxy::accepted).into_iter().sum()
+    }
+}
+
+fn user(number: u64) -> String {
+    format!("storm{number}")
+}
+
+/// The channel of one client.
+fn own(number: u64) -> String {
+    format!("room:{}", user(number))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fifty_clients_cut_at_random_bytes_lose_nothing_untold() {
+async fn storm_clients_cut_at_random_bytes_lose_nothing_untold() {
     let size = Size::asked();
     let (server, upstream) = open_server().await;
-    // A START, its answer and its proof are about 700 bytes: some connections die within them, some long after.
-    let faults = TcpFaults { cut_after: Some(400..20_000), ending: Ending::Reset, ..TcpFaults::default() };
-    let calm = TcpFaults::default();
-    let proxy = TcpProxy::start(server.ready().tcp().unwrap(), 42, calm.clone()).await.unwrap();
-    let record: Record = Arc::default();
-    let mut clients = Vec::new();
-    let mut readers = JoinSet::new();
-    for number in 0..size.clients {
-        let user = format!("storm{number}");
-        let mut options =
-            Options::new(user.as_str(), "").endpoint(format!("tcp://{}", proxy.address()).parse().unwrap());
-        options.backoff = Backoff { first: Duration::from_millis(5), longest: Duration::from_millis(50) };
-        let client = Client::connect(options).await.unwrap();
-        let subscribed = client.subscribe("room:storm", None).await.unwrap().position;
-        let after = Place { epoch: subscribed.epoch, offset: subscribed.offset };
-        record.lock().saw(Seen::Subscribed { client: user.clone(), channel: subscribed.channel, after });
-        readers.spawn(read(client.clone(), user.clone(), Arc::clone(&record)));
-        clients.push((user, client));
+    let upstream = Arc::new(upstream);
+    let network = Network::before(&server).await;
+    let record = Record::default();
+    let (clients, mut readers) = connect(&size, &network, &record).await;
+    network.turn_bad();
+    let load = Load::begin(&size, &upstream, &clients, &record);
+    let begin = Instant::now();
+    for _ in 0..size.cuts {
+        network.cut_everybody().await;
     }
-    proxy.set_faults(faults);
-    proxy.cut_all(Ending::Reset);
-    let work = async {
-        for round in 0..size.cuts {
-            let mut calls = JoinSet::new();
-            for (user, client) in &clients {
-                calls.spawn(call(client.clone(), user.clone(), round, Arc::clone(&record)));
-            }
-            for number in 0..size.pushes {
-                publish(&upstream, format!("{round}/{number}"), &record).await;
-            }
-            proxy.cut_all(Ending::Reset);
-            while let Some(called) = calls.join_next().await {
-                called.unwrap();
-            }
+    let stormed = begin.elapsed();
+    let (pushes, calls) = timeout(size.patience(), load.end()).await.expect("a push or a call never ends");
+    let rate = |count: u64| format!("{:.0}", count as f64 / stormed.as_secs_f64());
+    // Calm again: everybody catches up with the last publication.
+    network.calm_down();
+    publish(&upstream, ALL.into(), "last".into(), &record).await;
+    for number in 0..size.clients {
+        publish(&upstream, own(number), "last".into(), &record).await;
+    }
+    let finished = async {
+        while let Some(done) = readers.join_next().await {
+            done.unwrap();
         }
     };
-    tokio::time::timeout(DEADLINE * 4 * size.patience(), work).await.expect("the storm does not end");
-    // Calm again: everybody catches up with the last publication.
-    proxy.set_faults(calm);
-    proxy.cut_all(Ending::Close);
-    publish(&upstream, "last".into(), &record).await;
-    let finished = async { while readers.join_next().await.is_some() {} };
-    tokio::time::timeout(DEADLINE * 2 * size.patience(), finished)
-        .await
-        .expect("somebody never hears the last");
-    let accepted = proxy.accepted();
+    timeout(size.patience(), finished).await.expect("somebody never hears the last");
     let mut history = std::mem::take(&mut *record.lock());
     for request in upstream.requests() {
         if let Some(call) = request.params.get("key") {
@@ -103,63 +165,157 @@ async fn fifty_clients_cut_at_random_bytes_lose_nothing_untold() {
     }
     let summary =
         history.check().unwrap_or_else(|violations| panic!("{}: {violations:#?}", violations.len()));
-    println!("{summary:?} over {accepted} connections");
-    assert_eq!(summary.accepted, size.cuts * size.pushes + 1);
-    assert!(summary.delivered + summary.told_lost >= size.clients * summary.accepted, "{summary:?}");
-    assert!(accepted as usize > size.clients * 2, "there was no storm: {accepted} connections");
+    assert_eq!(summary.accepted as u64, pushes + 1 + size.clients);
+    assert!(summary.replies > 0 && summary.delivered > 0, "{summary:?}");
+    assert!(network.accepted() > size.clients * size.cuts, "there was no storm: {}", network.accepted());
+    tell(&summary, calls, network.accepted());
+    reading("pushes_per_second", rate(pushes));
+    reading("calls_per_second", rate(calls));
+    reading("storm_seconds", format!("{:.1}", stormed.as_secs_f64()));
+}
+
+fn tell(summary: &Summary, calls: u64, connections: u64) {
+    reading("pushes", summary.accepted);
+    reading("calls", calls);
+    reading("delivered", summary.delivered);
+    reading("told_lost", summary.told_lost);
+    reading("replies", summary.replies);
+    reading("unknown", summary.unknown);
+    reading("connections", connections);
+}
+
+/// All clients, on the channel of all and on their own, and the tasks that read their events.
+async fn connect(size: &Size, network: &Network, record: &Record) -> (Arc<[Client]>, JoinSet<()>) {
+    let (mut clients, mut readers) = (Vec::new(), JoinSet::new());
+    for number in 0..size.clients {
+        let client = Client::connect(network.options(number)).await.unwrap();
+        for channel in [ALL.to_owned(), own(number)] {
+            let at = client.subscribe(&channel, None).await.unwrap().position;
+            let after = Place { epoch: at.epoch, offset: at.offset };
+            record.lock().saw(Seen::Subscribed { client: user(number), channel, after });
+        }
+        readers.spawn(read(client.clone(), user(number), Arc::clone(record)));
+        clients.push(client);
+    }
+    (clients.into(), readers)
+}
+
+/// Pushes and calls that go on, whatever becomes of the clients.
+struct Load {
+    stop: CancellationToken,
+    pushes: JoinSet<u64>,
+    calls: JoinSet<u64>,
+}
+
+impl Load {
+    fn begin(size: &Size, upstream: &Arc<TestUpstream>, clients: &Arc<[Client]>, record: &Record) -> Load {
+        let stop = CancellationToken::new();
+        let (mut pushes, mut calls) = (JoinSet::new(), JoinSet::new());
+        let (count, per_second) = (size.clients, size.per_second);
+        let (upstream, kept) = (Arc::clone(upstream), Arc::clone(record));
+        pushes.spawn(paced(per_second, stop.clone(), move |number| {
+            let one_of = (per_second / TO_ALL_PER_SECOND).max(1);
+            let channel = if number % one_of == 0 { ALL.to_owned() } else { own(number % count) };
+            let (upstream, record) = (Arc::clone(&upstream), Arc::clone(&kept));
+            async move { publish(&upstream, channel, number.to_string(), &record).await }
+        }));
+        let (clients, kept) = (Arc::clone(clients), Arc::clone(record));
+        calls.spawn(paced(per_second, stop.clone(), move |number| {
+            // Another order than that of the pushes, in which everybody comes up as well.
+            let client = number.wrapping_mul(7_919) % count;
+            call(clients[client as usize].clone(), user(client), number, Arc::clone(&kept))
+        }));
+        Load { stop, pushes, calls }
+    }
+
+    /// Waits for what is under way; how many pushes and calls there were.
+    async fn end(mut self) -> (u64, u64) {
+        self.stop.cancel();
+        let pushes = self.pushes.join_next().await.unwrap().unwrap();
+        let calls = self.calls.join_next().await.unwrap().unwrap();
+        (pushes, calls)
+    }
+}
+
+/// Begins something so many times a second, and makes up for ticks that came late; how often it has.
+async fn paced<F>(per_second: u64, stop: CancellationToken, make: impl Fn(u64) -> F + Send + 'static) -> u64
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut ticks = interval(Duration::from_secs(1) / u32::try_from(per_second).expect("a rate"));
+    let mut under_way = JoinSet::new();
+    let mut begun = 0;
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            done = under_way.join_next(), if under_way.len() >= UNDER_WAY => done.unwrap().unwrap(),
+            _ = ticks.tick(), if under_way.len() < UNDER_WAY => {
+                under_way.spawn(make(begun));
+                begun += 1;
+                while let Some(done) = under_way.try_join_next() {
+                    done.unwrap();
+                }
+            }
+        }
+    }
+    while let Some(done) = under_way.join_next().await {
+        done.unwrap();
+    }
+    begun
 }
 
 /// Publishes as a service and records the place.
-async fn publish(upstream: &TestUpstream, content: String, record: &Record) {
+async fn publish(upstream: &TestUpstream, channel: String, content: String, record: &Record) {
     let request = trunkline_proto::wire::ServicePublishRequest {
-        channel: "room:storm".into(),
+        channel: channel.clone(),
         data: content.clone().into(),
         ..Default::default()
     };
     let placed = upstream.gateway().publish(request).await.unwrap().into_inner();
     assert!(placed.error.is_none(), "{placed:?}");
     let at = Place { epoch: placed.epoch, offset: placed.offset };
-    record.lock().saw(Seen::Accepted { channel: "room:storm".into(), at, content });
+    record.lock().saw(Seen::Accepted { channel, at, content });
 }
 
-async fn call(client: Client, user: String, round: usize, record: Record) {
-    let call = format!("{user}/{round}");
+async fn call(client: Client, user: String, number: u64, record: Record) {
+    let call = format!("{user}/{number}");
     record.lock().saw(Seen::Called { client: user, call: call.clone() });
-    let answer = client.call("count").param("key", call.as_str()).timeout(DEADLINE * 2).send().await;
-    let end = match answer {
+    let end = match client.call("count").param("key", call.as_str()).timeout(DEADLINE * 4).send().await {
         Ok(reply) => {
             assert_eq!(reply.data, "1", "{call} ran more than once");
             End::Reply
         }
         Err(CallError::ResultUnknown(_)) => End::Unknown,
-        Err(CallError::Refused(_)) => End::Error,
         Err(other) => panic!("{call}: {other}"),
     };
     record.lock().saw(Seen::Ended { call, end });
 }
 
-/// Records what a client is told, until it hears the last publication.
+/// Records what a client is told, until it hears the last publication of both channels.
 async fn read(client: Client, user: String, record: Record) {
     let mut pushes = client.pushes();
+    let mut lasts = 0;
     while let Some(event) = pushes.next().await {
         let mut record = record.lock();
         match event {
             Event::Publication(publication) => {
                 let at = Place { epoch: publication.position.epoch, offset: publication.position.offset };
                 let content = String::from_utf8_lossy(&publication.data).into_owned();
-                let last = content == "last";
+                lasts += usize::from(content == "last");
                 let channel = publication.position.channel;
                 record.saw(Seen::Delivered { client: user.clone(), channel, at, content });
-                if last {
+                if lasts == 2 {
                     return;
                 }
             }
-            Event::Gap(gap) if gap.from.channel == "room:storm" => {
+            Event::Gap(gap) if gap.from.channel.starts_with("room:") => {
                 let after = Place { epoch: gap.from.epoch, offset: gap.from.offset };
                 let next = gap.next.map(|next| Place { epoch: next.epoch, offset: next.offset });
                 record.saw(Seen::Gap { client: user.clone(), channel: gap.from.channel, after, next });
             }
             Event::Closed(closed) => panic!("{user} was closed: {closed}"),
+            Event::Left { channel, error } => panic!("{user} was put off {channel}: {error:?}"),
             _ => {}
         }
     }
