@@ -89,6 +89,7 @@ struct Link {
 /// What an engine said that must wait until the session's lock is free.
 enum Effect {
     Call(Box<CallRequest>),
+    CallRefused,
     Job(Job),
     Event(Event),
     Leave(Channel),
@@ -494,6 +495,7 @@ impl Session {
         for effect in effects {
             match effect {
                 Effect::Call(call) => operations::spawn_call(node, self, *call),
+                Effect::CallRefused => node.stats.calls_refused.one(),
                 Effect::Job(job) => self.jobs.add(node, self, job),
                 Effect::Event(event) => self.tell(node, event),
                 Effect::Leave(channel) => self.jobs.add(node, self, Job::Leave(channel)),
@@ -570,6 +572,7 @@ impl Inner {
                 }
             }
             Output::Call(call) => effects.push(Effect::Call(call)),
+            Output::CallRefused => effects.push(Effect::CallRefused),
             Output::Operation { id, operation } => effects.push(Effect::Job(Job::Operation(id, operation))),
             Output::Publish(target, push) => effects.push(Effect::Job(Job::Publish(target, push))),
             Output::Acked(positions) => self.waiters.acked(&positions),

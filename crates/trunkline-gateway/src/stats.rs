@@ -28,7 +28,7 @@ macro_rules! counters {
             /// Connections that ended, by their close code.
             pub(crate) closed_by: Labelled<{ CloseCode::ALL.len() }>,
             pub(crate) refused_by: Labelled<{ Refusal::ALL.len() }>,
-            /// From the arrival of a call to its outcome.
+            /// From the arrival of a call that ran to its outcome.
             pub(crate) call_durations: Histogram,
             /// From the arrival of a START to its answer.
             pub(crate) start_durations: Histogram,
@@ -62,11 +62,12 @@ counters! {
     bytes_in,
     /// Bytes written to clients, framing included.
     bytes_out,
-    /// Calls started.
+    /// Calls that ran: each was handed to a service or to the way to an upstream.
     calls,
-    /// Calls that ended with an error of the gateway or the way to an upstream.
+    /// Of `calls`, those that ended without a reply: an error of the service or of the way to it, a time-out.
     calls_failed,
-    /// Calls and starts refused for load.
+    /// Calls that did not run, none of them in `calls`: refused by a limit of the session or the node (429, 503),
+    /// because the node stops (503), or because they may have run in a session that is gone (520).
     calls_refused,
     /// Pushes accepted from services.
     pushes,
@@ -169,13 +170,13 @@ pub struct Snapshot {
     pub queued_frames: u64,
     /// Bytes of these frames.
     pub queued_bytes: u64,
-    /// Calls that ended with an error, by its name.
+    /// The `calls_failed`, by the name of their error.
     pub calls_failed_by: BTreeMap<String, u64>,
     /// Connections that ended, by the name of their close code.
     pub connections_closed_by: BTreeMap<String, u64>,
     /// Connections refused before they were served, by reason.
     pub connections_refused_by: BTreeMap<String, u64>,
-    /// From the arrival of a call to its outcome.
+    /// From the arrival of a call that ran to its outcome.
     pub call_durations: Durations,
     /// From the arrival of a START to its answer.
     pub start_durations: Durations,

@@ -44,30 +44,56 @@ const MAX_MEMBERS: usize = 1_000;
 
 pub(super) fn spawn_call(node: &Arc<Node>, session: &Arc<Session>, call: CallRequest) {
     let (node, session) = (Arc::clone(node), Arc::clone(session));
-    node.stats.calls.one();
     // Counted before it is looked whether the node stops: the drain looks in the other order, so that it sees every
     // call that starts.
     session.calling.fetch_add(1, SeqCst);
     let running = node.call_begins();
     let begin = Instant::now();
     node.clone().spawn(async move {
-        node.stats.calls_running.up();
         let seq = call.seq;
-        let outcome = match node.is_stopping() {
-            true => CallOutcome::Error(stopping()),
-            false => run_call(&node, &session, call).await,
+        let outcome = match may_run(&node, &call) {
+            Ok(()) => counted(&node, begin, run_call(&node, &session, call)).await,
+            Err(refusal) => {
+                node.stats.calls_refused.one();
+                CallOutcome::Error(refusal)
+            }
         };
-        node.stats.calls_running.down();
-        node.stats.call_durations.observe(begin.elapsed());
-        if let CallOutcome::Error(error) = &outcome {
-            node.stats.calls_failed.one();
-            let code = ErrorCode::from_name(&error.name).unwrap_or(ErrorCode::Internal);
-            node.stats.calls_failed_by.one(ErrorCode::ALL, &code);
-        }
         session.apply(&node, Input::CallEnded { seq, outcome });
         session.calling.fetch_sub(1, SeqCst);
         drop(running);
     });
+}
+
+/// A call that runs, in the node's figures. `begin` is its arrival.
+async fn counted(node: &Node, begin: Instant, call: impl Future<Output = CallOutcome>) -> CallOutcome {
+    node.stats.calls.one();
+    node.stats.calls_running.up();
+    let outcome = call.await;
+    node.stats.calls_running.down();
+    node.stats.call_durations.observe(begin.elapsed());
+    if let CallOutcome::Error(error) = &outcome {
+        node.stats.calls_failed.one();
+        let code = ErrorCode::from_name(&error.name).unwrap_or(ErrorCode::Internal);
+        node.stats.calls_failed_by.one(ErrorCode::ALL, &code);
+    }
+    outcome
+}
+
+/// The node's own word, after the session's: a call that it refuses has not run.
+fn may_run(node: &Node, call: &CallRequest) -> Result<(), ErrorMessage> {
+    if node.is_stopping() {
+        return Err(stopping());
+    }
+    let retry = call.history == CallHistory::MayHaveRun;
+    if retry && !node.services.is_idempotent(&call.request.action) {
+        let text = "the call may have run in a session that is gone: its action is not declared idempotent";
+        return Err(ErrorCode::ResultUnknown.message(text));
+    }
+    let Err(wait) = node.admit_call() else { return Ok(()) };
+    let mut error = ErrorCode::Overloaded.message("the node starts no more calls now: send it again later");
+    // Rounded up: who comes back when told must not be told so again.
+    error.retry_after_ms = u32::try_from(wait.as_micros().div_ceil(1_000)).unwrap_or(u32::MAX).max(1);
+    Err(error)
 }
 
 /// A node that stops starts no call: its number stays good for the next node.
@@ -79,26 +105,13 @@ fn stopping() -> ErrorMessage {
 
 async fn run_call(node: &Arc<Node>, session: &Session, call: CallRequest) -> CallOutcome {
     let CallRequest { seq, request, headers, timeout, history } = call;
-    let retry = history == CallHistory::MayHaveRun;
-    if retry && !node.services.is_idempotent(&request.action) {
-        let text = "the call may have run in a session that is gone: its action is not declared idempotent";
-        return CallOutcome::Error(ErrorCode::ResultUnknown.message(text));
-    }
-    if let Err(wait) = node.admit_call() {
-        node.stats.calls_refused.one();
-        let mut error =
-            ErrorCode::Overloaded.message("the node starts no more calls now: send it again later");
-        // Rounded up: who comes back when told must not be told so again.
-        error.retry_after_ms = u32::try_from(wait.as_micros().div_ceil(1_000)).unwrap_or(u32::MAX).max(1);
-        return CallOutcome::Error(error);
-    }
     let call = Call {
         action: request.action,
         params: request.params,
         data: request.data,
         headers,
         client_seq: seq.0,
-        retry,
+        retry: history == CallHistory::MayHaveRun,
         deadline: timeout,
     };
     let caller = session.caller();

@@ -7,6 +7,7 @@ mod batch;
 mod bound;
 mod broadcast;
 mod channels;
+mod counters;
 mod ordering;
 mod outcomes;
 mod peers;

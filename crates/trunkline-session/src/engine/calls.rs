@@ -127,6 +127,7 @@ impl Calls {
             Some(slot) => {
                 // A limited frame changes nothing: the number keeps its state and is asked for again.
                 if let (Some(wait), false) = (arrival.limited, matches!(slot, Slot::Refused(_))) {
+                    cx.outputs.push_back(Output::CallRefused);
                     return cx.send(replies::error_frame(arrival.msg_id, arrival.seq, too_fast(wait)));
                 }
                 self.receive_again(cx, arrival, hash);
@@ -201,6 +202,7 @@ impl Calls {
         };
         if let Some(error) = refusal {
             self.slots.insert(seq, Slot::Refused(hash));
+            cx.outputs.push_back(Output::CallRefused);
             return cx.send(replies::error_frame(arrival.msg_id, seq, error));
         }
         let history = if self.is_retry(seq) { CallHistory::MayHaveRun } else { CallHistory::New };
@@ -233,6 +235,7 @@ impl Calls {
             // Others may have filled the node's cache while it waited. It has not run, so it can be refused.
             if !self.budget.has_room() {
                 let error = overloaded(cx.config, "the node has no room for further replies".into());
+                cx.outputs.push_back(Output::CallRefused);
                 self.close_call(cx, seq, Fate::Error(error));
                 continue;
             }

@@ -370,6 +370,8 @@ pub enum Output {
     Detach(Channel),
     /// Run a call, answer with [`Input::CallEnded`].
     Call(Box<CallRequest>),
+    /// A call was refused for load before it ran (429, 503): for the counters, the client is told by a frame.
+    CallRefused,
     /// Do an operation, answer with [`Input::Answer`].
     Operation {
         /// For the answer.
