@@ -47,6 +47,17 @@ pub struct Gateway {
     node: Arc<Node>,
 }
 
+/// What the end of a drain cut off instead of ending it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cut {
+    /// Connections whose clients did not go.
+    pub connections: usize,
+    /// Sessions on them; they can be resumed elsewhere.
+    pub sessions: usize,
+    /// Calls that had no reply when their clients were told to go.
+    pub calls: usize,
+}
+
 /// What everything of a node shares.
 pub(crate) struct Node {
     options: ArcSwap<GatewayOptions>,
@@ -202,24 +213,29 @@ impl Gateway {
         SessionPage { total, sessions, next }
     }
 
-    /// Tells every client to go elsewhere (4000) and waits until they are gone, at most for `deadline`. Who has a call
-    /// running is told when the calls have ended, or half the deadline has passed: the reply would be lost with this
-    /// process. No further call starts. Sessions stay resumable for whoever serves their channels next. Answers how
-    /// many connections were cut by the deadline.
-    pub async fn drain(&self, deadline: Duration) -> usize {
+    /// Tells every client to go elsewhere (4000) and waits until they are gone, at most until `end`. Who has a call
+    /// running is told when the calls have ended, or half the time has passed: the reply would be lost with this
+    /// process. No further call starts. Sessions stay resumable for whoever serves their channels next. Answers what
+    /// the deadline cut.
+    pub async fn drain(&self, end: Instant) -> Cut {
         let node = &self.node;
-        let end = Instant::now() + deadline;
+        let calls_end = end - end.saturating_duration_since(Instant::now()) / 2;
         node.stopping.cancel();
         node.tasks.close();
         node.calls.close();
         let calling = node.hub.calling();
         self.send_away(|handle| !calling.contains(&handle.id));
-        // A call that has not ended by then is cut with its connection.
-        let _ = tokio::time::timeout(deadline / 2, node.calls.wait()).await;
+        // A call that has not ended by then is cut with its connection: nobody is left to take its reply.
+        let in_time = tokio::time::timeout_at(calls_end, node.calls.wait()).await;
+        let calls = in_time.map_or_else(|_elapsed| node.calls.len(), |()| 0);
         self.send_away(|_| true);
         let done = tokio::time::timeout_at(end, node.tasks.wait()).await;
+        let cut = match done {
+            Ok(()) => Cut { calls, ..Cut::default() },
+            Err(_elapsed) => Cut { connections: node.connections.len(), sessions: node.hub.live(), calls },
+        };
         node.events.finish(end).await;
-        if done.is_ok() { 0 } else { node.connections.len() }
+        cut
     }
 
     fn send_away(&self, which: impl Fn(&Handle) -> bool) {

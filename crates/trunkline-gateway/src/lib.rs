@@ -26,7 +26,7 @@ pub mod upstream;
 pub mod zone;
 
 pub use connection::Refusal;
-pub use gateway::Gateway;
+pub use gateway::{Cut, Gateway};
 pub use options::{CallLimit, GatewayOptions, Namespace};
 pub use session::{QueueFigures, SessionFigures, SessionPage};
 pub use stats::{BOUNDS_SECONDS, Counters, Durations, Snapshot};

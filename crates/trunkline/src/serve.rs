@@ -10,18 +10,19 @@ mod limit;
 mod page;
 mod refusals;
 mod status;
+mod stop;
 mod surfaces;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context;
-use tokio::signal::unix::{SignalKind, signal};
+use anyhow::{Context, bail};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use trunkline_broker::{Broker, MemoryBroker, MemoryOptions, NodeId};
-use trunkline_gateway::Gateway;
 use trunkline_gateway::auth::{AuthMode as GatewayAuth, Authenticator, JwtVerifier};
 use trunkline_gateway::upstream::Upstreams;
+use trunkline_gateway::{Gateway, Snapshot};
 use trunkline_session::TokenKey;
 
 use crate::config::{AuthMode, Config, Loaded};
@@ -29,6 +30,7 @@ use crate::data_dir::DataDir;
 use crate::ready::RunningNode;
 use crate::{descriptors, jwks, keys, logging, options};
 use status::StatusSource;
+use stop::Signals;
 
 /// Where a memory broker keeps what outlives the process: registrations of upstreams.
 const DURABLE_PREFIX: &str = "upstream/";
@@ -38,12 +40,15 @@ pub(crate) fn run(loaded: Loaded, ready_file: Option<PathBuf>) -> anyhow::Result
     logging::start(&loaded.config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.context("the runtime cannot be started")?;
-    runtime.block_on(serve(loaded.config, ready_file.as_deref()))
+    let ended = runtime.block_on(serve(loaded.config, ready_file.as_deref()));
+    // Nothing is left that matters, and a thread that hangs in a system call must not hold up the end.
+    runtime.shutdown_background();
+    ended
 }
 
 async fn serve(config: Config, ready_file: Option<&Path>) -> anyhow::Result<()> {
     // Before anything is heard of us: a signal during the start must not be lost.
-    let stop = stop_signal()?;
+    let mut signals = Signals::listen()?;
     let dir = DataDir::open(&config.node.data_dir)?;
     let _lock = dir.lock()?;
     let certificate = certificate::load(&config.tls, &dir)?;
@@ -69,34 +74,24 @@ async fn serve(config: Config, ready_file: Option<&Path>) -> anyhow::Result<()> 
     let published = node.publish(&dir, ready_file)?;
     greet(&node, &config);
 
-    tokio::select! {
-        () = stop => {}
+    let signal = tokio::select! {
+        signal = signals.next() => signal,
         never = jwks::keep_fresh(config.jwt.clone(), verifier) => match never {},
-    }
-    tracing::info!("stopping: clients are told to reconnect");
+    };
+    let end = Instant::now() + config.limits.drain;
+    tracing::info!(signal, drain = ?config.limits.drain, "stopping: clients are told to reconnect");
     status.stopping();
     drop(published);
-    // Whoever is on the way in is still told; then nobody is let in any more.
-    let cut = gateway.drain(config.limits.drain).await;
-    cancel.cancel();
-    surfaces.closed().await;
-    upstreams.shutdown(config.limits.drain).await;
-    if cut > 0 {
-        tracing::warn!(connections = cut, "the drain deadline passed: the rest is cut");
+    tokio::select! {
+        // A second signal is looked at first: it is what a person sends who does not want to wait.
+        biased;
+        signal = signals.next() => {
+            let Snapshot { sessions_live, calls_running, .. } = gateway.snapshot();
+            bail!("a second signal, {signal}, ended the node at once: {sessions_live} sessions and {calls_running} calls were cut");
+        }
+        cut = stop::wind_down(&gateway, &surfaces, &upstreams, &cancel, end) => stop::report(cut),
     }
     Ok(())
-}
-
-/// Resolves at SIGTERM or SIGINT.
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }
 
 fn open_broker(dir: &DataDir) -> anyhow::Result<Arc<dyn Broker>> {

@@ -6,9 +6,9 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::server::NamedService;
@@ -101,15 +101,15 @@ impl GrpcServer {
         self.max_connections.saturating_sub(self.places.available_permits())
     }
 
-    /// Accepts nothing more, tells every peer to go, lets the requests that run end within `deadline`, then cuts
-    /// what is left. May be called again.
-    pub async fn shutdown(&self, deadline: Duration) {
+    /// Accepts nothing more, tells every peer to go, lets the requests that run end until `end`, then cuts what is
+    /// left. May be called again.
+    pub async fn shutdown(&self, end: Instant) {
         say(&self.health, ServingStatus::NotServing).await;
         let Tracked { tasks, cancel } = &self.shared.executor;
         self.shared.stopping.cancel();
         tasks.close();
         // What does not end in time is cut off by what follows.
-        let _in_time = tokio::time::timeout(deadline, tasks.wait()).await;
+        let _in_time = tokio::time::timeout_at(end, tasks.wait()).await;
         cancel.cancel();
         tasks.wait().await;
     }

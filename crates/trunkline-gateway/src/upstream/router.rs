@@ -277,12 +277,12 @@ impl Upstreams {
         }
     }
 
-    /// Refuses new calls, lets those that run end within `drain`, then closes all connections and waits for the
+    /// Refuses new calls, lets those that run end until `end`, then closes all connections and waits for the
     /// tasks. Registrations stay. May be called again.
-    pub async fn shutdown(&self, drain: Duration) {
+    pub async fn shutdown(&self, end: Instant) {
         self.closing.cancel();
         // What does not end in time is cut off by what follows.
-        let _in_time = tokio::time::timeout(drain, self.dispatch.traffic.until_idle()).await;
+        let _in_time = tokio::time::timeout_at(end, self.dispatch.traffic.until_idle()).await;
         self.cancel.cancel();
         self.tasks.close();
         self.tasks.wait().await;

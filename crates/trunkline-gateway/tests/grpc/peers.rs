@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tonic::codegen::Service;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -206,7 +207,7 @@ async fn health_serves_only_between_ready_and_drain() -> Result<()> {
     for name in ["", SERVICE] {
         assert_eq!(health(&channel, name).await?, ServingStatus::Serving, "{name:?}");
     }
-    node.gateway.drain(Duration::from_secs(10)).await;
+    node.gateway.drain(Instant::now() + Duration::from_secs(10)).await;
     assert_eq!(next().await?, ServingStatus::NotServing);
     other.ready().await;
     assert_eq!(
@@ -215,7 +216,7 @@ async fn health_serves_only_between_ready_and_drain() -> Result<()> {
         "a node that drains does not come back"
     );
     // Somebody who watches does not hold up the end.
-    let long = Duration::from_secs(600);
+    let long = Instant::now() + Duration::from_secs(600);
     within("the end of a surface that is watched", other.shutdown(long)).await?;
     assert_eq!(other.connections(), 0);
     node.stop((channel, watch)).await
@@ -231,7 +232,7 @@ async fn what_runs_is_answered_before_the_end_and_nothing_new_begins() -> Result
     let push = async { Ok::<_, anyhow::Error>(service.push_to_client(request).await?.into_inner()) };
     let ending = async {
         let frame = client.push().await?;
-        let shutdown = node.grpc.shutdown(Duration::from_secs(600));
+        let shutdown = node.grpc.shutdown(Instant::now() + Duration::from_secs(600));
         let acking = async {
             // The listener's end is what tells that the shutdown has begun.
             while TcpStream::connect(address).await.is_ok() {

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use jsonwebtoken::jwk::JwkSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::{Channel, Endpoint};
@@ -23,7 +24,7 @@ use trunkline_gateway::auth::{
 };
 use trunkline_gateway::grpc::{self, GrpcOptions, GrpcServer};
 use trunkline_gateway::upstream::{UpstreamOptions, Upstreams};
-use trunkline_gateway::{Gateway, GatewayOptions};
+use trunkline_gateway::{Cut, Gateway, GatewayOptions};
 use trunkline_proto::wire::gateway_service_client::GatewayServiceClient;
 use trunkline_proto::wire::{self, StartRequest};
 use trunkline_proto::{Dialect, DownBody, DownFrame};
@@ -174,12 +175,12 @@ impl Node {
     /// close would be waited for.
     pub(crate) async fn stop<T>(self, clients: T) -> Result<()> {
         drop(clients);
-        let drain = Duration::from_secs(10);
+        let end = Instant::now() + Duration::from_secs(10);
         self.cancel.cancel();
-        let cut = within("the gateway's drain", self.gateway.drain(drain)).await?;
-        ensure!(cut == 0, "{cut} connections had to be cut");
-        within("the gRPC surface's end", self.grpc.shutdown(drain)).await?;
-        within("the upstreams' end", self.upstreams.shutdown(drain)).await?;
+        let cut = within("the gateway's drain", self.gateway.drain(end)).await?;
+        ensure!(cut == Cut::default(), "the drain had to cut: {cut:?}");
+        within("the gRPC surface's end", self.grpc.shutdown(end)).await?;
+        within("the upstreams' end", self.upstreams.shutdown(end)).await?;
         self.tasks.close();
         within("the listener's end", self.tasks.wait()).await
     }

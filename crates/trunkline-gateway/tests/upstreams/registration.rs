@@ -76,7 +76,7 @@ async fn u3_a_restarted_gateway_routes_its_first_call_without_the_upstreams_doin
     let before = Bench::on(net.clone(), durable(folder.path()), |_| {});
     let fake = before.fakes(1, "003").await.remove(0);
     assert_eq!(before.who("echo").await, "u1:1");
-    before.router.shutdown(Duration::from_secs(1)).await;
+    before.router.shutdown(Instant::now() + Duration::from_secs(1)).await;
     drop(before);
     let after = Bench::on(net, durable(folder.path()), |_| {});
     assert_eq!(after.who("echo").await, "u1:1", "the very first call");

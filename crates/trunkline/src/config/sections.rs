@@ -354,7 +354,7 @@ section! {
         calls_per_second: u32 = 0,
         /// Calls that may come at once over that rate. Unless set: one second's worth.
         call_burst: Option<u32> = None,
-        /// How long a stopping node lets calls and deliveries end.
+        /// The longest that stopping may take, all of it: calls, deliveries, requests. A second signal ends the node at once.
         drain: Duration = defaults::DRAIN,
     }
 }

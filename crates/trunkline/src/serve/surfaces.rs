@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trunkline_gateway::grpc::{self, GrpcOptions, GrpcServer};
@@ -45,18 +46,21 @@ impl Surfaces {
         }
     }
 
-    /// Resolves when everything that listened has ended, after the cancellation.
-    pub(super) async fn closed(&self) {
-        if let Some(grpc) = &self.grpc {
-            grpc.shutdown(CLOSE_DEADLINE).await;
-        }
+    /// Resolves when everything that listened has ended, after the cancellation, at the latest at `end`.
+    pub(super) async fn closed(&self, end: Instant) {
+        let end = end.min(Instant::now() + CLOSE_DEADLINE);
         self.tasks.close();
+        let requests = async {
+            if let Some(grpc) = &self.grpc {
+                grpc.shutdown(end).await;
+            }
+        };
         // What a peer still holds open is cut with the process.
-        drop(tokio::time::timeout(CLOSE_DEADLINE, self.tasks.wait()).await);
+        let (_in_time, ()) = tokio::join!(tokio::time::timeout_at(end, self.tasks.wait()), requests);
     }
 }
 
-/// What requests of upstreams and pages may still take once nobody new is let in.
+/// What requests of upstreams and pages may still take once nobody new is let in, if there is as much time.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// What every surface is made from.

@@ -38,6 +38,46 @@ async fn a_running_call_is_answered_before_the_node_ends() {
 }
 
 #[tokio::test]
+async fn what_the_drain_deadline_cuts_is_told_in_one_line() {
+    let config = "[limits]\ndrain = \"500ms\"";
+    let mut server = server().anonymous().config(config).start().await.unwrap();
+    let upstream = TestUpstream::registered(server.ready().grpc().unwrap()).await.unwrap();
+    let mut alice = client(&server, "alice").await;
+    alice.send_call("hold", &[], "").await.unwrap();
+    upstream.until_requests(1).await.unwrap();
+    server.signal(Signal::Terminate).unwrap();
+    assert_eq!(alice.close_code().await.unwrap(), 4000);
+    let status = server.exited().await.unwrap();
+    assert!(status.success(), "a drain that cuts is an orderly end all the same: {status}");
+    let said = server.output();
+    let lines: Vec<&str> = said.lines().filter(|line| line.contains("the drain deadline")).collect();
+    assert_eq!(lines.len(), 1, "{said}");
+    assert!(lines[0].contains("calls=1"), "{said}");
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_node_at_once() {
+    for (first, second, name) in
+        [(Signal::Terminate, Signal::Interrupt, "SIGINT"), (Signal::Interrupt, Signal::Terminate, "SIGTERM")]
+    {
+        let (mut server, upstream) = open_server().await;
+        let mut alice = client(&server, "alice").await;
+        let mut bob = client(&server, "bob").await;
+        alice.send_call("hold", &[], "").await.unwrap();
+        upstream.until_requests(1).await.unwrap();
+        server.signal(first).unwrap();
+        // Who runs no call is told at once: the drain has begun, and waits for the call.
+        assert_eq!(bob.close_code().await.unwrap(), 4000);
+        server.signal(second).unwrap();
+        let status = server.exited().await.unwrap();
+        assert_eq!(status.code(), Some(1), "{}", server.output());
+        let said = server.output();
+        assert!(said.contains(&format!("a second signal, {name}, ended the node at once")), "{said}");
+        assert!(said.contains("1 calls were cut"), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn a_node_that_stood_still_goes_on_without_loss() {
     let (server, upstream) = open_server().await;
     let mut alice = client(&server, "alice").await;
