@@ -14,6 +14,9 @@ use crate::DEADLINE;
 use crate::client::TestClient;
 use crate::link::Way;
 
+/// Its name in a folder of the server's own.
+const READY_FILE: &str = "ready.json";
+
 /// What `--ready-file` says: where each surface is.
 #[derive(Debug, Clone, serde::Deserialize)]
 pub struct Ready {
@@ -176,7 +179,7 @@ impl ServerBuilder {
             None => DataDir::Own(tempfile::tempdir()?),
         };
         let scratch = tempfile::tempdir()?;
-        let ready_file = scratch.path().join("ready.json");
+        let ready_file = scratch.path().join(READY_FILE);
         let output = scratch.path().join("output.log");
         let mut command = Command::new(&self.binary);
         command.arg("serve").arg("--data-dir").arg(data_dir.path()).arg("--ready-file").arg(&ready_file);
@@ -244,6 +247,16 @@ impl TestServer {
     /// Where it serves.
     pub fn ready(&self) -> &Ready {
         &self.ready
+    }
+
+    /// What it was told to write once it serves.
+    pub fn ready_file(&self) -> PathBuf {
+        self.scratch.path().join(READY_FILE)
+    }
+
+    /// What the ready file says now.
+    pub fn announced(&self) -> Result<Ready> {
+        serde_json::from_slice(&std::fs::read(self.ready_file())?).context("the ready file is damaged")
     }
 
     /// Its data directory.

@@ -140,6 +140,17 @@ pub(crate) fn replace(path: &Path, content: &str, access: Access) -> Result<(), 
     new.persist(path).map(drop).map_err(|error| failed(path, "writing", error.error))
 }
 
+/// Removes a file, if it is there.
+///
+/// # Errors
+/// It is still there.
+pub(crate) fn remove(path: &Path) -> Result<(), DataDirError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(path, "removing", error)),
+        _ => Ok(()),
+    }
+}
+
 /// A temporary file beside `path` with the content, on the disk.
 fn written(path: &Path, content: &str, access: Access) -> Result<tempfile::NamedTempFile, DataDirError> {
     let write = || {

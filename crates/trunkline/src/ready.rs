@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::data_dir::{Access, DataDir, replace};
+use crate::data_dir::{Access, DataDir, DataDirError, remove, replace};
 
 /// A running node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,8 +27,23 @@ pub(crate) struct RunningNode {
 /// The published files. They are removed when this is dropped, unless another node has replaced them meanwhile.
 #[derive(Debug)]
 pub(crate) struct Published {
+    node: RunningNode,
     files: Vec<PathBuf>,
     content: String,
+}
+
+/// Removes what a node left that was killed, so that nobody who waits for this one reads where that one was. For who
+/// holds the data directory's lock: no node runs with it.
+///
+/// # Errors
+/// A file is there and cannot be removed.
+pub(crate) fn forget(dir: &DataDir, ready_file: Option<&Path>) -> Result<(), DataDirError> {
+    let own = own_file(dir);
+    [Some(own.as_path()), ready_file].into_iter().flatten().try_for_each(remove)
+}
+
+fn own_file(dir: &DataDir) -> PathBuf {
+    dir.join("node.json")
 }
 
 impl RunningNode {
@@ -37,16 +52,18 @@ impl RunningNode {
     /// # Errors
     /// A file cannot be written; none stays behind.
     pub(crate) fn publish(&self, dir: &DataDir, ready_file: Option<&Path>) -> anyhow::Result<Published> {
-        let content = serde_json::to_string_pretty(self)
-            .context("the node's addresses cannot be written as JSON")?
-            + "\n";
-        let mut published = Published { files: Vec::new(), content };
-        let own = dir.join("node.json");
+        let mut published = Published { node: self.clone(), files: Vec::new(), content: self.as_text()? };
+        let own = own_file(dir);
         for file in [Some(own.as_path()), ready_file].into_iter().flatten() {
             replace(file, &published.content, Access::Public)?;
             published.files.push(file.to_owned());
         }
         Ok(published)
+    }
+
+    fn as_text(&self) -> anyhow::Result<String> {
+        let text = serde_json::to_string_pretty(self);
+        Ok(text.context("the node's addresses cannot be written as JSON")? + "\n")
     }
 
     /// The node that runs with this data directory.
@@ -74,6 +91,21 @@ impl RunningNode {
             );
         }
         Ok(node)
+    }
+}
+
+impl Published {
+    /// Replaces the files: the node has another certificate now. A file that another node has taken stays its own.
+    ///
+    /// # Errors
+    /// A file keeps the old certificate.
+    pub(crate) fn renewed(&mut self, certificate_sha256: String) -> anyhow::Result<()> {
+        self.node.certificate_sha256 = certificate_sha256;
+        let content = self.node.as_text()?;
+        self.files.retain(|file| std::fs::read_to_string(file).is_ok_and(|there| there == self.content));
+        let written = self.files.iter().try_for_each(|file| replace(file, &content, Access::Public));
+        self.content = content;
+        Ok(written?)
     }
 }
 
@@ -117,6 +149,41 @@ mod tests {
         assert!(!ready.exists());
         let error = RunningNode::find(temporary.path()).unwrap_err().to_string();
         assert!(error.contains("no node runs") && error.contains("trunkline serve"), "{error}");
+    }
+
+    #[test]
+    fn a_renewed_certificate_is_in_both_files_and_both_still_go_away() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(temporary.path()).unwrap();
+        let ready = temporary.path().join("ready.json");
+        let mut published = node(std::process::id()).publish(&dir, Some(&ready)).unwrap();
+        published.renewed("cd".repeat(32)).unwrap();
+        for file in [&ready, &dir.join("node.json")] {
+            let content = std::fs::read_to_string(file).unwrap();
+            assert!(content.contains(&"cd".repeat(32)) && content.contains("127.0.0.1:8080"), "{content}");
+        }
+        // Another node has taken the ready file: it is no longer ours to write or remove.
+        std::fs::write(&ready, "another's").unwrap();
+        published.renewed("ef".repeat(32)).unwrap();
+        assert_eq!(RunningNode::find(temporary.path()).unwrap().certificate_sha256, "ef".repeat(32));
+        drop(published);
+        assert!(!dir.join("node.json").exists());
+        assert_eq!(std::fs::read_to_string(&ready).unwrap(), "another's");
+    }
+
+    #[test]
+    fn what_a_killed_node_left_is_forgotten() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(temporary.path()).unwrap();
+        let ready = temporary.path().join("ready.json");
+        forget(&dir, Some(&ready)).expect("nothing is there, which is well");
+        std::mem::forget(node(1).publish(&dir, Some(&ready)).unwrap());
+        forget(&dir, Some(&ready)).unwrap();
+        assert!(!ready.exists() && !dir.join("node.json").exists());
+        let folder = temporary.path().join("folder");
+        std::fs::create_dir(&folder).unwrap();
+        let error = forget(&dir, Some(&folder)).unwrap_err().to_string();
+        assert!(error.contains("folder: removing failed"), "{error}");
     }
 
     #[test]

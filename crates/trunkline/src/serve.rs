@@ -13,10 +13,12 @@ mod status;
 mod stop;
 mod surfaces;
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use trunkline_broker::{Broker, MemoryBroker, MemoryOptions, NodeId};
@@ -27,8 +29,9 @@ use trunkline_session::TokenKey;
 
 use crate::config::{AuthMode, Config, Loaded};
 use crate::data_dir::DataDir;
-use crate::ready::RunningNode;
-use crate::{descriptors, jwks, keys, logging, options};
+use crate::ready::{Published, RunningNode};
+use crate::{descriptors, jwks, keys, logging, options, ready};
+use certificate::NodeCertificate;
 use status::StatusSource;
 use stop::Signals;
 
@@ -51,7 +54,10 @@ async fn serve(config: Config, ready_file: Option<&Path>) -> anyhow::Result<()> 
     let mut signals = Signals::listen()?;
     let dir = DataDir::open(&config.node.data_dir)?;
     let _lock = dir.lock()?;
+    ready::forget(&dir, ready_file)?;
     let certificate = certificate::load(&config.tls, &dir)?;
+    // Before the first word about it: a renewal from here on is told.
+    let renewals = certificate.renewals();
     let broker = open_broker(&dir)?;
     let upstreams = Upstreams::new(options::upstream_options(&config)?, Arc::clone(&broker));
     let (authenticator, verifier) = authenticator(&config, &dir, &upstreams).await?;
@@ -71,12 +77,13 @@ async fn serve(config: Config, ready_file: Option<&Path>) -> anyhow::Result<()> 
     };
     status.ready(surfaces.addresses());
     surfaces.ready().await;
-    let published = node.publish(&dir, ready_file)?;
+    let mut published = node.publish(&dir, ready_file)?;
     greet(&node, &config);
 
     let signal = tokio::select! {
         signal = signals.next() => signal,
         never = jwks::keep_fresh(config.jwt.clone(), verifier) => match never {},
+        never = keep_published(&mut published, &certificate, renewals) => match never {},
     };
     let end = Instant::now() + config.limits.drain;
     tracing::info!(signal, drain = ?config.limits.drain, "stopping: clients are told to reconnect");
@@ -92,6 +99,23 @@ async fn serve(config: Config, ready_file: Option<&Path>) -> anyhow::Result<()> 
         cut = stop::wind_down(&gateway, &surfaces, &upstreams, &cancel, end) => stop::report(cut),
     }
     Ok(())
+}
+
+/// Tells of each new certificate where the node is announced, for as long as it is polled.
+async fn keep_published(
+    published: &mut Published,
+    certificate: &NodeCertificate,
+    mut renewals: watch::Receiver<()>,
+) -> Infallible {
+    loop {
+        // The sender lives in `certificate`.
+        if renewals.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        if let Err(error) = published.renewed(certificate.sha256()) {
+            tracing::error!(error = format!("{error:#}"), "the ready file still names the old certificate");
+        }
+    }
 }
 
 fn open_broker(dir: &DataDir) -> anyhow::Result<Arc<dyn Broker>> {

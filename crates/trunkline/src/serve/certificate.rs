@@ -1,11 +1,13 @@
 //! The node's certificate: configured, or self-made and renewed in time.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use trunkline_transport::ReloadableCertificate;
 use trunkline_transport::certificate::hex;
+use trunkline_transport::{ReloadableCertificate, TlsError};
 
 use crate::config::Tls;
 use crate::data_dir::DataDir;
@@ -15,6 +17,8 @@ use crate::keys::own_certificate;
 #[derive(Clone)]
 pub(super) struct NodeCertificate {
     pub(super) certificate: ReloadableCertificate,
+    /// Changes with the certificate.
+    renewed: Arc<watch::Sender<()>>,
     /// When a self-made one is made anew.
     renew_at: Option<SystemTime>,
 }
@@ -34,13 +38,25 @@ pub(super) fn load(tls: &Tls, dir: &DataDir) -> anyhow::Result<NodeCertificate> 
     };
     let certificate = ReloadableCertificate::from_pem(&certificate, &key)
         .context("the certificate and its key cannot be used: check tls.certificate and tls.key")?;
-    Ok(NodeCertificate { certificate, renew_at })
+    Ok(NodeCertificate { certificate, renewed: Arc::default(), renew_at })
 }
 
 impl NodeCertificate {
     /// What browsers pin.
     pub(super) fn sha256(&self) -> String {
         hex(&self.certificate.fingerprint())
+    }
+
+    /// Changes each time when another certificate takes this one's place.
+    pub(super) fn renewals(&self) -> watch::Receiver<()> {
+        self.renewed.subscribe()
+    }
+
+    /// Every handshake from now on has this certificate.
+    fn replace(&self, certificate: &[u8], key: &[u8]) -> Result<(), TlsError> {
+        self.certificate.replace(certificate, key)?;
+        self.renewed.send_replace(());
+        Ok(())
     }
 
     /// Makes a self-made certificate anew before it ends, for as long as the node runs.
@@ -55,7 +71,7 @@ impl NodeCertificate {
             match own_certificate(&dir, &tls.names) {
                 Ok(own) => {
                     renew_at = own.renew_at;
-                    match self.certificate.replace(own.pem.as_bytes(), own.pem.as_bytes()) {
+                    match self.replace(own.pem.as_bytes(), own.pem.as_bytes()) {
                         Ok(()) => tracing::info!(sha256 = %self.sha256(), "the certificate was renewed"),
                         Err(error) => tracing::error!(%error, "the renewed certificate cannot be used"),
                     }

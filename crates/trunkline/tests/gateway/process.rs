@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use trunkline_proto::wire::{PushOutcome, Verdict};
-use trunkline_testkit::{DEADLINE, Signal, TestClient, TestUpstream, Way};
+use trunkline_testkit::{DEADLINE, Signal, TestClient, TestUpstream, Transport, Way};
 
 use crate::common::{
     again, business, client, client_by, come_back, open_server, position, published, server,
@@ -137,4 +137,59 @@ async fn a_lost_client_can_resume_until_its_window_ends() {
     assert_eq!(response.verdict(), Verdict::Fresh, "{response:?}");
     assert_ne!(response.session_id, started.session_id);
     assert_eq!(published(&alice.push().await.unwrap()).1, "x", "the channel's history is still there");
+}
+
+#[tokio::test]
+async fn what_a_killed_node_said_is_gone_before_a_port_is_bound() {
+    let data = tempfile::tempdir().unwrap();
+    let mut killed = server().data_dir(data.path()).start().await.unwrap();
+    killed.kill().await.unwrap();
+    let (own, ready) = (data.path().join("node.json"), data.path().join("ready.json"));
+    assert!(own.exists(), "a killed node cannot take back what it said");
+    std::fs::copy(&own, &ready).unwrap();
+    // The next one gets as far as its ports and no further: what is gone then went before.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut next = tokio::process::Command::new(env!("CARGO_BIN_EXE_trunkline"));
+    next.args(["serve", "--http", &taken.local_addr().unwrap().to_string(), "--data-dir"])
+        .arg(data.path())
+        .arg("--ready-file")
+        .arg(&ready)
+        .kill_on_drop(true);
+    let ended = tokio::time::timeout(DEADLINE, next.output()).await.expect("it does not end").unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(!ended.status.success() && said.contains("cannot be bound"), "{said}");
+    assert!(!own.exists() && !ready.exists(), "a watcher would read where the killed node was");
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_announced_where_the_node_is() {
+    let data = tempfile::tempdir().unwrap();
+    let mut first = server().data_dir(data.path()).start().await.unwrap();
+    let old = first.ready().certificate().unwrap();
+    first.signal(Signal::Terminate).unwrap();
+    first.exited().await.unwrap();
+    // Its note says when it ends. Three days and a moment from now: the next node begins with it, and renews it soon.
+    let file = data.path().join("keys/certificate.pem");
+    let pem = std::fs::read_to_string(&file).unwrap();
+    let (_, rest) = pem.split_once('\n').unwrap();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    std::fs::write(&file, format!("# trunkline {} \n{rest}", now + 3 * 86_400 + 5)).unwrap();
+    let second = server().anonymous().data_dir(data.path()).start().await.unwrap();
+    let mut ticks = tokio::time::interval(Duration::from_millis(10));
+    let renewed = async {
+        // The file is never half written, whenever it is read.
+        while second.announced().unwrap().certificate().unwrap() == old {
+            ticks.tick().await;
+        }
+        second.announced().unwrap()
+    };
+    let renewed = tokio::time::timeout(DEADLINE, renewed).await.expect("the certificate is not renewed");
+    let own = std::fs::read_to_string(data.path().join("node.json")).unwrap();
+    assert_eq!(own, std::fs::read_to_string(second.ready_file()).unwrap(), "both files say the same");
+    // Who pins what is announced gets in.
+    let pinning = |way: &Way| matches!(way.transport, Transport::Tls | Transport::Quic);
+    for way in Way::ALL.into_iter().filter(pinning) {
+        let mut alice = TestClient::connect(&renewed, way).await.unwrap();
+        assert!(alice.start_as("alice", "").await.unwrap().success, "{way:?}");
+    }
 }
