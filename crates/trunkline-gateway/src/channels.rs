@@ -1,13 +1,15 @@
 //! Channels as sessions use them: rights, attachment, members.
 
 use std::sync::Arc;
-use trunkline_session::position::is_implicit_name;
 
-use trunkline_broker::{AttachVerdict, BrokerError, ChannelName, Position};
+use bytes::Bytes;
+use trunkline_broker::{AttachVerdict, BrokerError, ChannelName, Item, Position, PublishOptions};
 use trunkline_proto::ErrorCode;
 use trunkline_proto::wire::{ChannelGap, ChannelPosition, ChannelResponse, ErrorMessage, Member};
+use trunkline_session::position::is_implicit_name;
 
 use crate::auth::May;
+use crate::encode::publication_size;
 use crate::gateway::Node;
 use crate::session::{Attached, Session, error_message, to_session};
 use crate::upstream::Upstreams;
@@ -56,6 +58,33 @@ async fn authorized_upstream(
         Some(error) if !answer.allowed && !error.error_message.is_empty() => Err(error),
         _ => Ok(answer.allowed),
     }
+}
+
+/// Publishes a client's or a service's data. One publication is one frame, so it is no larger than a frame may be.
+pub(crate) async fn publish(
+    node: &Node,
+    channel: &str,
+    sender: Arc<str>,
+    data: Bytes,
+    idempotency_key: Option<Arc<str>>,
+) -> Result<Position, ErrorMessage> {
+    check_size(node, publication_size(channel, &sender, &data))?;
+    let name = channel_name(channel)?;
+    let options = PublishOptions { limits: node.options().history(channel), idempotency_key };
+    let published = node.broker.publish(&name, Item::publication(sender, data), options).await;
+    let published = published.map_err(|error| broker_error(&error))?;
+    node.stats.publications.one();
+    Ok(published.position)
+}
+
+/// The limit of frames holds for one publication as protobuf (protocol.md section 8).
+pub(crate) fn check_size(node: &Node, frame: usize) -> Result<(), ErrorMessage> {
+    let limit = node.options().session.max_frame_size as usize;
+    if frame > limit {
+        let text = format!("its frame would have {frame} bytes, and {limit} are the most");
+        return Err(ErrorCode::TooLarge.message(text));
+    }
+    Ok(())
 }
 
 /// Attaches to a channel; answers where delivery goes on from, and what is lost of what came after `from`.

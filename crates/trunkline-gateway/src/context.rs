@@ -5,14 +5,13 @@ use trunkline_session::position::is_implicit_name;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use trunkline_broker::{Item, PublishOptions};
 use trunkline_proto::wire::ErrorMessage;
 use trunkline_proto::{CloseCode, ErrorCode};
 use trunkline_service::{Context, ContextError, Member, Push, PushOutcome, Target};
 
-use crate::channels::{self, broker_error, channel_name};
+use crate::channels;
 use crate::gateway::Node;
-use crate::push::{self, error};
+use crate::push::{self, error, from_message};
 use crate::session::{Session, join};
 use crate::zone::Zone;
 
@@ -82,20 +81,10 @@ impl Context for NodeContext {
                 "implicit channels carry pushes: use push or broadcast",
             ));
         }
-        let limit = self.node.options().session.max_frame_size as usize;
-        if data.len() > limit {
-            return Err(error(
-                ErrorCode::TooLarge.name(),
-                format!("a publication may have at most {limit} bytes"),
-            ));
-        }
-        let name = channel_name(channel).map_err(from_message)?;
         let key = (!idempotency_key.is_empty()).then(|| format!("service\n{idempotency_key}").into());
-        let options = PublishOptions { limits: self.node.options().history(channel), idempotency_key: key };
-        let published = self.node.broker.publish(&name, Item::publication("", data), options).await;
-        let published = published.map_err(|failed| from_message(broker_error(&failed)))?;
-        self.node.stats.publications.one();
-        Ok((published.position.epoch.0, published.position.offset.0))
+        let published = channels::publish(&self.node, channel, "".into(), data, key).await;
+        let position = published.map_err(from_message)?;
+        Ok((position.epoch.0, position.offset.0))
     }
 
     async fn subscribe(&self, target: Target, channel: &str) -> Result<u32, ContextError> {
@@ -149,8 +138,4 @@ impl Context for NodeContext {
         }
         Ok(u32::try_from(sessions.len()).unwrap_or(u32::MAX))
     }
-}
-
-fn from_message(message: ErrorMessage) -> ContextError {
-    ContextError { code: message.name, message: message.error_message }
 }

@@ -6,7 +6,7 @@
 use bytes::{Bytes, BytesMut};
 use prost::Message;
 use trunkline_broker::{ChannelName, Encode, Entry, ItemKind, Variant};
-use trunkline_proto::wire::{BusinessResponse, ChannelPosition, Publication};
+use trunkline_proto::wire::{BusinessResponse, ChannelPosition, Publication, PushType, ServerPush};
 use trunkline_proto::{Dialect, DownBody, DownFrame};
 use trunkline_session::{Protocol, Seq};
 use trunkline_transport::{FrameKind, Framing};
@@ -18,6 +18,9 @@ const FIRST_VARIANT: Variant = match Variant::new(0) {
     Some(variant) => variant,
     None => panic!(),
 };
+
+/// No number on the wire reaches 2^53 (protocol.md section 1).
+const LARGEST: u64 = (1 << 53) - 1;
 
 /// How a connection's frames are written; fixed by its START.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +95,36 @@ impl Encode for WireForm {
     }
 }
 
+/// The size as protobuf of the frame that carries a push of `body` bytes on this channel, wherever in its history it
+/// will stand: what is accepted must not depend on which offset it gets. Protocol 0's frame is smaller, since its
+/// number takes less than a position.
+pub(crate) fn push_size(channel: &str, body: usize) -> usize {
+    frame_size(channel, PushType::PushBusinessData, body)
+}
+
+/// As [`push_size`], for a publication by `sender`.
+pub(crate) fn publication_size(channel: &str, sender: &str, data: &Bytes) -> usize {
+    let body = Publication {
+        offset: 0,
+        data: data.clone(),
+        timestamp: LARGEST.cast_signed(),
+        sender: sender.to_owned(),
+    };
+    frame_size(channel, PushType::PushPublication, body.encoded_len())
+}
+
+fn frame_size(channel: &str, kind: PushType, body: usize) -> usize {
+    let around = ServerPush {
+        r#type: kind as i32,
+        channel: channel.to_owned(),
+        epoch: LARGEST,
+        offset: LARGEST,
+        ..ServerPush::default()
+    };
+    // The payload is a field of its own: a tag of one byte, its length, its bytes.
+    around.encoded_len() + 1 + prost::length_delimiter_len(body) + body
+}
+
 /// A publication as protocol 1 has it: outside the payload its channel, epoch and offset, no number.
 pub(crate) fn publication(channel: &ChannelName, entry: &Entry) -> DownFrame {
     let position = ChannelPosition {
@@ -129,4 +162,47 @@ fn seed_publication(channel: &ChannelName, entry: &Entry) -> DownFrame {
 /// empty body is delivered rather than none, so that offsets stay whole.
 fn push_body(data: &Bytes) -> BusinessResponse {
     BusinessResponse::decode(data.clone()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use trunkline_broker::{Epoch, Item, Offset, Position};
+
+    use super::*;
+
+    fn encoded(protocol: Protocol, entry: &Entry) -> usize {
+        let channel = ChannelName::new("room:1").unwrap();
+        let frame = match protocol {
+            Protocol::Trunkline => publication(&channel, entry),
+            Protocol::Seed => DownFrame { seq_id: u64::MAX, ..seed_publication(&channel, entry) },
+        };
+        Dialect::Protobuf.encode_down(&frame).len()
+    }
+
+    #[test]
+    fn a_size_told_beforehand_is_the_frames_at_its_largest() {
+        for length in [1, 100, 127, 128, 16_000, 1 << 20] {
+            let data = Bytes::from(vec![7; length]);
+            let response =
+                BusinessResponse { title: "title".into(), data: data.clone(), ..Default::default() };
+            let body = response.encode_to_vec();
+            for (told, item) in [
+                (push_size("room:1", body.len()), Item::push("", body)),
+                (publication_size("room:1", "alice", &data), Item::publication("alice", data)),
+            ] {
+                let mut entry = Entry {
+                    position: Position { epoch: Epoch(LARGEST), offset: Offset(LARGEST) },
+                    prev: Offset(0),
+                    timestamp_ms: LARGEST.cast_signed(),
+                    item: Arc::new(item),
+                };
+                assert_eq!(told, encoded(Protocol::Trunkline, &entry), "{length}");
+                assert!(told >= encoded(Protocol::Seed, &entry), "{length}");
+                entry.position.offset = Offset(1);
+                assert!(told > encoded(Protocol::Trunkline, &entry), "{length}");
+            }
+        }
+    }
 }

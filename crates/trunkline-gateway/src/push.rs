@@ -8,12 +8,13 @@ use prost::Message;
 use trunkline_broker::defaults::IDEMPOTENCY_KEY_BYTES;
 use trunkline_broker::{ChannelName, Item, PublishOptions, Published};
 use trunkline_proto::ErrorCode;
-use trunkline_proto::wire::BusinessResponse;
+use trunkline_proto::wire::{BusinessResponse, ErrorMessage};
 use trunkline_service::{ContextError, Push, PushOutcome, SyncHint, Target};
 use trunkline_session::ClientSeq;
 use trunkline_session::engine::{BindAnswer, BindHint, BindTarget, BoundPush};
 
-use crate::channels::broker_error;
+use crate::channels::{broker_error, check_size};
+use crate::encode::push_size;
 use crate::gateway::Node;
 use crate::session::{Session, to_session};
 
@@ -46,7 +47,12 @@ pub(crate) async fn push(node: &Arc<Node>, target: Target, push: Push) -> Result
     let seq = ClientSeq(push.bind_client_seq);
     let (session, bind_target) = bind_to(node, &target, seq)?;
     let response = business_response(push.clone());
-    check_push(node, &response, &push.idempotency_key)?;
+    // Where it cannot go with the reply it is published, so it must fit there too.
+    let channel = match bind_target {
+        BindTarget::Session => format!("session:{}", session.id),
+        BindTarget::User => format!("user:{}", session.user),
+    };
+    check_push(node, &channel, &response, &push.idempotency_key)?;
     let bound = BoundPush { hint, target: bind_target, push: response };
     match session.bind(node, seq, &push.idempotency_key, bound) {
         BindAnswer::Bound => {
@@ -151,7 +157,7 @@ pub(crate) async fn publish_response(
     response: &BusinessResponse,
     key: Option<&String>,
 ) -> Result<Published, ContextError> {
-    check_push(node, response, key.map_or("", String::as_str))?;
+    check_push(node, channel, response, key.map_or("", String::as_str))?;
     let name =
         ChannelName::new(channel).map_err(|bad| error(ErrorCode::BadRequest.name(), bad.to_string()))?;
     let options = PublishOptions {
@@ -160,20 +166,19 @@ pub(crate) async fn publish_response(
     };
     let item = Item::push("", response.encode_to_vec());
     let published = node.broker.publish(&name, item, options).await;
-    let published = published.map_err(|failed| {
-        let message = broker_error(&failed);
-        error(message.name, message.error_message)
-    })?;
+    let published = published.map_err(|failed| from_message(broker_error(&failed)))?;
     node.stats.pushes.one();
     Ok(published)
 }
 
 /// What no frame and no broker takes is refused before anything is promised.
-fn check_push(node: &Node, response: &BusinessResponse, key: &str) -> Result<(), ContextError> {
-    let limit = node.options().session.max_frame_size as usize;
-    if response.encoded_len() > limit {
-        return Err(error(ErrorCode::TooLarge.name(), format!("a push may have at most {limit} bytes")));
-    }
+fn check_push(
+    node: &Node,
+    channel: &str,
+    response: &BusinessResponse,
+    key: &str,
+) -> Result<(), ContextError> {
+    check_size(node, push_size(channel, response.encoded_len())).map_err(from_message)?;
     if key.len() > MAX_KEY {
         let text = format!("an idempotency_key has at most {MAX_KEY} bytes");
         return Err(error(ErrorCode::BadRequest.name(), text));
@@ -188,4 +193,9 @@ pub(crate) fn session(node: &Node, id: &str) -> Option<Arc<Session>> {
 
 pub(crate) fn error(code: impl Into<String>, message: impl Into<String>) -> ContextError {
     ContextError { code: code.into(), message: message.into() }
+}
+
+/// A client's error, as a service is told it.
+pub(crate) fn from_message(message: ErrorMessage) -> ContextError {
+    error(message.name, message.error_message)
 }

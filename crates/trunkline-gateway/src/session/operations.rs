@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use trunkline_broker::{BrokerError, Condition, Direction, Item, Life, Member, PublishOptions, Written};
+use trunkline_broker::{BrokerError, Condition, Direction, Life, Member, Written};
 use trunkline_proto::ErrorCode;
 use trunkline_proto::wire::{
     self, BusinessResponse, ChannelResponse, ErrorMessage, Publication, StartRequest,
@@ -289,18 +289,15 @@ async fn publish(
     request: wire::PublishRequest,
 ) -> Result<ChannelResponse, ErrorMessage> {
     channels::check_right(node, session, &request.channel, May::Publish).await?;
-    let name = channel_name(&request.channel)?;
-    let item = Item::publication(Arc::clone(&session.user), request.data);
     // A key is the user's own: nobody can occupy another's.
     let key = (!request.idempotency_key.is_empty())
         .then(|| format!("client\n{}\n{}", session.user, request.idempotency_key).into());
-    let options = PublishOptions { limits: node.options().history(&request.channel), idempotency_key: key };
-    let published = node.broker.publish(&name, item, options).await.map_err(|error| broker_error(&error))?;
-    node.stats.publications.one();
+    let sender = Arc::clone(&session.user);
+    let position = channels::publish(node, &request.channel, sender, request.data, key).await?;
     Ok(ChannelResponse {
         channel: request.channel,
-        epoch: published.position.epoch.0,
-        offset: published.position.offset.0,
+        epoch: position.epoch.0,
+        offset: position.offset.0,
         ..ChannelResponse::default()
     })
 }
@@ -318,11 +315,14 @@ async fn history(
     let page = node.broker.history(&name, since, limit as usize, direction).await;
     let page = page.map_err(|error| broker_error(&error))?;
     let mut room = node.options().session.max_frame_size as usize;
+    let mut first = true;
     let fits = |entry: &trunkline_broker::Entry| {
         // A publication's other fields: offset, timestamp, lengths.
         const OVERHEAD: usize = 64;
         let size = entry.item.data.len() + entry.item.sender.len() + OVERHEAD;
-        let fits = size <= room;
+        // The first is in the page whatever its size, or who pages would never come past it: a frame of its own
+        // could carry it, so the page passes the limit by its own few fields at most.
+        let fits = std::mem::take(&mut first) || size <= room;
         room = room.saturating_sub(size);
         fits
     };

@@ -11,4 +11,5 @@ mod counters;
 mod ordering;
 mod outcomes;
 mod peers;
+mod sizes;
 mod upstreams;
