@@ -14,7 +14,7 @@ use trunkline_proto::wire::{self, ChannelPosition, StartRequest, StartResponse};
 use trunkline_proto::{Dialect, DownBody, DownFrame, UpBody, UpFrame};
 
 use crate::DEADLINE;
-use crate::link::{Link, LinkClosed, Way};
+use crate::link::{Buffers, Link, LinkClosed, Way};
 use crate::server::Ready;
 
 /// What can arrive.
@@ -45,7 +45,17 @@ pub struct TestClient {
 impl TestClient {
     /// Connects and says nothing.
     pub async fn connect(ready: &Ready, way: Way) -> Result<Self> {
-        let link = timeout(DEADLINE, Link::connect(ready, way)).await.context("connecting hangs")?;
+        Self::connect_with(ready, way, Buffers::Loopback).await
+    }
+
+    /// The same, and little fits between the server and a client that does not read: what a network would take,
+    /// not what loopback does.
+    pub async fn connect_narrow(ready: &Ready, way: Way) -> Result<Self> {
+        Self::connect_with(ready, way, Buffers::Narrow).await
+    }
+
+    async fn connect_with(ready: &Ready, way: Way, buffers: Buffers) -> Result<Self> {
+        let link = timeout(DEADLINE, Link::connect(ready, way, buffers)).await.context("connecting hangs")?;
         Ok(Self::over(link.with_context(|| format!("{way:?}"))?, way.dialect))
     }
 

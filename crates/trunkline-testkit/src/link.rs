@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow};
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message, protocol::WebSocketConfig};
@@ -72,6 +72,30 @@ type Writer = Box<dyn AsyncWrite + Send + Sync + Unpin>;
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Duplex for T {}
 
+/// How much the kernel, or QUIC, takes on its way to a client that does not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Buffers {
+    /// What loopback gives: its segments of 64 KiB make Linux begin with a send buffer of 2.5 MB.
+    Loopback,
+    /// What a network gives: the segment size of Ethernet, and a QUIC window of 64 KiB.
+    Narrow,
+}
+
+impl Buffers {
+    async fn connect(self, address: SocketAddr) -> Result<TcpStream> {
+        let socket = TcpSocket::new_v4()?;
+        if self == Buffers::Narrow {
+            socket2::SockRef::from(&socket).set_tcp_mss(ETHERNET_MSS)?;
+        }
+        let stream = socket.connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+}
+
+/// 1,500 bytes less the headers of IPv4 and TCP.
+const ETHERNET_MSS: u32 = 1460;
+
 /// What outlives the streams of a connection and knows why it ended.
 enum Owner {
     Socket,
@@ -94,35 +118,30 @@ pub(crate) struct StreamLink {
 
 impl Link {
     /// Connects to the surface that `way` needs.
-    pub(crate) async fn connect(ready: &Ready, way: Way) -> Result<Link> {
+    pub(crate) async fn connect(ready: &Ready, way: Way, buffers: Buffers) -> Result<Link> {
         match way.transport {
-            Transport::Tcp => Link::tcp(ready.tcp()?).await,
+            Transport::Tcp => Ok(Link::duplex(Box::new(buffers.connect(ready.tcp()?).await?))),
             Transport::Tls => {
-                let stream = TcpStream::connect(ready.tcp()?).await?;
-                stream.set_nodelay(true)?;
+                let stream = buffers.connect(ready.tcp()?).await?;
                 Ok(Link::duplex(secure(ready, stream, &[]).await?))
             }
             Transport::WebSocket => {
-                let stream = TcpStream::connect(ready.http()?).await?;
-                stream.set_nodelay(true)?;
+                let stream = buffers.connect(ready.http()?).await?;
                 Link::websocket("ws", ready.http()?, Box::new(stream), way.dialect).await
             }
             Transport::SecureWebSocket => {
-                let stream = TcpStream::connect(ready.http()?).await?;
-                stream.set_nodelay(true)?;
+                let stream = buffers.connect(ready.http()?).await?;
                 let stream = secure(ready, stream, &[b"http/1.1"]).await?;
                 Link::websocket("wss", ready.http()?, stream, way.dialect).await
             }
-            Transport::Quic => Link::quic(ready).await,
-            Transport::WebTransport => Link::webtransport(ready).await,
+            Transport::Quic => Link::quic(ready, buffers).await,
+            Transport::WebTransport => Link::webtransport(ready, buffers).await,
         }
     }
 
     /// Plain TCP to any address, such as a proxy's.
     pub(crate) async fn tcp(address: SocketAddr) -> Result<Link> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        Ok(Link::duplex(Box::new(stream)))
+        Ok(Link::duplex(Box::new(Buffers::Loopback.connect(address).await?)))
     }
 
     fn duplex(stream: Box<dyn Duplex>) -> Link {
@@ -146,14 +165,15 @@ impl Link {
         Ok(Link::WebSocket(Box::new(socket), dialect))
     }
 
-    async fn quic(ready: &Ready) -> Result<Link> {
-        let (endpoint, connection) = quic_connection(ready, b"gatesvr").await?;
+    async fn quic(ready: &Ready, buffers: Buffers) -> Result<Link> {
+        let (endpoint, connection) = quic_connection(ready, b"gatesvr", buffers).await?;
         let (writer, reader) = connection.open_bi().await?;
         Ok(Link::stream(Box::new(reader), Box::new(writer), Owner::Quic(connection, endpoint)))
     }
 
-    async fn webtransport(ready: &Ready) -> Result<Link> {
-        let (endpoint, connection) = quic_connection(ready, web_transport_quinn::ALPN.as_bytes()).await?;
+    async fn webtransport(ready: &Ready, buffers: Buffers) -> Result<Link> {
+        let alpn = web_transport_quinn::ALPN.as_bytes();
+        let (endpoint, connection) = quic_connection(ready, alpn, buffers).await?;
         let url = url::Url::parse(&format!("https://{}/", ready.quic()?))?;
         let session = web_transport_quinn::Session::connect(connection, url).await?;
         let (writer, reader) = session.open_bi().await?;
@@ -287,11 +307,20 @@ async fn secure(ready: &Ready, stream: TcpStream, alpn: &[&[u8]]) -> Result<Box<
     Ok(Box::new(TlsConnector::from(config).connect(name, stream).await?))
 }
 
-async fn quic_connection(ready: &Ready, alpn: &[u8]) -> Result<(quinn::Endpoint, quinn::Connection)> {
+async fn quic_connection(
+    ready: &Ready,
+    alpn: &[u8],
+    buffers: Buffers,
+) -> Result<(quinn::Endpoint, quinn::Connection)> {
     let crypto = tls::client_config(ready.certificate()?, &[alpn])?;
     let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(crypto)?;
     let endpoint = quinn::Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0)))?;
-    let config = quinn::ClientConfig::new(Arc::new(crypto));
+    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    if buffers == Buffers::Narrow {
+        let mut transport = quinn::TransportConfig::default();
+        transport.stream_receive_window(quinn::VarInt::from_u32(64 << 10));
+        config.transport_config(Arc::new(transport));
+    }
     let connection = endpoint.connect_with(config, ready.quic()?, "localhost")?.await?;
     Ok((endpoint, connection))
 }

@@ -32,7 +32,7 @@ pub type Handled = Result<UpstreamResponse, Status>;
 
 type Handler = Arc<dyn Fn(&UpstreamRequest) -> Option<Handled> + Send + Sync>;
 
-/// A running upstream. Dropping it ends the server at once, as a crash would.
+/// A running upstream. Dropping it ends the listener; a connection that is open is served until its runtime ends.
 pub struct TestUpstream {
     address: SocketAddr,
     shared: Arc<Shared>,
