@@ -1,0 +1,94 @@
+//! Each fault in turn, with calm before and after it.
+
+use std::sync::Arc;
+
+use tokio::time::{Duration, interval, sleep};
+use trunkline_testkit::DEADLINE;
+
+use crate::acts;
+use crate::crowd::Crowd;
+use crate::figures::{figure, measured, median, ms, size};
+use crate::rig::Rig;
+
+/// What healthy clients may lose to a fault: a tenth of their p99.
+const LIMIT: f64 = 1.10;
+
+/// What memory may have kept of a fault: a twentieth.
+const KEPT: f64 = 1.05;
+
+/// How long memory may take to come back: the resume window, the windows of history, and what tidies up after them.
+const COMES_BACK: Duration = Duration::from_secs(15);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn healthy_clients_notice_nothing_of_those_who_misbehave() {
+    let clients = size("FAULTS_CLIENTS", 24);
+    let rounds = size("FAULTS_ROUNDS", 1);
+    let phase = Duration::from_millis(u64::try_from(size("FAULTS_PHASE_MS", 0)).unwrap());
+    let rig = Arc::new(Rig::start().await);
+    let crowd = Crowd::start(&rig, clients).await;
+    // Everything once, so that what is set up for the first time is no fault's memory.
+    for fault in acts::all() {
+        println!("{}", fault.what);
+        fault.go_on(&rig, Duration::ZERO).await.unwrap();
+        let wrong = crowd.wrong();
+        assert!(wrong.is_empty(), "{}: {wrong:#?}", fault.what);
+    }
+    for fault in acts::all().into_iter().filter(|_| measured()) {
+        let (mut calm, mut disturbed) = (Vec::new(), Vec::new());
+        sleep(phase).await;
+        let before = rig.server.resident_bytes().unwrap();
+        for _ in 0..rounds {
+            crowd.take();
+            sleep(phase).await;
+            calm.push(p99(&crowd));
+            fault.go_on(&rig, phase).await.unwrap();
+            disturbed.push(p99(&crowd));
+        }
+        if fault.timed {
+            let (calm, disturbed) = (median(&calm), median(&disturbed));
+            let ratio = disturbed.as_secs_f64() / calm.as_secs_f64();
+            figure(
+                &format!("{}, {}: p99 of {clients} healthy clients", fault.what, fault.rate()),
+                &format!("{ratio:.2} x ({} / {})", ms(disturbed), ms(calm)),
+                &format!("at most {LIMIT:.2} x"),
+                ratio <= LIMIT,
+            );
+        }
+        let kept = memory_comes_back(&rig, before).await;
+        figure(
+            &format!("{}: memory afterwards", fault.what),
+            &format!("{:+.1} %", (kept - 1.0) * 100.0),
+            "within 5 %",
+            kept <= KEPT,
+        );
+    }
+    let (calls, heard, wrong) = crowd.stop().await;
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(calls > clients as u64 && heard > clients as u64, "the healthy clients did nothing");
+    figure(
+        "what healthy clients noticed of all faults",
+        &format!("nothing in {calls} calls and {heard} publications"),
+        "no error, loss, gap or cut",
+        true,
+    );
+}
+
+/// The p99 since the last look. A phase without calls would have none.
+fn p99(crowd: &Crowd) -> Duration {
+    let times = crowd.take();
+    assert!(times.count > 0, "no call ended in a phase");
+    times.p99
+}
+
+/// Waits for the node's memory to be what it was; how much it is of that.
+async fn memory_comes_back(rig: &Rig, before: u64) -> f64 {
+    let now = || rig.server.resident_bytes().unwrap() as f64 / before as f64;
+    let wait = async {
+        let mut ticks = interval(Duration::from_millis(250));
+        while now() > KEPT {
+            ticks.tick().await;
+        }
+    };
+    let _ = tokio::time::timeout(COMES_BACK.min(DEADLINE), wait).await;
+    now()
+}
