@@ -18,6 +18,7 @@ use trunkline_session::Fence;
 use trunkline_session::engine::Pressure;
 use trunkline_transport::{
     ByteWriter, Connection, ConnectionInfo, Frame, FrameKind, FrameReader, Framing, Incoming, ReadError,
+    Streams,
 };
 
 pub(crate) use handle::{Ending, Handle};
@@ -30,24 +31,31 @@ use crate::start;
 /// What a peer may take to read the last frames of a connection that ends.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Serves a connection until it ends.
-pub(crate) async fn serve(node: Arc<Node>, connection: Connection) {
-    let Connection { info, mut reader, mut writer, streams: _streams } = connection;
+/// Serves a connection until it ends. An idle connection costs mostly this future, so what is rare in its life (START,
+/// the close) is boxed when it comes. The connection is taken apart before the future begins, since a future holds its
+/// arguments beside what they are moved into.
+pub(crate) fn serve(node: Arc<Node>, connection: Connection) -> impl Future<Output = ()> + Send {
+    let Connection { info, reader, writer, streams } = connection;
     let hold = Hold::new(&node, info, writer.framing());
     let start_deadline = Instant::now() + node.options().start_timeout;
     let mut actor = Actor {
         hold,
-        reader: &mut reader,
-        writer: &mut writer,
+        reader,
+        writer,
         start_deadline,
         stalled_since: None,
         pressure: Pressure::Room,
         timer: Box::pin(sleep_until(start_deadline)),
+        _streams: streams,
     };
-    let (code, reason) = actor.run().await;
-    drop(actor);
-    node.stats.closed_by.one(CloseCode::ALL, &CloseCode::from_number(code).unwrap_or(CloseCode::Internal));
-    trunkline_transport::close(reader, writer, code, &reason, CLOSE_DEADLINE).await;
+    async move {
+        let (code, reason) = actor.run().await;
+        let Actor { hold, reader, writer, .. } = actor;
+        let closed_by = CloseCode::from_number(code).unwrap_or(CloseCode::Internal);
+        hold.node.stats.closed_by.one(CloseCode::ALL, &closed_by);
+        drop(hold);
+        Box::pin(trunkline_transport::close(reader, writer, code, &reason, CLOSE_DEADLINE)).await;
+    }
 }
 
 /// Why a connection is told to come back later.
@@ -150,15 +158,16 @@ impl Drop for Hold {
     }
 }
 
-struct Actor<'a> {
+struct Actor {
     hold: Hold,
-    reader: &'a mut FrameReader,
-    writer: &'a mut ByteWriter,
+    reader: FrameReader,
+    writer: ByteWriter,
     start_deadline: Instant,
     stalled_since: Option<Instant>,
     /// What the session's engine was last told of the outbox.
     pressure: Pressure,
     timer: Pin<Box<Sleep>>,
+    _streams: Streams,
 }
 
 /// What the actor has to deal with next.
@@ -172,7 +181,7 @@ enum Step {
     WriteFailed,
 }
 
-impl Actor<'_> {
+impl Actor {
     /// Runs until the connection is over; answers the code and reason for the transport's own close.
     async fn run(&mut self) -> (u32, String) {
         loop {
@@ -333,7 +342,7 @@ impl Actor<'_> {
         self.hold.node.stats.bytes_in.add(frame.bytes.len() as u64);
         match self.hold.session.clone() {
             Some((session, fence)) => self.on_session_frame(&session, fence, &frame),
-            None => self.on_first_frame(&frame).await,
+            None => Box::pin(self.on_first_frame(&frame)).await,
         }
     }
 
@@ -402,5 +411,18 @@ impl Actor<'_> {
             _ => CloseCode::BadFrame,
         };
         self.hold.handle.end(Ending::new(code, error.to_string()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    fn size_of_future<A, B, F: Future<Output = ()>>(_: impl FnOnce(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn p1_an_idle_connections_future_is_small() {
+        let size = size_of_future(super::serve);
+        assert!(size <= 512, "an idle connection's future has {size} B");
     }
 }
