@@ -263,6 +263,7 @@ impl WriteState {
         if self.form.protocol == Protocol::Seed {
             let stopped = self.number_frames();
             if self.begun.is_empty() {
+                self.give_room_back();
                 return stopped;
             }
         }
@@ -285,7 +286,11 @@ impl WriteState {
             }
             self.gather_channel((self.turn + step) % self.channels.len(), &mut room);
         }
-        if self.gathered.is_empty() { Pending::Nothing } else { Pending::Bytes }
+        if !self.gathered.is_empty() {
+            return Pending::Bytes;
+        }
+        self.give_room_back();
+        Pending::Nothing
     }
 
     fn gather_channel(&mut self, index: usize, room: &mut Room) {
@@ -354,6 +359,14 @@ impl WriteState {
     /// Drops what was gathered and not written, with its references into the logs.
     pub(crate) fn give_back(&mut self) {
         self.gathered = Vec::new();
+    }
+
+    /// Nothing is to be written: most connections are idle most of the time, and hold no room for frames then.
+    fn give_room_back(&mut self) {
+        self.gathered = Vec::new();
+        if self.outbox.is_empty() {
+            self.outbox = VecDeque::new();
+        }
     }
 
     /// What was begun since the last time.

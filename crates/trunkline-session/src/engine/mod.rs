@@ -154,7 +154,12 @@ impl Engine {
 
     /// The next thing to do; `None` when all is done.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        let output = self.outputs.pop_front();
+        if output.is_none() {
+            // An idle session holds no room for outputs: four of them are more than the rest of the engine.
+            self.outputs = VecDeque::new();
+        }
+        output
     }
 
     /// When to give [`Input::Timeout`], if nothing else happens before.
