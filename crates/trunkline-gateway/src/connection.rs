@@ -36,7 +36,7 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 /// arguments beside what they are moved into.
 pub(crate) fn serve(node: Arc<Node>, connection: Connection) -> impl Future<Output = ()> + Send {
     let Connection { info, reader, writer, streams } = connection;
-    let hold = Hold::new(&node, info, writer.framing());
+    let hold = Hold::new(&node, &info, writer.framing());
     let start_deadline = Instant::now() + node.options().start_timeout;
     let mut actor = Actor {
         hold,
@@ -120,9 +120,9 @@ struct Hold {
 }
 
 impl Hold {
-    fn new(node: &Arc<Node>, info: ConnectionInfo, framing: Framing) -> Self {
+    fn new(node: &Arc<Node>, info: &ConnectionInfo, framing: Framing) -> Self {
         let handle = Handle::new(node.next_connection(), info, framing);
-        node.stats.gauge(handle.info.protocol).up();
+        node.stats.gauge(handle.protocol).up();
         node.connections.insert(&handle);
         Hold { node: Arc::clone(node), handle, session: None }
     }
@@ -154,7 +154,7 @@ impl Drop for Hold {
         }
         self.handle.abandon();
         self.node.connections.remove(self.handle.id);
-        self.node.stats.gauge(self.handle.info.protocol).down();
+        self.node.stats.gauge(self.handle.protocol).down();
     }
 }
 

@@ -485,7 +485,7 @@ impl Session {
             platform: self.platform.to_string(),
             role: identity.role,
             claims: identity.claims.clone(),
-            transport: handle.info.protocol.as_str().to_owned(),
+            transport: handle.protocol.as_str().to_owned(),
             remote_address: handle.remote(),
             node: node.options().node.clone(),
         }

@@ -3,6 +3,7 @@
 //! A handle never blocks and never fails: once the connection is ending, what is sent goes nowhere. Dropping handles
 //! does not end a connection; its actor does.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use trunkline_proto::codes::Advice;
 use trunkline_proto::wire::CloseNotice;
 use trunkline_proto::{CloseCode, DownBody, DownFrame};
 use trunkline_session::{Channel, ConnectionId, Ledger, Position, Protocol, Seq};
-use trunkline_transport::{ConnectionInfo, Framing};
+use trunkline_transport::{ConnectionInfo, Framing, Protocol as TransportProtocol};
 
 use super::write_state::WriteState;
 use crate::encode::WireForm;
@@ -49,17 +50,21 @@ impl Ending {
 /// One live connection.
 pub(crate) struct Handle {
     pub(crate) id: ConnectionId,
-    pub(crate) info: ConnectionInfo,
+    pub(crate) protocol: TransportProtocol,
+    /// The client's address, `None` in memory.
+    peer: Option<SocketAddr>,
     write: Mutex<WriteState>,
     ending: Mutex<Option<Ending>>,
     waker: AtomicWaker,
 }
 
 impl Handle {
-    pub(crate) fn new(id: ConnectionId, info: ConnectionInfo, framing: Framing) -> Arc<Self> {
+    /// Of what the transport knows only this is kept: what a request asked for is of no use behind its handshake.
+    pub(crate) fn new(id: ConnectionId, info: &ConnectionInfo, framing: Framing) -> Arc<Self> {
         Arc::new(Handle {
             id,
-            info,
+            protocol: info.protocol,
+            peer: info.peer,
             write: Mutex::new(WriteState::new(framing)),
             ending: Mutex::new(None),
             waker: AtomicWaker::new(),
@@ -68,7 +73,7 @@ impl Handle {
 
     /// The client's address, empty in memory.
     pub(crate) fn remote(&self) -> String {
-        self.info.peer.map(|peer| peer.to_string()).unwrap_or_default()
+        self.peer.map(|peer| peer.to_string()).unwrap_or_default()
     }
 
     /// From here on frames are written in this form.
