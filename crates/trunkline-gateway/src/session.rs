@@ -11,7 +11,6 @@ mod jobs;
 mod operations;
 mod waiters;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use trunkline_session::position::is_implicit_name;
@@ -28,7 +27,7 @@ use trunkline_session::engine::{
     SentPositions, StartAccepted, StartFacts, TokenlessStart,
 };
 use trunkline_session::{
-    Channel, ClientSeq, ConnectionId, Engine, Fence, Ledger, Position, Protocol, Seq, SessionId,
+    ByChannel, Channel, ClientSeq, ConnectionId, Engine, Fence, Ledger, Position, Protocol, Seq, SessionId,
 };
 
 pub(crate) use attached::Attached;
@@ -69,9 +68,9 @@ pub(crate) struct Session {
 struct Inner {
     engine: Engine,
     link: Option<Link>,
-    attached: HashMap<Channel, Attached>,
+    attached: ByChannel<Attached>,
     /// What the session was attached to before the START that is under way.
-    former: HashMap<Channel, Attached>,
+    former: ByChannel<Attached>,
     identity: Identity,
     caller: Arc<Caller>,
     ledger: Option<Arc<Mutex<Ledger>>>,
@@ -127,8 +126,8 @@ impl Session {
             inner: Mutex::new(Inner {
                 engine,
                 link: None,
-                attached: HashMap::new(),
-                former: HashMap::new(),
+                attached: ByChannel::default(),
+                former: ByChannel::default(),
                 identity,
                 caller: Arc::default(),
                 ledger,
@@ -289,7 +288,7 @@ impl Session {
         // It was overtaken: where it made the session a member in vain, it is one no more.
         let vain = channels
             .iter()
-            .filter(|(channel, attached)| attached.present && !inner.attached.contains_key(channel));
+            .filter(|(channel, attached)| attached.present && !inner.attached.contains(channel));
         let leaves = vain.map(|(channel, _)| Effect::Leave(Arc::clone(channel))).collect();
         self.apply_locked(node, inner, input);
         self.run_effects(node, leaves);
@@ -326,7 +325,7 @@ impl Session {
     pub(crate) fn withdraw(self: &Arc<Self>, node: &Arc<Node>, channel: &str, error: ErrorMessage) -> bool {
         let inner = self.inner.lock();
         // During a START what the session was on before is what it may be on again.
-        let known = inner.attached.get_key_value(channel).or_else(|| inner.former.get_key_value(channel));
+        let known = inner.attached.entry(channel).or_else(|| inner.former.entry(channel));
         let Some((channel, _)) = known else { return false };
         let channel = Arc::clone(channel);
         self.apply_locked(node, inner, Input::Withdrawn { channel, error });
@@ -340,7 +339,8 @@ impl Session {
             let Some(link) = inner.link.clone().filter(|link| Some(link.fence) == fence) else { return };
             inner.caller = Arc::new(self.caller_of(node, &link.handle, &identity, link.fence));
             inner.identity = identity;
-            inner.attached.keys().filter(|channel| !is_implicit_name(channel)).cloned().collect()
+            let names = inner.attached.iter().map(|(channel, _)| channel);
+            names.filter(|channel| !is_implicit_name(channel)).cloned().collect()
         };
         for channel in channels {
             if self.is_joined(&channel) {
@@ -519,7 +519,7 @@ impl Session {
                 node.stats.sessions_ended.one();
                 node.hub.remove(self);
                 let mut inner = self.inner.lock();
-                inner.former.clear();
+                inner.former = ByChannel::default();
                 inner.waiters = AckWaiters::default();
                 drop(std::mem::take(&mut inner.attached));
                 SessionEvent::Ended(code)
@@ -647,8 +647,7 @@ impl Inner {
     /// Channels begin behind what was queued before: the reply that names their position goes out first.
     fn deliver(&mut self, channels: &[Channel]) {
         let Some(link) = &self.link else { return };
-        for (channel, attached) in channels.iter().filter_map(|channel| self.attached.get_key_value(channel))
-        {
+        for (channel, attached) in channels.iter().filter_map(|channel| self.attached.entry(channel)) {
             link.handle.follow(Arc::clone(channel), Arc::clone(&attached.log), attached.cursor);
         }
     }

@@ -10,6 +10,7 @@
 //! subscribes, and what acks and gaps mean. [`Ledger`] numbers the frames of seed clients at the connection's edge.
 
 pub mod budget;
+mod by_channel;
 pub mod client;
 pub mod config;
 pub mod defaults;
@@ -20,6 +21,7 @@ pub mod protocol0;
 pub mod token;
 
 pub use budget::ReplyBudget;
+pub use by_channel::ByChannel;
 pub use client::ClientEngine;
 pub use config::{Protocol, SessionConfig};
 pub use engine::Engine;

@@ -8,13 +8,14 @@ use trunkline_proto::ErrorCode;
 use trunkline_proto::wire::{ChannelGap, ChannelPosition, ChannelRefusal};
 
 use super::io::{AttachRequest, ChannelKind, SentPositions, StartFacts};
+use crate::by_channel::ByChannel;
 use crate::config::Protocol;
 use crate::position::{Channel, Position, is_implicit_name};
 
 /// The channels of a session.
 #[derive(Debug, Default)]
 pub(crate) struct Channels {
-    by_name: BTreeMap<Channel, Subscription>,
+    by_name: ByChannel<Subscription>,
 }
 
 /// One of them.
@@ -90,10 +91,11 @@ impl Channels {
 
     /// Attached: delivery goes on from `position`.
     pub(crate) fn attached(&mut self, channel: Channel, kind: ChannelKind, position: Position, live: bool) {
-        let fresh = Subscription { kind, began: position, acked: None, live };
-        let subscription = self.by_name.entry(channel).or_insert(fresh);
-        subscription.kind = kind;
-        subscription.live = live;
+        if let Some(known) = self.by_name.get_mut(&channel) {
+            (known.kind, known.live) = (kind, live);
+        } else {
+            self.by_name.insert(channel, Subscription { kind, began: position, acked: None, live });
+        }
     }
 
     /// Which channels a START attaches, and from where. What the client no longer lists is left.
@@ -105,7 +107,7 @@ impl Channels {
         let mut plan = Plan::default();
         let mut wanted: BTreeMap<Channel, ChannelKind> =
             facts.implicit.iter().map(|channel| (channel.clone(), ChannelKind::Implicit)).collect();
-        for (channel, subscription) in &self.by_name {
+        for (channel, subscription) in self.by_name.iter() {
             if subscription.kind == ChannelKind::Joined {
                 wanted.entry(channel.clone()).or_insert(ChannelKind::Joined);
             }
@@ -138,7 +140,7 @@ impl Channels {
         let mut moved = Vec::new();
         for wire in positions {
             let position = Position::from(wire);
-            let live = self.by_name.get(&*wire.channel).filter(|subscription| subscription.live);
+            let live = self.by_name.get(&wire.channel).filter(|subscription| subscription.live);
             // A channel just left: ignored.
             let Some((subscription, sent)) = live.and_then(|known| Some((known, sent.sent(&wire.channel)?)))
             else {
@@ -153,7 +155,7 @@ impl Channels {
             }
         }
         for wire in &moved {
-            if let Some(subscription) = self.by_name.get_mut(&*wire.channel) {
+            if let Some(subscription) = self.by_name.get_mut(&wire.channel) {
                 subscription.confirm(Position::from(wire));
             }
         }
