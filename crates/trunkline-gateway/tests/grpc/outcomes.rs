@@ -240,6 +240,7 @@ async fn the_process_and_grpc_are_told_the_same() -> Result<()> {
     let address = GatewayAddress::new(&node.grpc.local_addr().to_string(), None)?;
     let forms: [std::sync::Arc<dyn Context>; 2] =
         [node.gateway.context(), std::sync::Arc::new(GrpcContext::new(&address))];
+    let mut refusals = Vec::new();
     for context in forms {
         let push = |target| context.push(target, Push { title: "t".into(), ..Push::default() });
         let user = |name: &str| Target::User(name.to_owned());
@@ -250,7 +251,7 @@ async fn the_process_and_grpc_are_told_the_same() -> Result<()> {
         assert_eq!(push(Target::Group("none".into())).await, Ok(PushOutcome::NotFound));
         let large = Push { data: vec![0; 2 << 20].into(), ..Push::default() };
         assert_eq!(code(context.push(user("alice"), large).await), "TOO_LARGE");
-        assert_eq!(code(context.broadcast(Some("nowhere".into()), Push::default()).await), "INVALID_ZONE_ID");
+        refusals.push(context.broadcast(Some("nowhere".into()), Push::default()).await.unwrap_err());
         assert_eq!(code(context.publish("user:alice", "x".into(), "").await), "FORBIDDEN");
         assert_eq!(code(context.subscribe(user("alice"), "all").await), "FORBIDDEN");
         assert_eq!(code(context.disconnect(user("alice"), 77, "").await), "BAD_REQUEST");
@@ -262,6 +263,8 @@ async fn the_process_and_grpc_are_told_the_same() -> Result<()> {
         let (epoch, offset) = context.publish("room:1", "x".into(), "key").await?;
         assert_eq!(context.publish("room:1", "y".into(), "key").await?, (epoch, offset));
     }
+    assert_eq!(refusals[0].code, "INVALID_ZONE_ID");
+    assert_eq!(refusals[0], refusals[1], "the code is not in the text as well");
     node.stop(here).await
 }
 

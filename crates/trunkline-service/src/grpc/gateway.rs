@@ -149,7 +149,10 @@ impl Context for GrpcContext {
             && let Some(code) = response.metadata().get(convert::CODE_METADATA)
         {
             let code = code.to_str().unwrap_or_default().to_owned();
-            return Err(ContextError { code, message: response.get_ref().message.clone() });
+            // The text has the code too, for clients of the seed's, which do not read metadata.
+            let text = response.get_ref().message.as_str();
+            let message = text.strip_prefix(&format!("{code}: ")).unwrap_or(text).to_owned();
+            return Err(ContextError { code, message });
         }
         Ok(u32::try_from(answer(response)?.sent_count).unwrap_or(0))
     }
