@@ -1,7 +1,8 @@
 //! One HTTP/2 connection: who the peer is, what it may ask, and how the connection ends.
 //!
 //! Every request but a health check passes the peer policy first, so that a method added later is guarded too. A
-//! balancer that asks for health has no token, and learns nothing but whether the node serves.
+//! balancer that asks for health has no token, learns nothing but whether the node serves, and holds its place for a
+//! short time only.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -115,8 +116,8 @@ pub(super) async fn serve(
             return;
         }
         () = connection.stays_unknown() => {
-            tracing::debug!(?peer, "a gRPC connection was allowed nothing in time");
-            return;
+            // One that asked for health and nothing else is told to go, and comes back when it asks again.
+            tracing::debug!(?peer, "a stranger's gRPC connection ends");
         }
         () = connection.idle() => {}
     }
@@ -148,14 +149,11 @@ impl Connection {
     }
 
     fn check(&self, path: &str, headers: &HeaderMap) -> Result<(), Status> {
-        if path.starts_with(OPEN) {
-            // Who watches health has asked for something and got it: it is no stranger that holds a place.
-            self.known.store(true, Relaxed);
-            return Ok(());
-        }
         // What is no text is no token.
         let authorization = headers.get(AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
         match self.shared.policy.check(self.peer, self.certificate, authorization) {
+            // It is answered, and remains a stranger: its connection ends in time.
+            Err(_) if path.starts_with(OPEN) => Ok(()),
             Ok(()) => {
                 self.known.store(true, Relaxed);
                 Ok(())
@@ -169,7 +167,7 @@ impl Connection {
         }
     }
 
-    /// Resolves if the peer is allowed nothing in time.
+    /// Resolves if the peer was allowed nothing but health in time.
     async fn stays_unknown(&self) {
         sleep(STRANGER_TIMEOUT).await;
         if self.known.load(Relaxed) {

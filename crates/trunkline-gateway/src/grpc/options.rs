@@ -26,7 +26,7 @@ pub(super) const MAX_STREAMS: u32 = 256;
 pub(super) const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// From the accepted byte stream to the end of the HTTP/2 preface.
 pub(super) const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection that was allowed nothing for so long ends: strangers cannot hold places.
+/// A connection that was allowed nothing but health for so long is told to go: strangers cannot hold places.
 pub(super) const STRANGER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A peer that is silent is asked whether it lives, and has this long to say so: half of what NAT boxes forget.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(20);

@@ -322,6 +322,26 @@ async fn silent_and_foreign_peers_hold_no_place() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_stranger_that_asks_for_health_gives_its_place_back() -> Result<()> {
+    let node = Node::start_with(|setup| setup.grpc.max_connections = 2).await?;
+    let near = Peer::Tcp(SocketAddr::from(([127, 0, 0, 1], 4_000)));
+    let known = peer_from(&node, near, ClientCertificate::Absent).await?;
+    assert_eq!(health(&known, "").await?, ServingStatus::Serving);
+    let stranger = peer_from(&node, far(), ClientCertificate::Absent).await?;
+    assert_eq!(health(&stranger, "").await?, ServingStatus::Serving);
+    let request = HealthCheckRequest { service: String::new() };
+    let mut watch = HealthClient::new(stranger).watch(request).await?.into_inner();
+    let first = watch.message().await?.context("a watch says first how it is")?;
+    assert_eq!(first.status(), ServingStatus::Serving);
+    // Its last stream ends with the connection, although nobody else ends it.
+    within("the stranger's end", async { while let Ok(Some(_)) = watch.message().await {} }).await?;
+    assert_eq!(node.grpc.connections(), 1, "the stranger's place is free");
+    // It cannot have come back: a stream in memory can be opened once only.
+    assert_eq!(health(&known, "").await?, ServingStatus::Serving, "who may ask for more stays");
+    node.stop((known, watch)).await
+}
+
 /// The same of a client without a certificate.
 async fn tls(
     address: SocketAddr,
