@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
-use trunkline_proto::wire::{ChannelResponse, stop_request};
+use trunkline_proto::wire::{ChannelResponse, ErrorMessage, stop_request};
 use trunkline_proto::{CloseCode, DownBody, DownFrame, UpBody, UpFrame};
 use trunkline_session::client::{CallId, ClientCall, ClientConfig, ClientInput, Request, RequestId};
 use trunkline_session::{ClientEngine, Now};
@@ -28,13 +28,16 @@ use crate::race::{Unreachable, race};
 
 pub(crate) type Answer<T> = oneshot::Sender<Result<T, CallError>>;
 
+/// Why a call was last refused for load, for its caller to know if that was the last word.
+pub(crate) type LastRefusal = Mutex<Option<ErrorMessage>>;
+
 /// See the module.
 pub(crate) struct Actor {
     pub(crate) options: Options,
     pub(crate) engine: ClientEngine,
     pub(crate) events: Arc<EventQueue>,
     pub(crate) link: Option<Link>,
-    pub(crate) calls: HashMap<CallId, Answer<Reply>>,
+    pub(crate) calls: HashMap<CallId, (Answer<Reply>, Arc<LastRefusal>)>,
     pub(crate) answers: HashMap<RequestId, Answer<ChannelResponse>>,
     pub(crate) state: State,
     /// The protocol of the connection, for people.
@@ -355,8 +358,8 @@ impl Actor {
             // An error means that the caller has stopped waiting just now.
             Wanted::Call { answer, .. } if size > self.max_frame_up => drop(answer.send(Err(too_large()))),
             Wanted::Request { answer, .. } if size > self.max_frame_up => drop(answer.send(Err(too_large()))),
-            Wanted::Call { call, answer } => match self.engine.call(now, call) {
-                Ok(id) => drop(self.calls.insert(id, answer)),
+            Wanted::Call { call, answer, refused } => match self.engine.call(now, call) {
+                Ok(id) => drop(self.calls.insert(id, (answer, refused))),
                 Err(refusal) => refuse(answer, refusal),
             },
             Wanted::Request { request, answer } => match self.engine.request(now, request) {
@@ -395,7 +398,7 @@ impl Actor {
     /// Calls whose caller has stopped waiting need not be sent again.
     fn abandon_unwanted(&mut self) {
         let engine = &mut self.engine;
-        self.calls.retain(|id, answer| {
+        self.calls.retain(|id, (answer, _)| {
             if answer.is_closed() {
                 engine.abandon(*id);
             }

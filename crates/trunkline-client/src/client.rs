@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use trunkline_proto::wire::{self, BusinessRequest, ChannelResponse};
 use trunkline_session::client::{ClientCall, Request, WantReply};
 
-use crate::actor::Actor;
+use crate::actor::{Actor, LastRefusal};
 use crate::defaults;
 use crate::error::{CallError, ConnectError};
 use crate::event::{Closed, EventQueue, Position, Publication, Push, Pushes};
@@ -64,7 +64,7 @@ struct Shared {
 #[derive(Debug)]
 pub(crate) enum Wanted {
     /// A call.
-    Call { call: ClientCall, answer: oneshot::Sender<Result<Reply, CallError>> },
+    Call { call: ClientCall, answer: oneshot::Sender<Result<Reply, CallError>>, refused: Arc<LastRefusal> },
     /// Any request that is no call.
     Request { request: Request, answer: oneshot::Sender<Result<ChannelResponse, CallError>> },
 }
@@ -270,23 +270,26 @@ impl Client {
 
     async fn request(&self, request: Request) -> Result<ChannelResponse, CallError> {
         let (answer, answered) = oneshot::channel();
-        self.ask(Wanted::Request { request, answer }, answered, self.shared.call_timeout).await
+        let after = self.shared.call_timeout;
+        let asked = self.ask(Wanted::Request { request, answer }, answered, after).await;
+        asked.unwrap_or(Err(CallError::TimedOut { after, refused: None }))
     }
 
-    /// Hands a request to the task, waiting while its queue is full, and waits for the answer.
+    /// Hands a request to the task, waiting while its queue is full, and waits for the answer; `None` when the time is
+    /// over.
     async fn ask<T>(
         &self,
         wanted: Wanted,
         answered: oneshot::Receiver<Result<T, CallError>>,
         timeout: Duration,
-    ) -> Result<T, CallError> {
+    ) -> Option<Result<T, CallError>> {
         let whole = async {
             if self.shared.requests.send(wanted).await.is_err() {
                 return Err(self.ended());
             }
             answered.await.unwrap_or_else(|_| Err(self.ended()))
         };
-        tokio::time::timeout(timeout, whole).await.unwrap_or(Err(CallError::TimedOut(timeout)))
+        tokio::time::timeout(timeout, whole).await.ok()
     }
 
     fn ended(&self) -> CallError {
@@ -351,6 +354,11 @@ impl Call {
     pub async fn send(self) -> Result<Reply, CallError> {
         let (answer, answered) = oneshot::channel();
         let call = ClientCall { request: self.request, headers: self.headers, reply: WantReply::Yes };
-        self.client.ask(Wanted::Call { call, answer }, answered, self.timeout).await
+        let refused = Arc::new(LastRefusal::default());
+        let wanted = Wanted::Call { call, answer, refused: Arc::clone(&refused) };
+        let asked = self.client.ask(wanted, answered, self.timeout).await;
+        asked.unwrap_or_else(|| {
+            Err(CallError::TimedOut { after: self.timeout, refused: refused.lock().take() })
+        })
     }
 }

@@ -35,8 +35,13 @@ pub enum CallError {
     #[error("the result is unknown: {0}")]
     ResultUnknown(String),
     /// No answer in time. It may still run.
-    #[error("no answer within {0:?}")]
-    TimedOut(Duration),
+    #[error("no answer within {after:?}{}", last_word(.refused.as_ref()))]
+    TimedOut {
+        /// How long was waited.
+        after: Duration,
+        /// Why the gateway last refused the call for load; it was sent again, as often as there was time.
+        refused: Option<ErrorMessage>,
+    },
     /// The client has ended.
     #[error("the client has ended: {0}")]
     Closed(Closed),
@@ -48,6 +53,14 @@ pub enum CallError {
         /// What the gateway said in START_RESP.
         limit: usize,
     },
+}
+
+/// What a caller should know of a call that was refused until its time was over.
+fn last_word(refused: Option<&ErrorMessage>) -> String {
+    refused.map_or_else(String::new, |error| {
+        let ErrorMessage { error_code, name, error_message, .. } = error;
+        format!("; the gateway last said {error_code} {name}: {error_message}")
+    })
 }
 
 impl CallError {

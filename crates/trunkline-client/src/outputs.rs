@@ -38,6 +38,7 @@ impl Actor {
                 ClientOutput::Gap(gap) => self.events.push(Event::Gap(told_gap(gap))),
                 ClientOutput::CallEnded(id, CallEnd::NotSent) => never_sent.extend(self.calls.remove(&id)),
                 ClientOutput::CallEnded(id, end) => self.call_ended(id, end, group.as_mut()),
+                ClientOutput::CallRefused(id, error) => self.call_refused(id, error),
                 // All our calls want their reply.
                 ClientOutput::LateError(..) => {}
                 ClientOutput::Answered(id, result) => self.answered(id, result),
@@ -98,8 +99,15 @@ impl Actor {
         }
     }
 
+    /// Its caller is told if there is never another word.
+    fn call_refused(&mut self, id: CallId, error: ErrorMessage) {
+        if let Some((_, refused)) = self.calls.get(&id) {
+            *refused.lock() = Some(error);
+        }
+    }
+
     fn call_ended(&mut self, id: CallId, end: CallEnd, group: Option<&mut Grouped>) {
-        let Some(answer) = self.calls.remove(&id) else { return };
+        let Some((answer, _)) = self.calls.remove(&id) else { return };
         let result = match end {
             CallEnd::Reply { response, headers } => {
                 let wire::BusinessResponse { code, message, data, .. } = response;

@@ -94,7 +94,10 @@ async fn a_caller_that_gives_up_leaves_the_client_well() {
     let gateway = Gateway::new().await;
     let (client, _pushes, mut peer) = gateway.session(gateway.options()).await;
     let patience = Duration::from_millis(20);
-    assert_eq!(client.call("slow").timeout(patience).send().await, Err(CallError::TimedOut(patience)));
+    assert_eq!(
+        client.call("slow").timeout(patience).send().await,
+        Err(CallError::TimedOut { after: patience, refused: None })
+    );
     let (slow, ..) = peer.call().await;
     let (answer, ()) = tokio::join!(client.call("quick").send(), async {
         let (msg_id, seq, _) = peer.call().await;
@@ -103,6 +106,28 @@ async fn a_caller_that_gives_up_leaves_the_client_well() {
         peer.send(reply(msg_id, "in time")).await;
     });
     assert_eq!(answer.unwrap().data, "in time");
+}
+
+#[tokio::test]
+async fn a_call_that_is_refused_to_the_end_says_why() {
+    let gateway = Gateway::new().await;
+    let (client, _pushes, mut peer) = gateway.session(gateway.options()).await;
+    let patience = Duration::from_millis(200);
+    let (answer, ()) = tokio::join!(client.call("x").timeout(patience).send(), async {
+        for attempt in 1..=2 {
+            let (msg_id, ..) = peer.call().await;
+            let mut error = ErrorCode::Overloaded.message(format!("nobody serves zone 003 ({attempt})"));
+            error.retry_after_ms = 1;
+            peer.send(DownFrame::new(msg_id, DownBody::Error(error))).await;
+        }
+    });
+    let error = answer.unwrap_err();
+    assert!(matches!(error, CallError::TimedOut { after, .. } if after == patience), "{error:?}");
+    let text = error.to_string();
+    assert_eq!(
+        text,
+        "no answer within 200ms; the gateway last said 503 OVERLOADED: nobody serves zone 003 (2)"
+    );
 }
 
 #[tokio::test]

@@ -187,9 +187,10 @@ impl Calls {
             outputs.push_back(ClientOutput::LateError(id, error));
             return Matched::Yes;
         };
-        if matches!(error.error_code, 429 | 503) && open.id.is_some() {
+        if let (429 | 503, Some(id)) = (error.error_code, open.id) {
             let wait = Duration::from_millis(u64::from(error.retry_after_ms.max(1)));
             open.retry_at = Some(now + wait);
+            outputs.push_back(ClientOutput::CallRefused(id, error));
             return Matched::Yes;
         }
         let unknown = error.name == ErrorCode::ResultUnknown.name() || error.error_code == 520;

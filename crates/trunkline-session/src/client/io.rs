@@ -178,6 +178,8 @@ pub enum ClientOutput {
     Push(BusinessResponse),
     /// Publications are lost; delivery goes on after `next`.
     Gap(ChannelGap),
+    /// A call was refused for load (429, 503), with this word. It is sent again by itself when its time has come.
+    CallRefused(CallId, ErrorMessage),
     /// A call has ended.
     CallEnded(CallId, CallEnd),
     /// A call that ended with `Received` has failed.

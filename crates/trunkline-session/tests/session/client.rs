@@ -340,7 +340,11 @@ fn s5_a_refused_call_is_sent_again_when_it_was_told_to_and_not_before() {
     let mut rig = Rig::live();
     let (id, frames) = rig.call("x", WantReply::Yes);
     let msg_id = frames[0].msg_id;
-    assert_eq!(rig.down(msg_id, error(ErrorCode::Overloaded, 120, 0)), []);
+    let outputs = rig.down(msg_id, error(ErrorCode::Overloaded, 120, 0));
+    assert!(
+        matches!(&outputs[..], [ClientOutput::CallRefused(of, why)] if *of == id && why.error_code == 503),
+        "who gives up now can say why: {outputs:?}"
+    );
     assert_eq!(rig.pass(Duration::from_millis(119)), []);
     assert_eq!(numbers(&sent(&rig.pass(Duration::from_millis(1)))), [1]);
     rig.down(msg_id, error(ErrorCode::RateLimited, 50, 0));

@@ -97,7 +97,7 @@ impl Call {
     fn failed(&self, error: &CallError) -> anyhow::Error {
         let next = match error {
             CallError::ResultUnknown(_) => " (it may have run: look before you repeat it)",
-            CallError::TimedOut(_) => {
+            CallError::TimedOut { .. } => {
                 " (no upstream may serve this user's zone, or it is slow: the status page shows which are there)"
             }
             CallError::TooLarge { .. } => " (send less, or raise session.max_frame_size)",

@@ -609,6 +609,7 @@ impl World {
                 self.reconnect_soon(client);
             }
             ClientOutput::Answered(..)
+            | ClientOutput::CallRefused(..)
             | ClientOutput::LateError(..)
             | ClientOutput::Joined(_)
             | ClientOutput::Left { .. } => {}
