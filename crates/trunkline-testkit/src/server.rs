@@ -349,6 +349,12 @@ impl TestServer {
         Ok(kilobytes * 1024)
     }
 
+    /// How many descriptors the process has open.
+    pub fn open_files(&self) -> Result<usize> {
+        let id = self.child.id().context("the server has ended")?;
+        Ok(std::fs::read_dir(format!("/proc/{id}/fd"))?.count())
+    }
+
     /// The ready file appears by a rename, so a file that is there is whole. Nothing portable tells of it, so it
     /// is looked for at an interval.
     async fn wait_until_ready(&mut self, file: &Path) -> Result<Ready> {

@@ -36,6 +36,17 @@ pub(crate) fn reading(name: &str, value: impl std::fmt::Display) {
     println!("reading {name} {value}");
 }
 
+/// The value that so many in a hundred do not exceed. Sorts them.
+pub(crate) fn percentile<T: Ord + Copy>(values: &mut [T], percent: usize) -> T {
+    values.sort_unstable();
+    values[(values.len() * percent / 100).min(values.len() - 1)]
+}
+
+/// Milliseconds, for a reading.
+pub(crate) fn millis(time: std::time::Duration) -> String {
+    format!("{:.1}", time.as_secs_f64() * 1000.0)
+}
+
 /// A server that lets anybody in, and an upstream for all zones.
 pub(crate) async fn open_server() -> (TestServer, TestUpstream) {
     let server = server().anonymous().start().await.unwrap();

@@ -3,6 +3,7 @@
 
 mod bound_pushes;
 mod calls;
+mod churn;
 mod common;
 mod defects;
 mod faults;
@@ -12,6 +13,7 @@ mod logins;
 mod networks;
 mod process;
 mod resume;
+mod resume_every_k;
 mod scenario;
 mod sdk;
 mod seed_clients;
