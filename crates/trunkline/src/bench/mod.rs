@@ -1,14 +1,18 @@
 //! Load on a node and what came of it: the parts of `trunkline bench`.
 //!
-//! The generator is the client of `trunkline-client`, in this process; the node is another process, so that the two
-//! can be told apart when one of them is the limit. Every run is bounded in count and time.
+//! The generator is in this process; the node is another process, so that the two can be told apart when one of them is
+//! the limit. Where the client is what is measured too (calls, resume) it is the one of `trunkline-client`; where only
+//! the node is, sessions are raw ones that cost next to nothing. Every run is bounded in count and time.
 
 mod calls;
 mod fanout;
+mod idle;
 mod latency;
+mod link;
 mod listeners;
 mod node;
 mod pace;
+mod raw;
 mod report;
 mod resume;
 mod usage;
@@ -22,6 +26,7 @@ use trunkline_client::{Client, Options};
 
 pub(crate) use calls::Calls;
 pub(crate) use fanout::Fanout;
+pub(crate) use idle::Idle;
 pub(crate) use report::Report;
 pub(crate) use resume::Resume;
 
@@ -73,16 +78,21 @@ impl Rig {
         Ok(Rig { reach: reach.at(own.data_dir()), server: Some(own.pid()), own: Some(own) })
     }
 
-    /// Connects so many clients, each a user of its own.
-    async fn clients(&self, count: usize) -> anyhow::Result<Vec<Client>> {
+    /// Options of so many clients, each a user of its own, if this process may have so many connections.
+    fn crowd(&self, count: usize) -> anyhow::Result<Vec<Options>> {
         let limit = raise_limit();
         if count + OTHER_DESCRIPTORS > limit {
             bail!(
                 "{count} clients need more files than this process may open ({limit}): fewer, or raise `ulimit -Hn`"
             );
         }
+        self.reach.crowd(count, CHANNELS, &[May::Subscribe, May::Publish, May::History])
+    }
+
+    /// Connects so many clients, each a user of its own.
+    async fn clients(&self, count: usize) -> anyhow::Result<Vec<Client>> {
+        let options = self.crowd(count)?;
         let bar = progress(count as u64, "connecting {pos}/{len} {bar:30}");
-        let options = self.reach.crowd(count, CHANNELS, &[May::Subscribe, May::Publish, May::History])?;
         let connected = stream::iter(options).map(|options: Options| {
             let bar = bar.clone();
             async move {

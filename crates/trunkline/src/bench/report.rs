@@ -26,6 +26,8 @@ pub(crate) struct Report {
     pub(super) counts: BTreeMap<&'static str, u64>,
     /// What was done in a second, where that is the point.
     pub(super) per_second: Option<f64>,
+    /// Figures of this bench alone.
+    pub(super) measured: BTreeMap<&'static str, f64>,
     /// How often what failed, by its name.
     pub(super) errors: BTreeMap<String, u64>,
     pub(super) latency_us: Percentiles,
@@ -48,6 +50,7 @@ impl Report {
             seconds: 0.0,
             counts: BTreeMap::new(),
             per_second: None,
+            measured: BTreeMap::new(),
             errors: BTreeMap::new(),
             latency_us: Percentiles::default(),
             used,
@@ -79,7 +82,17 @@ impl fmt::Display for Report {
         for (name, count) in &self.errors {
             writeln!(f, "  failed    {count} times: {name}")?;
         }
-        writeln!(f, "  latency   {}", self.latency_us)?;
+        for (name, value) in &self.measured {
+            writeln!(
+                f,
+                "  measured  {} {value:.*}",
+                name.replace('_', " "),
+                if *value < 100.0 { 2 } else { 0 }
+            )?;
+        }
+        if self.latency_us.count > 0 {
+            writeln!(f, "  latency   {}", self.latency_us)?;
+        }
         if let Some(note) = self.note {
             writeln!(f, "  note      {note}")?;
         }

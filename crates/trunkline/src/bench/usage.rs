@@ -135,6 +135,17 @@ fn processor_time(pid: u32) -> Option<Duration> {
     parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
+/// Memory of a process that is in RAM, in bytes.
+pub(super) fn resident(pid: u32) -> Option<u64> {
+    parse_resident(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+}
+
+/// The line `VmRSS:    1234 kB` of `/proc/PID/status` (proc_pid_status(5)).
+fn parse_resident(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
 /// What all programs of this machine have used so far.
 fn machine_time() -> Option<Duration> {
     parse_machine(&std::fs::read_to_string("/proc/stat").ok()?)
@@ -168,6 +179,13 @@ mod tests {
         assert_eq!(parse(stat), Some(Duration::from_secs(3)));
         assert_eq!(parse("7 (a) S 1 2"), None);
         assert!(processor_time(std::process::id()).is_some());
+    }
+
+    #[test]
+    fn resident_memory_is_read_in_bytes() {
+        assert_eq!(parse_resident("Name:\tx\nVmRSS:\t    1234 kB\nThreads: 1\n"), Some(1234 * 1024));
+        assert_eq!(parse_resident("Name:\tx\n"), None);
+        assert!(resident(std::process::id()).is_some_and(|bytes| bytes > 100_000));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand, value_parser};
 
 use super::output;
 use super::reach::{Reach, block_on};
-use crate::bench::{Calls, Fanout, Report, Resume, Rig};
+use crate::bench::{Calls, Fanout, Idle, Report, Resume, Rig};
 
 /// Measures a node: one of its own in a child process, or one that is named.
 #[derive(Debug, Clone, Args)]
@@ -24,7 +24,8 @@ Examples:
   trunkline bench calls --clients 100 --seconds 10
   trunkline bench calls --clients 100 --rate 5000 --transport quic --json
   trunkline bench fanout --subscribers 1000 --rate 100
-  trunkline bench resume --clients 1000";
+  trunkline bench resume --clients 1000
+  trunkline bench idle --sessions 9000 --transport websocket";
 
 #[derive(Debug, Clone, Subcommand)]
 enum What {
@@ -56,6 +57,14 @@ enum What {
         #[arg(long, default_value_t = 128, value_parser = value_parser!(u32).range(8..=1_000_000))]
         size: u32,
     },
+    /// What idle sessions cost the node, in memory and in processor time.
+    Idle {
+        #[command(flatten)]
+        common: Common,
+        /// Sessions
+        #[arg(long, default_value_t = 5_000, value_parser = value_parser!(u32).range(1..=100_000))]
+        sessions: u32,
+    },
     /// How long clients take to come back when all are cut, and whether anything was lost.
     Resume {
         #[command(flatten)]
@@ -84,8 +93,7 @@ struct Common {
 
 impl Bench {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let (What::Calls { common, .. } | What::Fanout { common, .. } | What::Resume { common, .. }) =
-            &self.what;
+        let common = self.common();
         let report = block_on(async {
             let rig = Rig::new(&common.reach).await?;
             self.measure(&rig, Duration::from_secs(common.seconds.into())).await
@@ -94,6 +102,15 @@ impl Bench {
         match report.failure() {
             Some(failure) => bail!("{failure}"),
             None => Ok(()),
+        }
+    }
+
+    fn common(&self) -> &Common {
+        match &self.what {
+            What::Calls { common, .. }
+            | What::Fanout { common, .. }
+            | What::Idle { common, .. }
+            | What::Resume { common, .. } => common,
         }
     }
 
@@ -107,6 +124,7 @@ impl Bench {
                 let (subscribers, size) = (*subscribers as usize, *size as usize);
                 Fanout { subscribers, rate: *rate, lasting, size }.run(rig).await
             }
+            What::Idle { sessions, .. } => Idle { sessions: *sessions as usize, lasting }.run(rig).await,
             What::Resume { clients, rate, .. } => {
                 Resume { clients: *clients as usize, rate: *rate, lasting }.run(rig).await
             }

@@ -36,6 +36,8 @@ pub(crate) enum Way {
     Tls,
     /// WebSocket, with TLS where the node wants it
     Websocket,
+    /// WebSocket with TLS
+    WebsocketTls,
     /// QUIC
     Quic,
     /// WebTransport
@@ -184,7 +186,9 @@ impl Reach {
     pub(crate) fn way_named(&self) -> String {
         match (&self.url, self.transport) {
             (Some(url), _) => url.protocol.as_str().to_owned(),
-            (None, Some(way)) => format!("{way:?}").to_lowercase(),
+            (None, Some(way)) => {
+                way.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+            }
             (None, None) => "the first of several".to_owned(),
         }
     }
@@ -264,9 +268,9 @@ fn endpoints(node: &RunningNode, tls: &Tls, way: Option<Way>) -> anyhow::Result<
         Some(match way {
             Way::Quic => format!("quic://{}", reachable(surface("quic")?)),
             Way::Webtransport => format!("wt://{}/", reachable(surface("quic")?)),
-            Way::Websocket => {
+            Way::Websocket | Way::WebsocketTls => {
                 let address = surface("http").or_else(|| surface("websocket"))?;
-                let scheme = if secure(address) { "wss" } else { "ws" };
+                let scheme = if way == Way::WebsocketTls || secure(address) { "wss" } else { "ws" };
                 format!("{scheme}://{}/ws", reachable(address))
             }
             Way::Tcp => format!("tcp://{}", reachable(surface("tcp")?)),

@@ -107,3 +107,18 @@ async fn a_person_reads_lines_and_bad_input_is_refused() -> Result<()> {
     assert!(ran.status == Some(1) && ran.said.contains("no node runs"), "{}", ran.said);
     Ok(())
 }
+
+#[tokio::test]
+async fn idle_sessions_stay_send_heartbeats_and_their_memory_is_read() -> Result<()> {
+    let server = server().config("[session]\nheartbeat = \"1s\"\n").start().await?;
+    for way in ["tcp", "websocket-tls", "webtransport"] {
+        let arguments = ["bench", "idle", "--sessions", "20", "--seconds", "2", "--json", "--transport", way];
+        let report = report(&run(&arguments, server.data_dir()).await?)?;
+        assert_eq!((count(&report, "sessions"), count(&report, "lost")), (20, 0), "{report}");
+        // The first beat comes within the first second, and the sessions that warm the node up beat too.
+        assert!(count(&report, "heartbeats") >= 20, "{report}");
+        assert!(report["measured"]["bytes_per_session"].is_number(), "{report}");
+        assert!(report["measured"]["resident_mb"].as_f64() > Some(1.0), "{report}");
+    }
+    Ok(())
+}
