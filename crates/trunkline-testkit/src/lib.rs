@@ -1,5 +1,5 @@
-//! What tests of every crate share: a server process, a raw protocol client, proxies that damage traffic, and a
-//! checker of delivery histories.
+//! What tests of every crate share: a server process, a raw protocol client, proxies that damage traffic, a checker
+//! of delivery histories, and a mutator for fuzzing.
 //!
 //! Everything here sees the gateway from outside: the client is written against the schema and third-party
 //! transports, not against our own transport or SDK, so that one mistake cannot hide another. Every wait has a
@@ -9,6 +9,7 @@ pub mod chaos;
 pub mod checker;
 mod client;
 mod link;
+pub mod mutation;
 mod server;
 mod tls;
 mod upstream;

@@ -4,8 +4,12 @@
 
 mod bytes_of_messages;
 mod codes_table;
+mod fuzzed;
 mod golden_frames;
 mod json_rules;
+#[path = "../../../trunkline-testkit/src/mutation.rs"]
+#[allow(unreachable_pub, reason = "the testkit's mutator, included since the testkit depends on this crate")]
+mod mutation;
 mod random_frames;
 mod samples;
 mod start_layouts;
