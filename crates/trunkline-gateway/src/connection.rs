@@ -36,6 +36,7 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 /// arguments beside what they are moved into.
 pub(crate) fn serve(node: Arc<Node>, connection: Connection) -> impl Future<Output = ()> + Send {
     let Connection { info, reader, writer, streams } = connection;
+    let serving = node.serving.token();
     let hold = Hold::new(&node, &info, writer.framing());
     let start_deadline = Instant::now() + node.options().start_timeout;
     let mut actor = Actor {
@@ -55,6 +56,7 @@ pub(crate) fn serve(node: Arc<Node>, connection: Connection) -> impl Future<Outp
         hold.node.stats.closed_by.one(CloseCode::ALL, &closed_by);
         drop(hold);
         Box::pin(trunkline_transport::close(reader, writer, code, &reason, CLOSE_DEADLINE)).await;
+        drop(serving);
     }
 }
 

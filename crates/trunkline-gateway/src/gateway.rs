@@ -77,6 +77,8 @@ pub(crate) struct Node {
     next_connection: AtomicU64,
     refusing: Arc<Semaphore>,
     tasks: TaskTracker,
+    /// Connections whose task has not ended: also those that were sent away and whose peer has not closed yet.
+    pub(crate) serving: TaskTracker,
     /// Calls that run: the drain lets them end.
     calls: TaskTracker,
     stopping: CancellationToken,
@@ -109,6 +111,7 @@ impl Gateway {
             next_connection: AtomicU64::new(1),
             refusing: Arc::new(Semaphore::new(MAX_REFUSING)),
             tasks: TaskTracker::new(),
+            serving: TaskTracker::new(),
             calls: TaskTracker::new(),
             stopping: CancellationToken::new(),
             options: ArcSwap::from_pointee(options),
@@ -232,7 +235,7 @@ impl Gateway {
         let done = tokio::time::timeout_at(end, node.tasks.wait()).await;
         let cut = match done {
             Ok(()) => Cut { calls, ..Cut::default() },
-            Err(_elapsed) => Cut { connections: node.connections.len(), sessions: node.hub.live(), calls },
+            Err(_elapsed) => Cut { connections: node.serving.len(), sessions: node.hub.live(), calls },
         };
         node.events.finish(end).await;
         cut
