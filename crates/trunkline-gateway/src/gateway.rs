@@ -207,6 +207,11 @@ impl Gateway {
         self.node.stats.connections().values().sum()
     }
 
+    /// How many sessions the node has, with and without a connection.
+    pub fn session_count(&self) -> usize {
+        self.node.hub.len()
+    }
+
     /// The sessions of this node by their id, from the one after `after` on, at most so many.
     pub fn sessions(&self, after: Option<SessionId>, limit: usize) -> SessionPage {
         let node = &self.node;

@@ -17,7 +17,7 @@ pub(crate) use histogram::Histogram;
 pub use histogram::{BOUNDS_SECONDS, Durations};
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)+) => {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
         /// The node's counters; each only rises.
         #[derive(Debug, Default)]
         pub(crate) struct Stats {
@@ -36,7 +36,24 @@ macro_rules! counters {
 
         /// The counters at one moment.
         #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-        pub struct Counters { $($(#[$doc])* pub $name: u64,)+ }
+        pub struct Counters { $($(#[doc = $doc])+ pub $name: u64,)+ }
+
+        impl Counters {
+            /// Each counter's name, what it counts, and its value.
+            pub fn each(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+                [$((stringify!($name), concat!($($doc),+).trim_ascii_start(), self.$name),)+].into_iter()
+            }
+
+            /// What clients asked for, whether it was done or not: STARTs and calls.
+            pub fn requests(&self) -> u64 {
+                self.calls + self.calls_refused + self.sessions_started + self.sessions_resumed + self.starts_refused
+            }
+
+            /// Of the requests, those that did not succeed.
+            pub fn requests_failed(&self) -> u64 {
+                self.calls_failed + self.calls_refused + self.starts_refused
+            }
+        }
 
         impl Stats {
             /// Reads every counter.

@@ -23,9 +23,9 @@ pub struct SessionPage {
 pub struct SessionFigures {
     /// Its id.
     pub session_id: String,
-    /// When it began, in Unix milliseconds.
+    /// When it began, in Unix seconds, as GateSvr has it.
     pub create_time: u64,
-    /// When its client was last heard of, in Unix milliseconds.
+    /// When its client was last heard of, in Unix seconds.
     pub last_activity: u64,
     /// Frames that its client has not acked (protocol 0), or that wait to be written (protocol 1).
     pub pending_count: u64,
@@ -91,8 +91,8 @@ impl Session {
         let silent = u64::try_from(now.at.saturating_sub(heard_at).as_millis()).unwrap_or(u64::MAX);
         let session_id = self.id.to_string();
         SessionFigures {
-            create_time: self.created_ms,
-            last_activity: now.unix_ms.saturating_sub(silent),
+            create_time: self.created_ms / 1_000,
+            last_activity: now.unix_ms.saturating_sub(silent) / 1_000,
             pending_count,
             ordered_queue: QueueFigures {
                 session_id: session_id.clone(),
