@@ -17,7 +17,7 @@ use trunkline_client::Options;
 
 use super::raw::{RawSession, Sockets};
 use super::report::Report;
-use super::usage::{Usage, resident};
+use super::usage::Usage;
 use super::{CONNECTING, Rig, progress, shown};
 
 /// Sessions that warm a node up. They stay until the end.
@@ -156,7 +156,9 @@ async fn settled(server: u32) -> anyhow::Result<u64> {
     let mut quiet = 0;
     loop {
         looks.tick().await;
-        let Some(now) = resident(server) else { bail!("the node has gone, or its memory cannot be read") };
+        let Some(now) = crate::process::resident(server) else {
+            bail!("the node has gone, or its memory cannot be read")
+        };
         quiet = if last.is_some_and(|last: u64| last.abs_diff(now) <= AT_REST) { quiet + 1 } else { 0 };
         last = Some(now);
         if quiet >= 4 || Instant::now() > deadline {

@@ -7,9 +7,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::latency::Percentiles;
-
-/// `/proc` counts processor time in hundredths of a second on every Linux (USER_HZ).
-const TICKS_PER_SECOND: f64 = 100.0;
+use crate::process::{TICKS_PER_SECOND, processor_time};
 
 /// Beyond this share of all cores the machine has nothing left to give.
 const SATURATED: f64 = 0.85;
@@ -130,22 +128,6 @@ impl fmt::Display for Used {
     }
 }
 
-/// User and system time of a process so far.
-fn processor_time(pid: u32) -> Option<Duration> {
-    parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
-}
-
-/// Memory of a process that is in RAM, in bytes.
-pub(super) fn resident(pid: u32) -> Option<u64> {
-    parse_resident(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
-}
-
-/// The line `VmRSS:    1234 kB` of `/proc/PID/status` (proc_pid_status(5)).
-fn parse_resident(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
-}
-
 /// What all programs of this machine have used so far.
 fn machine_time() -> Option<Duration> {
     parse_machine(&std::fs::read_to_string("/proc/stat").ok()?)
@@ -161,32 +143,9 @@ fn parse_machine(stat: &str) -> Option<Duration> {
     Some(Duration::from_secs_f64(busy / TICKS_PER_SECOND))
 }
 
-/// Fields 14 and 15 of `/proc/PID/stat` (proc_pid_stat(5)). The second, the name in parentheses, may hold anything.
-fn parse(stat: &str) -> Option<Duration> {
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_ascii_whitespace().skip(11);
-    let mut ticks = || fields.next()?.parse::<u32>().ok().map(f64::from);
-    Some(Duration::from_secs_f64((ticks()? + ticks()?) / TICKS_PER_SECOND))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn processor_time_is_read_whatever_the_name() {
-        let stat = "7 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20";
-        assert_eq!(parse(stat), Some(Duration::from_secs(3)));
-        assert_eq!(parse("7 (a) S 1 2"), None);
-        assert!(processor_time(std::process::id()).is_some());
-    }
-
-    #[test]
-    fn resident_memory_is_read_in_bytes() {
-        assert_eq!(parse_resident("Name:\tx\nVmRSS:\t    1234 kB\nThreads: 1\n"), Some(1234 * 1024));
-        assert_eq!(parse_resident("Name:\tx\n"), None);
-        assert!(resident(std::process::id()).is_some_and(|bytes| bytes > 100_000));
-    }
 
     #[test]
     fn the_machines_time_is_what_was_not_idle() {

@@ -3,6 +3,7 @@
 
 mod accepting;
 mod figures;
+mod gatesvr;
 mod prometheus;
 mod upgrade;
 
@@ -34,11 +35,10 @@ pub(super) fn public(http: Http) -> Router {
     Router::new()
         .route("/ws", any(upgrade::upgrade))
         .route("/certificate", get(certificate))
+        .route("/stats", get(gatesvr::stats_sums))
         .merge(page::files())
         .merge(figures())
-        .fallback(async || {
-            not_found("/, /ws, /certificate, /health, /ready, /api/status and /sdk/trunkline.js")
-        })
+        .fallback(async || not_found(PUBLIC))
         .method_not_allowed_fallback(only_get)
         .layer(middleware::map_response(as_it_is))
         .with_state(http)
@@ -48,16 +48,26 @@ pub(super) fn public(http: Http) -> Router {
 pub(super) fn metrics(http: Http) -> Router {
     figures()
         .route("/metrics", get(prometheus::metrics))
-        .fallback(async || not_found("/metrics, /health, /ready and /api/status"))
+        .route("/stats", get(gatesvr::stats))
+        .fallback(async || not_found(OPERATORS))
         .method_not_allowed_fallback(only_get)
         .layer(middleware::map_response(as_it_is))
         .with_state(http)
 }
 
+/// What somebody is told who asks the public surface for something else.
+const PUBLIC: &str =
+    "/, /ws, /certificate, /health, /ready, /stats, /performance, /api/status and /sdk/trunkline.js";
+
+/// What somebody is told who asks the metrics surface for something else.
+const OPERATORS: &str = "/metrics, /health, /ready, /stats, /performance and /api/status";
+
+/// What both have.
 fn figures() -> Router<Http> {
     Router::new()
-        .route("/health", get(figures::health))
+        .route("/health", get(gatesvr::health))
         .route("/ready", get(figures::ready))
+        .route("/performance", get(gatesvr::performance))
         .route("/api/status", get(figures::status))
 }
 

@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use trunkline_gateway::upstream::{Upstreams, UpstreamsSnapshot};
-use trunkline_gateway::{Gateway, Snapshot};
+use trunkline_gateway::{Counters, Gateway, Snapshot};
 
 use super::certificate::NodeCertificate;
+use super::rate::Rate;
+use crate::process::Process;
 
 /// How far the node is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +36,8 @@ struct Shared {
     upstreams: Arc<Upstreams>,
     certificate: NodeCertificate,
     started: Instant,
+    started_unix: Duration,
+    requests: Rate,
     phase: AtomicU8,
     surfaces: OnceLock<BTreeMap<String, SocketAddr>>,
 }
@@ -50,6 +55,42 @@ pub(super) struct Status {
     pub(super) surfaces: BTreeMap<String, SocketAddr>,
     pub(super) gateway: Snapshot,
     pub(super) upstreams: UpstreamsSnapshot,
+    // What follows is for operators: the public page does not have it.
+    #[serde(skip)]
+    pub(super) uptime: Duration,
+    /// In Unix time.
+    #[serde(skip)]
+    pub(super) started: Duration,
+    /// Tasks that live.
+    #[serde(skip)]
+    pub(super) tasks: usize,
+    /// Threads that run them.
+    #[serde(skip)]
+    pub(super) workers: usize,
+    #[serde(skip)]
+    pub(super) requests_per_second: f64,
+    #[serde(skip)]
+    pub(super) process: Process,
+}
+
+/// What `/performance` says, cheap enough for every visitor of the public page: nothing looks at each session.
+pub(super) struct Performance {
+    pub(super) uptime: Duration,
+    pub(super) timestamp: u64,
+    pub(super) tasks: usize,
+    pub(super) connections: u64,
+    pub(super) counters: Counters,
+    pub(super) process: Process,
+}
+
+impl Phase {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Phase::Starting => "starting",
+            Phase::Ready => "ready",
+            Phase::Stopping => "stopping",
+        }
+    }
 }
 
 impl StatusSource {
@@ -59,6 +100,8 @@ impl StatusSource {
             upstreams,
             certificate: certificate.clone(),
             started: Instant::now(),
+            started_unix: unix_time(),
+            requests: Rate::default(),
             phase: AtomicU8::new(Phase::Starting as u8),
             surfaces: OnceLock::new(),
         };
@@ -89,31 +132,63 @@ impl StatusSource {
         self.shared.certificate.sha256()
     }
 
+    /// Counts requests a second until cancelled.
+    pub(super) async fn follow(self, cancel: CancellationToken) {
+        let gateway = &self.shared.gateway;
+        self.shared.requests.follow(cancel, || gateway.counters().requests()).await;
+    }
+
+    /// Everything. It looks at each connection and session.
     pub(super) fn read(&self) -> Status {
         let shared = &self.shared;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (uptime, process, gateway) =
+            (shared.started.elapsed(), Process::read(), shared.gateway.snapshot());
+        let (tasks, workers) = tasks();
         Status {
             version: env!("CARGO_PKG_VERSION"),
-            phase: match self.phase() {
-                Phase::Starting => "starting",
-                Phase::Ready => "ready",
-                Phase::Stopping => "stopping",
-            },
-            uptime_seconds: shared.started.elapsed().as_secs(),
-            timestamp: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
-            memory_bytes: resident_bytes(),
+            phase: self.phase().as_str(),
+            uptime_seconds: uptime.as_secs(),
+            timestamp: u64::try_from(unix_time().as_millis()).unwrap_or(u64::MAX),
+            memory_bytes: process.resident.unwrap_or_default(),
             certificate_sha256: self.certificate_sha256(),
             surfaces: shared.surfaces.get().cloned().unwrap_or_default(),
-            gateway: shared.gateway.snapshot(),
+            requests_per_second: shared.requests.per_second(gateway.counters.requests()),
+            gateway,
             upstreams: shared.upstreams.snapshot(),
+            uptime,
+            started: shared.started_unix,
+            tasks,
+            workers,
+            process,
         }
+    }
+
+    /// The sums that everybody may see.
+    pub(super) fn performance(&self) -> Performance {
+        let shared = &self.shared;
+        Performance {
+            uptime: shared.started.elapsed(),
+            timestamp: unix_time().as_secs(),
+            tasks: tasks().0,
+            connections: shared.gateway.connections(),
+            counters: shared.gateway.counters(),
+            process: Process::read(),
+        }
+    }
+
+    /// Where the metrics surface listens, if it does.
+    pub(super) fn metrics_address(&self) -> Option<SocketAddr> {
+        self.shared.surfaces.get()?.get("metrics").copied()
     }
 }
 
-/// Resident memory of this process; 0 where the system does not say.
-fn resident_bytes() -> u64 {
-    let Ok(statm) = std::fs::read_to_string("/proc/self/statm") else { return 0 };
-    let pages: u64 = statm.split(' ').nth(1).and_then(|field| field.parse().ok()).unwrap_or_default();
-    // Linux counts in pages of 4 KiB on every machine that this runs on.
-    pages * 4096
+/// Now, in Unix time.
+pub(super) fn unix_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Tasks that live, and threads that run them. For who runs in a runtime.
+fn tasks() -> (usize, usize) {
+    let metrics = tokio::runtime::Handle::current().metrics();
+    (metrics.num_alive_tasks(), metrics.num_workers())
 }

@@ -86,6 +86,7 @@ pub(super) async fn bind(
     let rate = Arc::new(ConnectionRate::new(config.limits.connections_per_address));
     let tasks = TaskTracker::new();
     tasks.spawn(certificate.clone().renew(config.tls.clone(), dir.clone(), cancel.clone()));
+    tasks.spawn(status.clone().follow(cancel.clone()));
     let refusals = Refusals::new(&tasks);
     let binder = Binder { config, gateway, certificate, cancel, rate, refusals, tasks: tasks.clone() };
     let shared = Http {

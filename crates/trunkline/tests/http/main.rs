@@ -3,6 +3,7 @@
 
 mod encryption;
 mod exchange;
+mod gatesvr;
 mod heads;
 mod routes;
 mod upgrades;

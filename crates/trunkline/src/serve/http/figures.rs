@@ -1,4 +1,4 @@
-//! What a node says of itself to people and programs: alive, ready, and its figures.
+//! What a node says of itself to people and programs: whether it is ready, and its figures.
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -6,18 +6,6 @@ use axum::response::{IntoResponse, Json, Response};
 
 use super::Http;
 use crate::serve::status::Phase;
-
-/// Alive, whatever else: the fields of GateSvr.
-pub(super) async fn health(State(http): State<Http>) -> Response {
-    let status = http.status.read();
-    let active: u64 = status.gateway.connections.values().sum();
-    Json(serde_json::json!({
-        "status": "healthy",
-        "active_connections": active,
-        "timestamp": status.timestamp,
-    }))
-    .into_response()
-}
 
 /// True only while the node serves.
 pub(super) async fn ready(State(http): State<Http>) -> Response {
