@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
+pub use rustix::process::Resource;
+
 use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -16,6 +18,9 @@ use crate::link::Way;
 
 /// Its name in a folder of the server's own.
 const READY_FILE: &str = "ready.json";
+
+/// Its name there.
+const CONFIG_FILE: &str = "trunkline.toml";
 
 /// What `--ready-file` says: where each surface is.
 #[derive(Debug, Clone, serde::Deserialize)]
@@ -132,6 +137,7 @@ pub struct ServerBuilder {
     config: Option<String>,
     data_dir: Option<PathBuf>,
     surfaces: Vec<(&'static str, String)>,
+    stderr_unread: bool,
 }
 
 impl ServerBuilder {
@@ -164,6 +170,12 @@ impl ServerBuilder {
         self
     }
 
+    /// Leaves standard error in a pipe that nobody reads: once that is full, who writes to it waits for ever.
+    pub fn stderr_unread(mut self) -> Self {
+        self.stderr_unread = true;
+        self
+    }
+
     /// Puts a surface (`http`, `tcp`, `quic`, `grpc`, `metrics`) at an address, or `off`; all others get a port of
     /// their own on loopback.
     pub fn surface(mut self, name: &'static str, address: impl Into<String>) -> Self {
@@ -184,7 +196,7 @@ impl ServerBuilder {
         let mut command = Command::new(&self.binary);
         command.arg("serve").arg("--data-dir").arg(data_dir.path()).arg("--ready-file").arg(&ready_file);
         if let Some(config) = &self.config {
-            let file = scratch.path().join("trunkline.toml");
+            let file = scratch.path().join(CONFIG_FILE);
             std::fs::write(&file, config)?;
             command.arg("--config").arg(file);
         }
@@ -197,7 +209,7 @@ impl ServerBuilder {
             .envs(self.environment)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
-            .stderr(log)
+            .stderr(if self.stderr_unread { Stdio::piped() } else { log.into() })
             .kill_on_drop(true);
         let child = command.spawn().with_context(|| format!("{} does not start", self.binary.display()))?;
         let mut server =
@@ -241,6 +253,7 @@ impl TestServer {
             config: None,
             data_dir: None,
             surfaces: ["http", "tcp", "quic", "grpc", "metrics"].map(|name| (name, own_port())).to_vec(),
+            stderr_unread: false,
         }
     }
 
@@ -252,6 +265,11 @@ impl TestServer {
     /// What it was told to write once it serves.
     pub fn ready_file(&self) -> PathBuf {
         self.scratch.path().join(READY_FILE)
+    }
+
+    /// Its configuration file, where the builder was given one.
+    pub fn config_file(&self) -> PathBuf {
+        self.scratch.path().join(CONFIG_FILE)
     }
 
     /// What the ready file says now.
@@ -325,6 +343,20 @@ impl TestServer {
         if signal == Signal::Freeze {
             until_frozen(id)?;
         }
+        Ok(())
+    }
+
+    /// Sets a limit of the running process, and keeps the hard one so that it can be raised again.
+    pub fn limit(&self, resource: Resource, most: u64) -> Result<()> {
+        let id = self.child.id().context("the server has ended")?;
+        let pid =
+            rustix::process::Pid::from_raw(i32::try_from(id)?).context("a process has an id above 0")?;
+        let hard = rustix::process::getrlimit(resource).maximum;
+        rustix::process::prlimit(
+            Some(pid),
+            resource,
+            rustix::process::Rlimit { current: Some(most), maximum: hard },
+        )?;
         Ok(())
     }
 
