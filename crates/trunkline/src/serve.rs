@@ -31,6 +31,7 @@ use trunkline_session::TokenKey;
 
 use crate::config::{AuthMode, Config, Loaded};
 use crate::data_dir::DataDir;
+use crate::logging::LogHandle;
 use crate::ready::{Published, RunningNode};
 use crate::{descriptors, jwks, keys, logging, options, ready};
 use certificate::NodeCertificate;
@@ -42,16 +43,17 @@ const DURABLE_PREFIX: &str = "upstream/";
 
 /// Serves until a signal comes, then drains.
 pub(crate) fn run(loaded: Loaded, ready_file: Option<PathBuf>) -> anyhow::Result<()> {
-    logging::start(&loaded.config.log)?;
+    let (log, flush) = logging::start(&loaded.config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.context("the runtime cannot be started")?;
-    let ended = runtime.block_on(serve(loaded.config, ready_file.as_deref()));
+    let ended = runtime.block_on(serve(loaded.config, log, ready_file.as_deref()));
     // Nothing is left that matters, and a thread that hangs in a system call must not hold up the end.
     runtime.shutdown_background();
+    drop(flush);
     ended
 }
 
-async fn serve(config: Config, ready_file: Option<&Path>) -> anyhow::Result<()> {
+async fn serve(config: Config, log: LogHandle, ready_file: Option<&Path>) -> anyhow::Result<()> {
     // Before anything is heard of us: a signal during the start must not be lost.
     let mut signals = Signals::listen()?;
     let dir = DataDir::open(&config.node.data_dir)?;
@@ -70,7 +72,7 @@ async fn serve(config: Config, ready_file: Option<&Path>) -> anyhow::Result<()> 
     gateway.mount(Arc::new(echo::Echo));
 
     let cancel = CancellationToken::new();
-    let status = StatusSource::new(gateway.clone(), Arc::clone(&upstreams), &certificate);
+    let status = StatusSource::new(gateway.clone(), Arc::clone(&upstreams), &certificate, log);
     let surfaces = surfaces::bind(&config, &gateway, &certificate, &status, &dir, &cancel).await?;
     let node = RunningNode {
         surfaces: surfaces.addresses().clone(),
@@ -79,8 +81,9 @@ async fn serve(config: Config, ready_file: Option<&Path>) -> anyhow::Result<()> 
     };
     status.ready(surfaces.addresses());
     surfaces.ready().await;
-    let mut published = node.publish(&dir, ready_file)?;
+    // Who waits for the ready file finds the greeting printed.
     greet(&node, &config);
+    let mut published = node.publish(&dir, ready_file)?;
 
     let signal = tokio::select! {
         signal = signals.next() => signal,

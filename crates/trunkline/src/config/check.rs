@@ -17,6 +17,9 @@ const IMPLICIT: [&str; 5] = ["user:", "session:", "zone:", "group:", "all"];
 /// The smallest frame limit with which every frame of the protocol itself passes.
 const SMALLEST_FRAME: ByteSize = ByteSize(4 * 1024);
 
+/// Below it a file is rotated so often that little of the log is left.
+const SMALLEST_LOG: ByteSize = ByteSize(64 * 1024);
+
 /// Adds a sentence for everything that is wrong across the keys.
 pub(crate) fn across(config: &Config, origins: &BTreeMap<String, Origin>, problems: &mut Vec<String>) {
     let mut checks = Checks { config, origins, problems };
@@ -27,6 +30,7 @@ pub(crate) fn across(config: &Config, origins: &BTreeMap<String, Origin>, proble
     checks.namespaces();
     checks.upstreams();
     checks.limits();
+    checks.log();
 }
 
 struct Checks<'a> {
@@ -267,6 +271,26 @@ impl Checks<'_> {
             self.useless("limits.call_burst", "limits.calls_per_second is 0, so there is no limit");
         } else if limits.call_burst == Some(0) {
             self.wrong("limits.call_burst", "0 would let no call pass");
+        }
+    }
+
+    fn log(&mut self) {
+        let log = &self.config.log;
+        let Some(file) = &log.file else {
+            for key in ["file_size", "files_kept"] {
+                self.useless(&format!("log.{key}"), "log.file is not set");
+            }
+            return;
+        };
+        let folder = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            self.wrong("log.file", &format!("the folder {} does not exist", folder.display()));
+        }
+        if log.file_size < SMALLEST_LOG {
+            self.wrong("log.file_size", "must be at least 64 KiB, so that a burst of lines fits in");
+        }
+        if log.files_kept == 0 {
+            self.wrong("log.files_kept", "0 would lose the whole log each time the file is full");
         }
     }
 }

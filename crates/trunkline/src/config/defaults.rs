@@ -23,3 +23,9 @@ pub(crate) const HISTORY_TTL: Duration = Duration::from_secs(300);
 
 /// The session engine's own default; its constant is a `usize` for the engine's arithmetic.
 pub(crate) const REPLY_CACHE: u32 = 256 * 1024;
+
+/// As GateSvr rotated: 3 MB and five older ones, 18 MB in all.
+pub(crate) const LOG_FILE_SIZE: u32 = 3 * 1024 * 1024;
+
+/// See [`LOG_FILE_SIZE`].
+pub(crate) const LOG_FILES_KEPT: usize = 5;

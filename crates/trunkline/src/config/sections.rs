@@ -370,12 +370,18 @@ words! {
 }
 
 section! {
-    /// The log, on standard error.
+    /// The log, on standard error or in a file. It never holds up the node: lines that cannot be written in time are dropped and counted.
     struct Log {
         /// A level, or directives such as "info,trunkline_gateway=debug".
         level: String = "info".to_owned(),
         /// "text" for people, "json" for programs.
         format: LogFormat = LogFormat::Text,
+        /// File to write to instead of standard error. At its size it becomes FILE.1, and FILE.1 becomes FILE.2.
+        file: Option<PathBuf> = None,
+        /// Largest size of the file.
+        file_size: ByteSize = ByteSize(defaults::LOG_FILE_SIZE),
+        /// Files kept besides it.
+        files_kept: usize = defaults::LOG_FILES_KEPT,
     }
 }
 

@@ -373,8 +373,25 @@ fn the_file_of_init_changes_nothing_and_names_every_key() {
     let mut table: toml::Table = toml::from_str(&set.join("\n")).unwrap();
     let room = table.remove("namespaces").unwrap();
     assert!(room["room"].as_table().unwrap().contains_key("history_count"));
+    // These mean nothing beside the defaults of others.
     table["limits"].as_table_mut().unwrap().remove("call_burst");
+    table["log"].as_table_mut().unwrap().retain(|name, _| !name.starts_with("file"));
     assert_eq!(toml(&toml::to_string(&table).unwrap()).unwrap().config, Config::default());
+}
+
+#[test]
+fn a_log_file_has_a_folder_a_size_and_others_beside_it() {
+    for (log, said) in [
+        ("file_size = \"1 MiB\"", "log.file_size (line 2): has no effect: log.file is not set"),
+        ("file = \"/nowhere/at/all.log\"", "the folder /nowhere/at does not exist"),
+        ("file = \"a.log\"\nfile_size = 10", "at least 64 KiB"),
+        ("file = \"a.log\"\nfiles_kept = 0", "would lose the whole log"),
+    ] {
+        let problems = problems(toml(&format!("[log]\n{log}")));
+        assert!(problems.len() == 1 && problems[0].contains(said), "{problems:?}");
+    }
+    let log = toml("[log]\nfile = \"a.log\"").unwrap().config.log;
+    assert_eq!((log.file_size, log.files_kept), (ByteSize(3 << 20), 5));
 }
 
 #[test]

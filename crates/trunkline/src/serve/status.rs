@@ -14,6 +14,7 @@ use trunkline_gateway::{Counters, Gateway, Snapshot};
 
 use super::certificate::NodeCertificate;
 use super::rate::Rate;
+use crate::logging::{LogHandle, LostLines};
 use crate::process::Process;
 
 /// How far the node is in its life.
@@ -38,6 +39,7 @@ struct Shared {
     started: Instant,
     started_unix: Duration,
     requests: Rate,
+    log: LogHandle,
     phase: AtomicU8,
     surfaces: OnceLock<BTreeMap<String, SocketAddr>>,
 }
@@ -71,6 +73,8 @@ pub(super) struct Status {
     pub(super) requests_per_second: f64,
     #[serde(skip)]
     pub(super) process: Process,
+    #[serde(skip)]
+    pub(super) log: LostLines,
 }
 
 /// What `/performance` says, cheap enough for every visitor of the public page: nothing looks at each session.
@@ -94,7 +98,12 @@ impl Phase {
 }
 
 impl StatusSource {
-    pub(super) fn new(gateway: Gateway, upstreams: Arc<Upstreams>, certificate: &NodeCertificate) -> Self {
+    pub(super) fn new(
+        gateway: Gateway,
+        upstreams: Arc<Upstreams>,
+        certificate: &NodeCertificate,
+        log: LogHandle,
+    ) -> Self {
         let shared = Shared {
             gateway,
             upstreams,
@@ -102,6 +111,7 @@ impl StatusSource {
             started: Instant::now(),
             started_unix: unix_time(),
             requests: Rate::default(),
+            log,
             phase: AtomicU8::new(Phase::Starting as u8),
             surfaces: OnceLock::new(),
         };
@@ -160,6 +170,7 @@ impl StatusSource {
             tasks,
             workers,
             process,
+            log: shared.log.lost(),
         }
     }
 

@@ -91,6 +91,7 @@ mod tests {
     use super::*;
     use crate::config::{Config, Surface};
     use crate::data_dir::DataDir;
+    use crate::logging::LogHandle;
 
     /// An upstream that takes a connection and never says a word.
     struct Silence;
@@ -139,7 +140,8 @@ mod tests {
         }
         listen.http = Surface::At(([127, 0, 0, 1], 0).into());
         let certificate = certificate::load(&config.tls, &dir).unwrap();
-        let status = StatusSource::new(gateway.clone(), Arc::clone(&upstreams), &certificate);
+        let status =
+            StatusSource::new(gateway.clone(), Arc::clone(&upstreams), &certificate, LogHandle::default());
         let cancel = CancellationToken::new();
         let surfaces = surfaces::bind(&config, &gateway, &certificate, &status, &dir, &cancel).await.unwrap();
 

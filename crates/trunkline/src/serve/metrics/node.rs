@@ -37,5 +37,11 @@ pub(super) fn families(status: &Status) -> Vec<Family> {
         Family::gauge(Count, "process_threads", "Threads of the process.").may_be(of.threads),
         Family::gauge(Seconds, "process_start_time_seconds", "When the node began, in Unix time.")
             .is(status.started.as_secs_f64()),
+        Family::counter(
+            Count,
+            "trunkline_log_lines_lost_total",
+            "Lines that are not in the log: its writer was too slow, or could not write (a full disk).",
+        )
+        .by("reason", [("slow", status.log.slow), ("failed", status.log.failed)]),
     ]
 }

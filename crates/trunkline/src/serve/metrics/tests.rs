@@ -15,6 +15,7 @@ use super::super::status::StatusSource;
 use super::*;
 use crate::config::Config;
 use crate::data_dir::DataDir;
+use crate::logging::LogHandle;
 
 /// What a node says that has just begun.
 async fn idle() -> Status {
@@ -28,7 +29,7 @@ async fn idle() -> Status {
     let temporary = tempfile::tempdir().unwrap();
     let dir = DataDir::open(temporary.path()).unwrap();
     let certificate = certificate::load(&Config::default().tls, &dir).unwrap();
-    StatusSource::new(gateway, upstreams, &certificate).read()
+    StatusSource::new(gateway, upstreams, &certificate, LogHandle::default()).read()
 }
 
 fn labels(family: &Family) -> BTreeSet<&'static str> {
