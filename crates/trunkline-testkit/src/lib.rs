@@ -17,7 +17,7 @@ mod upstream;
 pub use client::{Received, TestClient};
 pub use link::{LinkClosed, Transport, Way, https};
 pub use server::{Ready, Resource, ServerBuilder, Signal, TestServer};
-pub use upstream::{Handled, TestUpstream};
+pub use upstream::{Handled, TestUpstream, allowed};
 
 /// How long any wait may last. A debug build beside other builds on two cores takes seconds for what takes
 /// milliseconds alone; a test that needs longer is stuck.

@@ -32,6 +32,9 @@ pub type Handled = Result<UpstreamResponse, Status>;
 
 type Handler = Arc<dyn Fn(&UpstreamRequest) -> Option<Handled> + Send + Sync>;
 
+type Authorizer =
+    Arc<dyn Fn(&wire::AuthorizeRequest) -> Result<wire::AuthorizeResponse, Status> + Send + Sync>;
+
 /// A running upstream. Dropping it ends the listener; a connection that is open is served until its runtime ends.
 pub struct TestUpstream {
     address: SocketAddr,
@@ -42,11 +45,14 @@ pub struct TestUpstream {
 struct Shared {
     gateway: GatewayServiceClient<Channel>,
     handler: Handler,
+    authorizer: Mutex<Authorizer>,
+    /// How often `Authorize` was asked.
+    authorizes: watch::Sender<u64>,
     requests: Mutex<VecDeque<UpstreamRequest>>,
     arrived: watch::Sender<u64>,
     /// Of `count`: how often it ran, by its parameter `key`.
     counts: Mutex<HashMap<String, u64>>,
-    /// A permit lets one `hold` go on.
+    /// A permit lets one `hold`, or one question about a channel `held:…`, go on.
     released: Semaphore,
     outcomes: Mutex<Vec<wire::UnicastPushResponse>>,
     events: Mutex<Vec<wire::SessionEvent>>,
@@ -69,6 +75,8 @@ impl TestUpstream {
         let shared = Arc::new(Shared {
             gateway: GatewayServiceClient::new(channel),
             handler: Arc::new(handler),
+            authorizer: Mutex::new(Arc::new(|request| Ok(allowed(request.channel.starts_with("open:"))))),
+            authorizes: watch::Sender::new(0),
             requests: Mutex::new(VecDeque::new()),
             arrived: watch::Sender::new(0),
             counts: Mutex::new(HashMap::new()),
@@ -152,7 +160,26 @@ impl TestUpstream {
         self.shared.counts.lock().get(key).copied().unwrap_or(0)
     }
 
-    /// Lets so many `hold`s go on, those that run and those to come.
+    /// Answers `Authorize` so from now on. Unless told, what begins with `open:` is allowed.
+    pub fn authorize_with(
+        &self,
+        authorizer: impl Fn(&wire::AuthorizeRequest) -> Result<wire::AuthorizeResponse, Status>
+        + Send
+        + Sync
+        + 'static,
+    ) {
+        *self.shared.authorizer.lock() = Arc::new(authorizer);
+    }
+
+    /// Waits until `Authorize` was asked so often since the start.
+    pub async fn until_authorizes(&self, count: u64) -> Result<()> {
+        let mut asked = self.shared.authorizes.subscribe();
+        let waited = timeout(DEADLINE, asked.wait_for(|seen| *seen >= count)).await;
+        waited.with_context(|| format!("fewer than {count} questions arrive"))?.map(drop)?;
+        Ok(())
+    }
+
+    /// Lets so many `hold`s and questions about channels `held:…` go on, those that run and those to come.
     pub fn release(&self, count: usize) {
         self.shared.released.add_permits(count);
     }
@@ -182,6 +209,11 @@ fn push(user: &str, title: &str, hint: NotifySyncHint, client_seq: u64) -> Unica
         bind_client_seq_id: client_seq,
         ..UnicastPushRequest::default()
     }
+}
+
+/// A plain answer to `Authorize`.
+pub fn allowed(allowed: bool) -> wire::AuthorizeResponse {
+    wire::AuthorizeResponse { allowed, ..wire::AuthorizeResponse::default() }
 }
 
 fn ok(data: impl Into<Bytes>) -> Handled {
@@ -284,8 +316,16 @@ impl UpstreamService for Shared {
         &self,
         request: Request<wire::AuthorizeRequest>,
     ) -> Result<Response<wire::AuthorizeResponse>, Status> {
-        let allowed = request.into_inner().channel.starts_with("open:");
-        Ok(Response::new(wire::AuthorizeResponse { allowed, ..Default::default() }))
+        let request = request.into_inner();
+        self.authorizes.send_modify(|count| *count += 1);
+        if request.channel.starts_with("held:") {
+            if let Ok(permit) = self.released.acquire().await {
+                permit.forget();
+            }
+            return Ok(Response::new(allowed(true)));
+        }
+        let authorizer = Arc::clone(&self.authorizer.lock());
+        authorizer(&request).map(Response::new)
     }
 
     async fn session_events(

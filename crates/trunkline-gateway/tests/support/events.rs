@@ -29,6 +29,11 @@ impl Events {
         Ok(())
     }
 
+    /// Whom anything has happened to.
+    pub(crate) fn sessions(&self) -> std::collections::BTreeSet<String> {
+        self.seen.borrow().iter().map(|(of, _)| of.clone()).collect()
+    }
+
     /// What has happened to the session, in order.
     pub(crate) fn of(&self, session: &str) -> Vec<SessionEvent> {
         let seen = self.seen.borrow();
