@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! Unprobed --probe--> Up --failures, rate, slow--> Ejected --time and probe--> HalfOpen --trial--> Up
-//!     \---bad probe--> Down <--probe fails, link lost-- Up         Down --probe--> HalfOpen --bad trial--> Ejected
+//!     \---bad probe--> Down <--probe fails, link lost-- Up, HalfOpen, Ejected
+//!                       Down --probe--> HalfOpen, or back to Ejected before its time; HalfOpen --bad trial--> Ejected
 //! ```
 
 use std::collections::VecDeque;
@@ -204,17 +205,21 @@ impl Health {
     pub(super) fn probe_passed(&mut self, now: Instant) {
         match self.phase {
             Phase::Unprobed => self.enter(now, Phase::Up, ""),
+            // What it was ejected for is not forgotten because it was away as well.
+            Phase::Down if now < self.until => self.enter(now, Phase::Ejected, "its ejection is not over"),
             Phase::Down => self.enter(now, Phase::HalfOpen, ""),
             Phase::Ejected if now >= self.until => self.enter(now, Phase::HalfOpen, ""),
             Phase::Ejected | Phase::Up | Phase::HalfOpen => {}
         }
     }
 
-    /// A probe was answered badly, or not at all although the instance can be connected to.
+    /// A probe was answered badly, or not at all although the instance can be connected to. One that is ejected is
+    /// down then like any other, or its registration would be renewed for ever.
     pub(super) fn probe_failed(&mut self, now: Instant, why: &str) {
         match self.phase {
-            Phase::Unprobed | Phase::Up | Phase::HalfOpen => self.enter(now, Phase::Down, why),
-            Phase::Ejected => {}
+            Phase::Unprobed | Phase::Up | Phase::HalfOpen | Phase::Ejected => {
+                self.enter(now, Phase::Down, why);
+            }
             Phase::Down => why.clone_into(&mut self.why),
         }
     }
@@ -421,6 +426,17 @@ mod tests {
         let ended = case.health.ended_since(case.now, Some(case.now + Duration::from_millis(1)));
         case.health.judge_slowness(case.now, Slowness { running: 1, ended }, Slowness::default());
         assert_eq!(case.health.phase(), Phase::Ejected);
+    }
+
+    #[test]
+    fn an_ejected_one_that_is_away_is_down_and_comes_back_no_sooner() {
+        let mut case = Case::up();
+        case.calls(&[Bad; 5]);
+        case.health.unreachable(case.now, "connection lost");
+        assert_eq!((case.health.phase(), case.health.why()), (Phase::Down, "connection lost"));
+        assert_eq!(case.after(999).probe(), Phase::Ejected, "its time is not over");
+        assert_eq!(case.after(1).probe(), Phase::HalfOpen);
+        assert_eq!(case.health.ejections(), 1, "it was ejected once");
     }
 
     #[test]

@@ -283,3 +283,26 @@ async fn several_channels_are_used_in_turn() {
     let fake = Arc::clone(&fake);
     assert_eq!(fake.calls(), 12);
 }
+
+/// Whoever dies with its calls running is ejected for them first; it must be found dead all the same.
+#[tokio::test(start_paused = true)]
+async fn an_ejected_instance_that_is_dead_is_forgotten_with_its_lease() {
+    let bench = Bench::new(|options| options.lease = Duration::from_secs(10));
+    let fake = bench.fakes(1, "003").await.remove(0);
+    fake.set(Mode::Hang);
+    let mut calls = JoinSet::new();
+    for _ in 0..8 {
+        let router = bench.router.clone();
+        calls.spawn(async move { router.call(&caller(), call("put")).await.map(drop) });
+    }
+    fake.until(|seen| seen.calls.len() == 8).await;
+    bench.net.deafen(&fake);
+    fake.kill();
+    while let Some(ended) = within("the calls", calls.join_next()).await {
+        ended.unwrap().unwrap_err();
+    }
+    assert_eq!(bench.router.snapshot().instances[0].ejections, 1, "its calls failed all at once");
+    let died = Instant::now();
+    within("its end", bench.router.until(|all| all.is_empty())).await;
+    assert!(died.elapsed() <= Duration::from_secs(30), "forgotten after {:?}", died.elapsed());
+}
