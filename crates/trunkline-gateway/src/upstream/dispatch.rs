@@ -276,8 +276,11 @@ impl Dispatch {
                 (Outcome::Good, say(Code::Forbidden, "forbids this"))
             }
             tonic::Code::NotFound => (Outcome::Good, say(Code::NotFound, "knows no such thing")),
+            // In our own words it says that the call did not run (above); in gRPC's it may come after it did, as where
+            // an answer is too large to send.
             tonic::Code::ResourceExhausted => {
-                (Outcome::Neutral, Attempt::Final(overloaded("the upstream is overloaded")))
+                let text = "the upstream has used up a resource; the call may have run";
+                (Outcome::ServerError, Attempt::Broken(Status::new(Code::UpstreamFailed, text)))
             }
             tonic::Code::Unimplemented => {
                 (Outcome::Bad, say(Code::UpstreamFailed, "does not implement this; is its address right?"))

@@ -196,7 +196,8 @@ async fn what_an_upstream_says_keeps_its_meaning() {
         (tonic::Code::InvalidArgument, Code::BadRequest),
         (tonic::Code::PermissionDenied, Code::Forbidden),
         (tonic::Code::NotFound, Code::NotFound),
-        (tonic::Code::ResourceExhausted, Code::Overloaded),
+        // Only an upstream that says so in our own words has not run the call.
+        (tonic::Code::ResourceExhausted, Code::UpstreamFailed),
         (tonic::Code::DeadlineExceeded, Code::UpstreamTimeout),
         (tonic::Code::Internal, Code::UpstreamFailed),
         (tonic::Code::Unimplemented, Code::UpstreamFailed),
