@@ -73,6 +73,19 @@ impl Channels {
         self.by_name.remove(channel)
     }
 
+    /// A START could not attach it. What the client asked for itself it may ask for again; what a service joined is
+    /// tried again at the next START.
+    pub(crate) fn refused(&mut self, channel: &str) {
+        if self.by_name.get(channel).is_some_and(|known| known.kind == ChannelKind::Own) {
+            self.by_name.remove(channel);
+        }
+    }
+
+    /// Is it delivered on the connection of now?
+    pub(crate) fn is_live(&self, channel: &str) -> bool {
+        self.by_name.get(channel).is_some_and(|known| known.live)
+    }
+
     pub(crate) fn names(&self) -> impl Iterator<Item = (&Channel, &Subscription)> {
         self.by_name.iter()
     }

@@ -132,7 +132,7 @@ impl Engine {
         let subscribing = self.subscription_under_way(&request.channel).is_some();
         let error = if request.channel.is_empty() {
             ErrorCode::BadRequest.message("no channel is named")
-        } else if subscribing || self.channels.get(&request.channel).is_some() {
+        } else if subscribing || self.channels.is_live(&request.channel) {
             ErrorCode::Conflict.message("the session is on this channel")
         } else if is_implicit_name(&request.channel) {
             ErrorCode::Forbidden.message("nobody attaches to another's channel")
@@ -227,7 +227,7 @@ impl Engine {
         since: Option<Position>,
         gap: Option<ChannelGap>,
     ) -> bool {
-        if self.channels.get(channel).is_some() {
+        if self.channels.is_live(channel) {
             // A service has joined the session meanwhile, and delivery goes on from where that was told.
             let error = ErrorCode::Conflict.message("the session is on this channel");
             self.send_channel_error(msg_id, channel.to_string(), error);
@@ -240,7 +240,9 @@ impl Engine {
             recovered: since.is_some() && gap.is_none(),
             ..Default::default()
         };
-        self.channels.attached(channel.clone(), ChannelKind::Own, position, true);
+        // What a service joined and the START could not attach stays a service's; it begins anew all the same.
+        let kind = self.channels.remove(channel).map_or(ChannelKind::Own, |known| known.kind);
+        self.channels.attached(channel.clone(), kind, position, true);
         self.send(DownFrame::new(msg_id, DownBody::ChannelResp(told)));
         if let Some(gap) = gap {
             self.send(DownFrame::new(0, DownBody::Gap(gap)));
@@ -253,7 +255,9 @@ impl Engine {
         let (Pending::Subscribe { channel, .. }, Ok(_)) = (kind, result) else { return };
         let joined = matches!(&self.phase, Phase::Starting(starting) if starting.joins(channel));
         let ended = matches!(self.phase, Phase::Ended(_));
-        let wanted = self.subscription_under_way(channel).is_some() || self.channels.get(channel).is_some();
+        let live = matches!(self.phase, Phase::Live);
+        let wanted = self.subscription_under_way(channel).is_some()
+            || self.channels.get(channel).is_some_and(|known| known.live || !live);
         if ended || !(joined || wanted) {
             self.outputs.push_back(Output::Detach(channel.clone()));
         }

@@ -266,7 +266,8 @@ pub enum Input<'a> {
         /// How.
         outcome: CallOutcome,
     },
-    /// A service has joined the session to a channel; its cursor waits for [`Output::Deliver`].
+    /// A service has joined the session to a channel, or a new token has put it into a group; its cursor waits for
+    /// [`Output::Deliver`].
     Joined {
         /// Which.
         channel: Channel,

@@ -31,7 +31,7 @@ use crate::Now;
 use crate::budget::ReplyBudget;
 use crate::config::{Protocol, SessionConfig};
 use crate::ids::{ClientSeq, ConnectionId, Fence, SessionId};
-use crate::position::{Channel, Position};
+use crate::position::{Channel, Position, is_implicit_name};
 use calls::{Calls, Cx};
 use channels::Channels;
 use frames::PendingOperation;
@@ -322,7 +322,11 @@ impl Engine {
                 if self.channels.join(&channel, live) {
                     return;
                 }
-                self.channels.attached(channel.clone(), ChannelKind::Joined, position, live);
+                let kind = match is_implicit_name(&channel) {
+                    true => ChannelKind::Implicit,
+                    false => ChannelKind::Joined,
+                };
+                self.channels.attached(channel.clone(), kind, position, live);
                 if live {
                     let Position { epoch, offset } = position;
                     let told =
@@ -341,8 +345,9 @@ impl Engine {
             return;
         }
         let Some(known) = self.channels.remove(channel) else { return };
+        // Also without a connection: what is attached for a session that may come back must not stay.
+        self.outputs.push_back(Output::Detach(Channel::from(channel)));
         if known.live {
-            self.outputs.push_back(Output::Detach(Channel::from(channel)));
             let told =
                 ChannelResponse { channel: channel.to_owned(), error: Some(error), ..Default::default() };
             self.send(DownFrame::new(0, DownBody::ChannelResp(told)));

@@ -88,6 +88,12 @@ impl Engine {
         }
     }
 
+    /// Would this START be accepted? For who has to prepare what an accepted one needs and a refused one must not
+    /// change.
+    pub fn accepts(&self, facts: &StartFacts) -> bool {
+        self.judge_start(facts).is_ok()
+    }
+
     pub(super) fn start(&mut self, now: Now, facts: StartFacts) {
         let continues = match self.judge_start(&facts) {
             Ok(continues) => continues,
@@ -183,6 +189,9 @@ impl Engine {
             self.phase = phase;
             return;
         };
+        for refusal in &refused {
+            self.channels.refused(&refusal.channel);
+        }
         starting.refused.extend(refused);
         let mut positions = Vec::with_capacity(channels.len());
         let mut deliver = Vec::with_capacity(channels.len());

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use trunkline_proto::wire::{
-    ChannelGap, ChannelRequest, ChannelResponse, ClientAck, HeartbeatRequest, HistoryRequest, PublishRequest,
-    RefreshRequest, StartRequest,
+    ChannelGap, ChannelRefusal, ChannelRequest, ChannelResponse, ClientAck, HeartbeatRequest, HistoryRequest,
+    PublishRequest, RefreshRequest, StartRequest,
 };
 use trunkline_proto::{CloseCode, DownBody, ErrorCode, UpBody, UpFrame};
-use trunkline_session::engine::{Answer, Event, Input, Operation, OperationId, Output, StartFacts};
+use trunkline_session::engine::{
+    Answer, ChannelKind, Event, Input, Operation, OperationId, Output, StartFacts,
+};
 use trunkline_session::{Channel, Protocol, ReplyBudget, Seq, SessionConfig};
 
 use crate::rig::*;
@@ -345,4 +347,54 @@ fn too_many_frames_of_any_kind_are_answered_429_and_none_is_dropped() {
     rig.frame(up(3, subscribe("room:1", None)));
     assert_eq!(error(&rig.frame(up(4, subscribe("room:2", None)))).error_code, 429);
     assert_eq!(closed_with(&rig.frame(up(0, UpBody::Stop(Default::default())))), Some(4300));
+}
+
+#[test]
+fn a_channel_that_a_resume_was_refused_can_be_subscribed_again() {
+    let mut rig = Rig::new();
+    let token = rig.begin().resume_token;
+    let subscribed = || Ok(Answer::Subscribed { position: at(1, 9), gap: None });
+    let id = operation(&rig.frame(up(3, subscribe("room:own", None)))).0;
+    rig.give(Input::Answer { id, result: subscribed() });
+    rig.give(Input::Joined { channel: Channel::from("room:joined"), position: at(1, 9) });
+    let facts = StartFacts { positions: vec![position("room:own", 1, 9)], ..rig.resume(&token) };
+    let (fence, attach) = rig.accepted(facts);
+    let (rooms, attach): (Vec<_>, Vec<_>) =
+        attach.into_iter().partition(|request| request.channel.starts_with("room:"));
+    assert_eq!(rooms.len(), 2);
+    let late = || Some(ErrorCode::Overloaded.message("not in time: subscribe again"));
+    let refused =
+        rooms.iter().map(|request| ChannelRefusal { channel: request.channel.to_string(), error: late() });
+    rig.attach_refusing(fence, attach, refused.collect());
+    for channel in ["room:own", "room:joined"] {
+        let id = operation(&rig.frame(up(4, subscribe(channel, None)))).0;
+        let outputs = rig.give(Input::Answer { id, result: subscribed() });
+        assert_eq!(channel_response(&outputs).1.error, None, "{channel}");
+        assert_eq!(outputs.last(), Some(&Output::Deliver(vec![Channel::from(channel)])));
+        assert_eq!(refusal(&rig.frame(up(5, subscribe(channel, None)))), 409, "it is on it now");
+    }
+    // What a service joined does not come to depend on the client's list.
+    let facts = rig.resume(&token);
+    let (_, attach) = rig.accepted(facts);
+    assert!(
+        attach
+            .iter()
+            .any(|request| &*request.channel == "room:joined" && request.kind == ChannelKind::Joined)
+    );
+}
+
+#[test]
+fn a_channel_withdrawn_without_a_connection_is_let_go_of_and_nobody_is_told() {
+    let mut rig = Rig::new();
+    let token = rig.begin().resume_token;
+    let id = operation(&rig.frame(up(3, subscribe("room:1", None)))).0;
+    rig.give(Input::Answer { id, result: Ok(Answer::Subscribed { position: at(1, 9), gap: None }) });
+    rig.cut();
+    let channel = || Channel::from("room:1");
+    let withdrawn = || Input::Withdrawn { channel: channel(), error: ErrorCode::Forbidden.message("off") };
+    assert_eq!(rig.give(withdrawn()), [Output::Detach(channel())]);
+    assert_eq!(rig.give(withdrawn()), [], "once");
+    let facts = rig.resume(&token);
+    let (_, attach) = rig.accepted(facts);
+    assert!(attach.iter().all(|request| request.channel != channel()));
 }

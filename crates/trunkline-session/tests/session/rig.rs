@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use trunkline_proto::wire::{
-    BusinessRequest, BusinessResponse, ChannelPosition, ClientAck, ErrorMessage, StartResponse, Verdict,
+    BusinessRequest, BusinessResponse, ChannelPosition, ChannelRefusal, ClientAck, ErrorMessage,
+    StartResponse, Verdict,
 };
 use trunkline_proto::{Dialect, DownBody, DownFrame, UpBody, UpFrame};
 use trunkline_session::engine::{
@@ -131,6 +132,15 @@ impl Rig {
     }
 
     pub(crate) fn attach_raw(&mut self, fence: Fence, attach: Vec<AttachRequest>) -> Vec<Output> {
+        self.attach_refusing(fence, attach, Vec::new())
+    }
+
+    pub(crate) fn attach_refusing(
+        &mut self,
+        fence: Fence,
+        attach: Vec<AttachRequest>,
+        refused: Vec<ChannelRefusal>,
+    ) -> Vec<Output> {
         self.sent.positions.clear();
         let mut channels = Vec::new();
         for AttachRequest { channel, from, kind } in attach {
@@ -139,7 +149,7 @@ impl Rig {
             channels.push(ChannelStart { channel, kind, position, gap: None });
         }
         self.fence = fence;
-        self.give(Input::Attached { fence, channels, refused: Vec::new() })
+        self.give(Input::Attached { fence, channels, refused })
     }
 
     pub(crate) fn give(&mut self, input: Input<'_>) -> Vec<Output> {
