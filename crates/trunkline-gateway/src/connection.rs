@@ -227,6 +227,11 @@ impl Actor {
             Poll::Ready(Err(_)) => return Poll::Ready(Step::WriteFailed),
             Poll::Pending => false,
         };
+        if let Some((session, _)) = &self.hold.session
+            && self.hold.handle.take_room()
+        {
+            session.has_room(&self.hold.node);
+        }
         // The timer and the engine have to hear of it before anything else happens.
         if was_stalled != self.stalled_since.is_some() || self.pressure != self.current_pressure() {
             return Poll::Ready(Step::FlowChanged);

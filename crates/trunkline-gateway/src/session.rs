@@ -255,7 +255,11 @@ impl Session {
         drop(inner);
         self.run_effects(node, effects);
         match &answer {
-            Ok(_) => node.hub.regroup(self, &groups),
+            Ok(_) => {
+                node.hub.regroup(self, &groups);
+                // What waited for room on the last connection has it on this one.
+                self.jobs.resume(node, self);
+            }
             Err(ending) if ending.code == CloseCode::TokenUsed => {
                 node.stats.tokens_reused.one();
                 let remote = handle.remote();
@@ -364,9 +368,10 @@ impl Session {
         }
     }
 
-    /// Is so much queued for the session's connection that nothing more should be begun for it?
-    fn is_full(&self) -> bool {
-        self.inner.lock().link.as_ref().is_some_and(|link| link.handle.is_full())
+    /// Is so much queued for the session's connection that nothing more should be begun for it? Then the connection
+    /// says when it has room.
+    fn wait_while_full(&self) -> bool {
+        self.inner.lock().link.as_ref().is_some_and(|link| link.handle.wait_while_full())
     }
 
     /// Where the session is a member that others can see.
@@ -405,9 +410,11 @@ impl Session {
         if self.link_fence() == Some(fence) {
             self.apply(node, Input::Pressure(pressure));
         }
-        if pressure == Pressure::Room {
-            self.jobs.resume(node, self);
-        }
+    }
+
+    /// The connection has room again that the session's operations wait for.
+    pub(crate) fn has_room(self: &Arc<Self>, node: &Arc<Node>) {
+        self.jobs.resume(node, self);
     }
 
     /// Ends the connection; codes from 4100 on end the session too.

@@ -223,6 +223,16 @@ impl Handle {
     pub(crate) fn is_full(&self) -> bool {
         self.write.lock().is_full()
     }
+
+    /// The same, for who stops until there is room: the actor then tells the session ([`Self::take_room`]).
+    pub(crate) fn wait_while_full(&self) -> bool {
+        self.write.lock().wait_while_full()
+    }
+
+    /// Is there room that the session waits for? Says so once.
+    pub(super) fn take_room(&self) -> bool {
+        self.write.lock().take_room()
+    }
 }
 
 impl Unpark for Handle {

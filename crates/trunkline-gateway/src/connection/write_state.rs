@@ -110,6 +110,8 @@ pub(crate) struct WriteState {
     ledger: Option<Arc<Mutex<Ledger>>>,
     /// Whether frames still get numbers here (protocol 0).
     is_numbering: bool,
+    /// Somebody found the outbox full and waits for room in it.
+    room_wanted: bool,
     written: Written,
 }
 
@@ -126,6 +128,7 @@ impl WriteState {
             gathered: Vec::new(),
             ledger: None,
             is_numbering: true,
+            room_wanted: false,
             written: Written::default(),
         }
     }
@@ -179,6 +182,19 @@ impl WriteState {
     /// Is the outbox so full that the connection should read no further?
     pub(crate) fn is_full(&self) -> bool {
         self.outbox_bytes >= defaults::OUTBOX_BYTES || self.outbox.len() >= defaults::OUTBOX_FRAMES
+    }
+
+    /// Is the outbox full? Then whoever asks waits for room in it, and [`WriteState::take_room`] says when. Both are
+    /// one step under one lock, so that room which comes and goes between two looks of the actor is not missed.
+    pub(crate) fn wait_while_full(&mut self) -> bool {
+        let full = self.is_full();
+        self.room_wanted |= full;
+        full
+    }
+
+    /// Is there room that somebody waits for? Says so once.
+    pub(crate) fn take_room(&mut self) -> bool {
+        self.room_wanted && !self.is_full() && std::mem::take(&mut self.room_wanted)
     }
 
     /// Frames and bytes that wait here: the outbox, and the rest of the frame that is begun.

@@ -54,7 +54,7 @@ impl Jobs {
     /// it longer, and the connection says when it has room.
     fn next(&self, session: &Session) -> Option<Job> {
         let mut queue = self.queue.lock();
-        if session.is_full() {
+        if session.wait_while_full() {
             queue.is_worked = false;
             return None;
         }
@@ -71,7 +71,7 @@ async fn work(node: Arc<Node>, session: Arc<Session>) {
         match job {
             Job::Operation(id, operation) => operations::operate(&node, &session, id, operation).await,
             Job::Publish(target, push) => operations::publish_bound(&node, &session, target, push).await,
-            Job::Leave(channel) => operations::leave(&node, &session, &channel).await,
+            Job::Leave(channel) => session.leave(&node, &channel).await,
         }
     }
 }

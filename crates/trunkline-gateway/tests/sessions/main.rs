@@ -1,0 +1,6 @@
+//! Sessions against an in-process gateway, through real connections: one module for each behaviour.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod operations;
