@@ -14,7 +14,7 @@ use trunkline_proto::ErrorCode;
 use trunkline_proto::wire::{
     self, BusinessResponse, ChannelResponse, ErrorMessage, Publication, StartRequest,
 };
-use trunkline_service::{Call, Code, Reply, Status, SyncHint, Target};
+use trunkline_service::{Call, Code, Push, Reply, Status, SyncHint, Target};
 use trunkline_session::engine::{
     Answer, BindHint, BindTarget, BoundPush, CallHistory, CallOutcome, CallRequest, Input, Operation,
     OperationId,
@@ -129,7 +129,7 @@ async fn run_call(node: &Arc<Node>, session: &Session, call: CallRequest) -> Cal
 
 /// Pushes of a reply to the caller itself share its fate; those to others go their own way.
 fn reply_outcome(node: &Arc<Node>, session: &Session, reply: Reply) -> CallOutcome {
-    let mut bound = Vec::new();
+    let (mut bound, mut others) = (Vec::new(), Vec::new());
     for (target, push) in reply.pushes {
         let own = match &target {
             Target::Session(id) if *id == session.id.to_string() => Some(BindTarget::Session),
@@ -145,15 +145,11 @@ fn reply_outcome(node: &Arc<Node>, session: &Session, reply: Reply) -> CallOutco
             (Some(target), Some(hint)) => {
                 bound.push(BoundPush { hint, target, push: push::business_response(push) })
             }
-            _ => {
-                let node = Arc::clone(node);
-                node.clone().spawn(async move {
-                    if let Err(error) = push::publish_to(&node, &target, push).await {
-                        tracing::debug!(%error, "a reply's push to another target was not accepted");
-                    }
-                });
-            }
+            _ => others.push((target, push)),
         }
+    }
+    if !others.is_empty() {
+        node.spawn(push_in_order(Arc::clone(node), others));
     }
     let response = BusinessResponse {
         code: reply.code,
@@ -162,6 +158,15 @@ fn reply_outcome(node: &Arc<Node>, session: &Session, reply: Reply) -> CallOutco
         ..BusinessResponse::default()
     };
     CallOutcome::Reply { response, headers: reply.headers, bound }
+}
+
+/// One after the other, as the reply has them. The reply does not wait for what others are told.
+async fn push_in_order(node: Arc<Node>, pushes: Vec<(Target, Push)>) {
+    for (target, push) in pushes {
+        if let Err(error) = push::publish_to(&node, &target, push).await {
+            tracing::debug!(%error, "a reply's push to another target was not accepted");
+        }
+    }
 }
 
 /// A service's failure, as a client sees it.

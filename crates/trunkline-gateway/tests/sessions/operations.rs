@@ -1,4 +1,4 @@
-//! A session's channel operations: each is answered, whatever else happens meanwhile.
+//! A session's channel operations and pushes: each is answered, and in order, whatever else happens meanwhile.
 
 use std::time::Duration;
 
@@ -8,8 +8,9 @@ use trunkline_gateway::Namespace;
 use trunkline_gateway::auth::{ChannelPattern, Rights};
 use trunkline_proto::wire::HistoryRequest;
 use trunkline_proto::{Dialect, DownBody, UpBody, UpFrame};
+use trunkline_service::{Push, Reply, Target};
 
-use crate::support::Node;
+use crate::support::{Node, Scripted, next_push, session_of};
 
 /// Answers so large that two fill the reply queue, and the connection has written one before its actor looks at the
 /// queue again: on one thread it looks only when the worker has stopped.
@@ -44,4 +45,25 @@ async fn a_reply_queue_that_fills_and_drains_unseen_stops_no_operation() -> Resu
         }
     }
     node.stop(client).await
+}
+
+/// Each push of a reply that goes its own way is accepted before the next is made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replys_immediate_pushes_keep_the_order_of_the_reply() -> Result<()> {
+    const PUSHES: usize = 50;
+    let node = Node::start().await?;
+    let mut bob = node.client("bob").await?;
+    let to = session_of(&bob);
+    node.gateway.mount(std::sync::Arc::new(Scripted::new(move |_, _| {
+        let push = |at: usize| Push { title: at.to_string(), ..Push::default() };
+        let pushes = (0..PUSHES).map(|at| (Target::Session(to.clone()), push(at))).collect();
+        async move { Ok(Reply { pushes, ..Reply::ok("") }) }
+    })));
+    let mut alice = node.client("alice").await?;
+    alice.call("any", "").await?;
+    let channel = format!("session:{}", session_of(&bob));
+    for at in 0..PUSHES {
+        assert_eq!(next_push(&mut bob, &channel).await?.title, at.to_string());
+    }
+    node.stop((alice, bob)).await
 }
