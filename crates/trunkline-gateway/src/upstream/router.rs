@@ -196,6 +196,13 @@ impl Upstreams {
         hooks::authenticate(&self.dispatch, request).await
     }
 
+    /// Is there an instance that [`Self::authorize`] would ask about this user? As long as the registrations have not
+    /// been read, there may be.
+    pub(crate) fn has_authorizer(&self, user: &str) -> bool {
+        let table = self.dispatch.registry.table();
+        !table.loaded || !table.group(None, &self.zone_of(user)).is_empty()
+    }
+
     /// Asks the caller's zone whether it may do `what` (subscribe, publish, history, presence) with a channel.
     ///
     /// # Errors
