@@ -6,6 +6,7 @@ use bytes::Bytes;
 use trunkline_broker::{AttachVerdict, BrokerError, ChannelName, Item, Position, PublishOptions};
 use trunkline_proto::ErrorCode;
 use trunkline_proto::wire::{ChannelGap, ChannelPosition, ChannelResponse, ErrorMessage, Member};
+use trunkline_session::Channel;
 use trunkline_session::position::is_implicit_name;
 
 use crate::auth::May;
@@ -19,16 +20,45 @@ pub(crate) fn channel_name(channel: &str) -> Result<ChannelName, ErrorMessage> {
     ChannelName::new(channel).map_err(|error| ErrorCode::BadRequest.message(error.to_string()))
 }
 
+/// Why a client may not do something.
+pub(crate) enum Refusal {
+    /// The answer is no.
+    Denied(ErrorMessage),
+    /// Nobody could say.
+    Unanswered(ErrorMessage),
+}
+
+impl From<Refusal> for ErrorMessage {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Denied(error) | Refusal::Unanswered(error) => error,
+        }
+    }
+}
+
+/// The channel of each group. A group that cannot be a channel makes its token useless.
+pub(crate) fn group_channels(groups: &[String]) -> Result<Vec<Channel>, ErrorMessage> {
+    let channel = |group: &String| {
+        let channel = format!("group:{group}");
+        let error = match channel_name(&channel) {
+            Ok(_) => return Ok(channel.into()),
+            Err(error) => error.error_message,
+        };
+        Err(ErrorCode::BadRequest.message(format!("a group of the token is no channel: {error}")))
+    };
+    groups.iter().map(channel).collect()
+}
+
 /// May the session's client do this? What token and configuration do not allow, an upstream may.
 pub(crate) async fn check_right(
     node: &Arc<Node>,
     session: &Session,
     channel: &str,
     what: May,
-) -> Result<(), ErrorMessage> {
+) -> Result<(), Refusal> {
     if is_implicit_name(channel) {
         let text = format!("{channel} is followed by what a session is, not by asking");
-        return Err(ErrorCode::Forbidden.message(text));
+        return Err(Refusal::Denied(ErrorCode::Forbidden.message(text)));
     }
     let identity = session.identity();
     if node.options().allow(identity.rights.as_ref(), channel, what) {
@@ -39,7 +69,8 @@ pub(crate) async fn check_right(
     {
         return Ok(());
     }
-    Err(ErrorCode::Forbidden.message(format!("you may not {} on {channel}", what.as_str())))
+    let text = format!("you may not {} on {channel}", what.as_str());
+    Err(Refusal::Denied(ErrorCode::Forbidden.message(text)))
 }
 
 /// Asks the upstreams of the session's zone. Where there is none nobody can allow it, now or later.
@@ -48,14 +79,14 @@ async fn authorized_upstream(
     session: &Session,
     channel: &str,
     what: May,
-) -> Result<bool, ErrorMessage> {
+) -> Result<bool, Refusal> {
     if !upstreams.has_authorizer(&session.user) {
         return Ok(false);
     }
     let answer = upstreams.authorize(&session.caller(), channel, what.as_str()).await;
-    let answer = answer.map_err(|status| error_message(&status))?;
+    let answer = answer.map_err(|status| Refusal::Unanswered(error_message(&status)))?;
     match answer.error {
-        Some(error) if !answer.allowed && !error.error_message.is_empty() => Err(error),
+        Some(error) if !answer.allowed && !error.error_message.is_empty() => Err(Refusal::Denied(error)),
         _ => Ok(answer.allowed),
     }
 }

@@ -12,7 +12,7 @@ use trunkline_service::{Context, ContextError, Member, Push, PushOutcome, Target
 use crate::channels;
 use crate::gateway::Node;
 use crate::push::{self, error, from_message};
-use crate::session::{Session, join};
+use crate::session::{Arriving, Session};
 use crate::zone::Zone;
 
 /// The most members that one answer names.
@@ -40,9 +40,9 @@ impl NodeContext {
     }
 
     async fn join(&self, session: &Arc<Session>, channel: &str) -> Result<(), ErrorMessage> {
-        let (mut attached, _, _) = channels::attach(&self.node, channel, None).await?;
-        attached.present = join(&self.node, session, channel).await?;
-        session.joined(&self.node, channel.into(), attached);
+        let (attached, _, _) = channels::attach(&self.node, channel, None).await?;
+        let joining = session.join(&self.node, channel).await?;
+        session.joined(&self.node, channel.into(), Arriving { attached, joining });
         Ok(())
     }
 }

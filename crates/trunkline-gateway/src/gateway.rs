@@ -321,11 +321,7 @@ async fn keep_lease(node: Arc<Node>) {
             () = node.lease.keep(node.broker.as_ref()) => {}
         }
         for session in node.hub.all() {
-            for channel in session.present_channels() {
-                if let Err(error) = crate::session::join(&node, &session, &channel).await {
-                    tracing::warn!(error = error.error_message, "a session could not join its channel anew");
-                }
-            }
+            session.join_anew(&node).await;
         }
     }
 }

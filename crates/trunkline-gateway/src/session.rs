@@ -8,18 +8,19 @@ mod attached;
 mod bound_keys;
 mod figures;
 mod jobs;
+mod membership;
 mod operations;
+mod refresh;
 mod waiters;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use trunkline_session::position::is_implicit_name;
 use trunkline_session::protocol0::{Replay, is_numbered, lost_publication};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
-use trunkline_proto::wire::{CloseNotice, ErrorMessage};
+use trunkline_proto::wire::{ChannelPosition, CloseNotice, ErrorMessage};
 use trunkline_proto::{CloseCode, DecodeError, DownBody, DownFrame, UpFrame};
 use trunkline_service::{Caller, SessionEvent};
 use trunkline_session::engine::{
@@ -34,11 +35,11 @@ pub(crate) use attached::Attached;
 use bound_keys::BoundKeys;
 pub use figures::{QueueFigures, SessionFigures, SessionPage};
 use jobs::{Job, Jobs};
-pub(crate) use operations::{error_message, join, reserve};
+pub(crate) use membership::Arriving;
+pub(crate) use operations::{error_message, reserve};
 use waiters::AckWaiters;
 
-use crate::auth::{Identity, May};
-use crate::channels;
+use crate::auth::Identity;
 use crate::connection::{Ending, Handle};
 use crate::encode::WireForm;
 use crate::gateway::Node;
@@ -71,6 +72,8 @@ struct Inner {
     attached: ByChannel<Attached>,
     /// What the session was attached to before the START that is under way.
     former: ByChannel<Attached>,
+    /// Channels that it is being joined to: it is a member of them already, or will be in a moment.
+    joining: Vec<Channel>,
     identity: Identity,
     caller: Arc<Caller>,
     ledger: Option<Arc<Mutex<Ledger>>>,
@@ -90,10 +93,20 @@ enum Effect {
     Call(Box<CallRequest>),
     CallRefused,
     Job(Job),
-    Event(Event),
     Leave(Channel),
+    /// The session has ended, and what it was attached to is let go of.
+    LetGo(ByChannel<Attached>),
     /// A connection that is not the session's (any more) is to end.
     End(ConnectionId, Ending),
+}
+
+/// Where the client of a START stands in its channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stands {
+    /// Where the START says.
+    AsSaid,
+    /// Where delivery on the session's last connection stands: a resume of protocol 0.
+    WhereSent,
 }
 
 /// What a new session is made of.
@@ -128,6 +141,7 @@ impl Session {
                 link: None,
                 attached: ByChannel::default(),
                 former: ByChannel::default(),
+                joining: Vec::new(),
                 identity,
                 caller: Arc::default(),
                 ledger,
@@ -216,13 +230,18 @@ impl Session {
         self: &Arc<Self>,
         node: &Arc<Node>,
         handle: &Arc<Handle>,
-        facts: StartFacts,
+        mut facts: StartFacts,
+        stands: Stands,
         identity: Identity,
     ) -> Result<StartAccepted, Ending> {
         let fence = facts.fence;
         let groups: Vec<Arc<str>> = identity.groups.iter().map(|group| group.as_str().into()).collect();
         let mut effects = Vec::new();
         let mut inner = self.inner.lock();
+        // A START that is refused leaves the connection that holds the session as it is.
+        if stands == Stands::WhereSent && inner.engine.accepts(&facts) {
+            facts.positions = inner.stop_at_sent();
+        }
         inner.engine.handle_input(node.now(), Input::Start(Box::new(facts)));
         let mut answer = Err(Ending::new(CloseCode::Internal, "the session gave no answer to START"));
         while let Some(output) = inner.engine.poll_output() {
@@ -241,25 +260,22 @@ impl Session {
                     inner.link = Some(Link { handle: Arc::clone(handle), fence });
                     inner.caller = Arc::new(self.caller_of(node, handle, &identity, fence));
                     inner.identity = identity.clone();
-                    effects.extend(inner.no_longer_present(&accepted));
                     // Kept until the new ones are there: a channel that nobody is attached to forgets its window.
                     let former = std::mem::take(&mut inner.attached);
                     inner.former.extend(former);
                     self.fence.store(fence.number(), Relaxed);
                     self.live.store(true, Relaxed);
+                    node.hub.regroup(self, &groups);
                     answer = Ok(accepted);
                 }
-                other => inner.carry_out(self, other, &mut effects),
+                other => inner.carry_out(node, self, other, &mut effects),
             }
         }
         drop(inner);
         self.run_effects(node, effects);
         match &answer {
-            Ok(_) => {
-                node.hub.regroup(self, &groups);
-                // What waited for room on the last connection has it on this one.
-                self.jobs.resume(node, self);
-            }
+            // What waited for room on the last connection has it on this one.
+            Ok(_) => self.jobs.resume(node, self),
             Err(ending) if ending.code == CloseCode::TokenUsed => {
                 node.stats.tokens_reused.one();
                 let remote = handle.remote();
@@ -275,25 +291,35 @@ impl Session {
         self: &Arc<Self>,
         node: &Arc<Node>,
         fence: Fence,
-        channels: Vec<(Channel, Attached)>,
+        channels: Vec<(Channel, Arriving)>,
         input: Input<'_>,
     ) {
         let mut inner = self.inner.lock();
-        if inner.link.as_ref().is_some_and(|link| link.fence == fence) {
-            inner.attached.extend(channels);
-            self.begun.fetch_or(matches!(input, Input::Attached { .. }), Relaxed);
-            // What the client has by its positions, it has acked.
-            inner.wake_acked();
-            let former = std::mem::take(&mut inner.former);
+        if inner.link.as_ref().is_none_or(|link| link.fence != fence) {
+            // It was overtaken, and what it attached is let go of behind the lock.
             self.apply_locked(node, inner, input);
-            drop(former);
+            drop(channels);
             return;
         }
-        // It was overtaken: where it made the session a member in vain, it is one no more.
-        let vain = channels
-            .iter()
-            .filter(|(channel, attached)| attached.present && !inner.attached.contains(channel));
-        let leaves = vain.map(|(channel, _)| Effect::Leave(Arc::clone(channel))).collect();
+        for (channel, arriving) in channels {
+            inner.arrive(channel, arriving);
+        }
+        let former = std::mem::take(&mut inner.former);
+        let mut gone = ByChannel::default();
+        let has_begun = matches!(input, Input::Attached { .. });
+        for (channel, attached) in former {
+            // A START that fails leaves a session where it was.
+            let known = if has_begun { &mut gone } else { &mut inner.attached };
+            if !known.contains(&channel) {
+                known.insert(channel, attached);
+            }
+        }
+        let present = gone.iter().filter(|(_, attached)| attached.present);
+        let left = present.filter(|(channel, _)| !inner.is_member(channel));
+        let leaves = left.map(|(channel, _)| Effect::Leave(Arc::clone(channel))).collect();
+        self.begun.fetch_or(has_begun, Relaxed);
+        // What the client has by its positions, it has acked.
+        inner.wake_acked();
         self.apply_locked(node, inner, input);
         self.run_effects(node, leaves);
     }
@@ -303,25 +329,25 @@ impl Session {
         self: &Arc<Self>,
         node: &Arc<Node>,
         channel: Channel,
-        attached: Attached,
+        arriving: Arriving,
         id: OperationId,
         answer: Answer,
     ) {
         let mut inner = self.inner.lock();
-        inner.attached.insert(channel, attached);
+        inner.arrive(channel, arriving);
         self.apply_locked(node, inner, Input::Answer { id, result: Ok(answer) });
     }
 
     /// A service joins the session to a channel; a session that has ended is joined to nothing.
-    pub(crate) fn joined(self: &Arc<Self>, node: &Arc<Node>, channel: Channel, attached: Attached) {
-        let position = to_session(attached.cursor.position());
+    pub(crate) fn joined(self: &Arc<Self>, node: &Arc<Node>, channel: Channel, arriving: Arriving) {
+        let position = to_session(arriving.attached.cursor.position());
         let mut inner = self.inner.lock();
         if inner.engine.is_ended() {
             drop(inner);
-            self.run_effects(node, vec![Effect::Leave(channel)]);
+            drop(arriving);
             return;
         }
-        inner.attached.insert(Arc::clone(&channel), attached);
+        inner.arrive(Arc::clone(&channel), arriving);
         self.apply_locked(node, inner, Input::Joined { channel, position });
     }
 
@@ -336,49 +362,15 @@ impl Session {
         true
     }
 
-    /// A new token is good: what it no longer allows ends at once.
-    async fn refreshed(self: &Arc<Self>, node: &Arc<Node>, fence: Option<Fence>, identity: Identity) {
-        let channels: Vec<Channel> = {
-            let mut inner = self.inner.lock();
-            let Some(link) = inner.link.clone().filter(|link| Some(link.fence) == fence) else { return };
-            inner.caller = Arc::new(self.caller_of(node, &link.handle, &identity, link.fence));
-            inner.identity = identity;
-            let names = inner.attached.iter().map(|(channel, _)| channel);
-            names.filter(|channel| !is_implicit_name(channel)).cloned().collect()
-        };
-        for channel in channels {
-            if self.is_joined(&channel) {
-                continue;
-            }
-            if let Err(error) = channels::check_right(node, self, &channel, May::Subscribe).await {
-                self.withdraw(node, &channel, error);
-            }
-        }
-    }
-
     /// The fence of the connection that holds the session now.
     fn link_fence(&self) -> Option<Fence> {
         self.inner.lock().link.as_ref().map(|link| link.fence)
-    }
-
-    /// Protocol 0: the connection that holds the session now numbers nothing more, since another one is on its way.
-    pub(crate) fn stop_numbering(&self) {
-        if let Some(link) = &self.inner.lock().link {
-            link.handle.stop_numbering();
-        }
     }
 
     /// Is so much queued for the session's connection that nothing more should be begun for it? Then the connection
     /// says when it has room.
     fn wait_while_full(&self) -> bool {
         self.inner.lock().link.as_ref().is_some_and(|link| link.handle.wait_while_full())
-    }
-
-    /// Where the session is a member that others can see.
-    pub(crate) fn present_channels(&self) -> Vec<Channel> {
-        let inner = self.inner.lock();
-        let present = inner.attached.iter().filter(|(_, attached)| attached.present);
-        present.map(|(channel, _)| Arc::clone(channel)).collect()
     }
 
     /// Did a service put the session on this channel?
@@ -451,7 +443,7 @@ impl Session {
         if answer == BindAnswer::Bound {
             inner.bound_keys.remember(seq, key);
         }
-        let effects = inner.drain(self);
+        let effects = inner.drain(node, self);
         drop(inner);
         self.run_effects(node, effects);
         answer
@@ -478,7 +470,7 @@ impl Session {
 
     fn apply_locked(self: &Arc<Self>, node: &Arc<Node>, mut inner: MutexGuard<'_, Inner>, input: Input<'_>) {
         inner.engine.handle_input(node.now(), input);
-        let effects = inner.drain(self);
+        let effects = inner.drain(node, self);
         drop(inner);
         self.run_effects(node, effects);
     }
@@ -504,35 +496,11 @@ impl Session {
                 Effect::Call(call) => operations::spawn_call(node, self, *call),
                 Effect::CallRefused => node.stats.calls_refused.one(),
                 Effect::Job(job) => self.jobs.add(node, self, job),
-                Effect::Event(event) => self.tell(node, event),
+                Effect::LetGo(channels) => drop(channels),
                 Effect::Leave(channel) => self.jobs.add(node, self, Job::Leave(channel)),
                 Effect::End(connection, ending) => node.connections.end(connection, ending),
             }
         }
-    }
-
-    fn tell(self: &Arc<Self>, node: &Arc<Node>, event: Event) {
-        let event = match event {
-            Event::Started => {
-                node.stats.sessions_started.one();
-                SessionEvent::Started
-            }
-            Event::Resumed => {
-                node.stats.sessions_resumed.one();
-                SessionEvent::Resumed
-            }
-            Event::Lost => SessionEvent::Lost,
-            Event::Ended(code) => {
-                node.stats.sessions_ended.one();
-                node.hub.remove(self);
-                let mut inner = self.inner.lock();
-                inner.former = ByChannel::default();
-                inner.waiters = AckWaiters::default();
-                drop(std::mem::take(&mut inner.attached));
-                SessionEvent::Ended(code)
-            }
-        };
-        node.events.tell(self.caller(), event);
     }
 }
 
@@ -549,15 +517,15 @@ impl Inner {
         self.waiters.acked(&acked);
     }
 
-    fn drain(&mut self, session: &Session) -> Vec<Effect> {
+    fn drain(&mut self, node: &Node, session: &Session) -> Vec<Effect> {
         let mut effects = Vec::new();
         while let Some(output) = self.engine.poll_output() {
-            self.carry_out(session, output, &mut effects);
+            self.carry_out(node, session, output, &mut effects);
         }
         effects
     }
 
-    fn carry_out(&mut self, session: &Session, output: Output, effects: &mut Vec<Effect>) {
+    fn carry_out(&mut self, node: &Node, session: &Session, output: Output, effects: &mut Vec<Effect>) {
         match output {
             // It is the answer to `begin`, which takes it itself.
             Output::StartAccepted(_) => {}
@@ -599,14 +567,49 @@ impl Inner {
                 }
                 effects.push(Effect::End(connection, Ending::from_notice(&notice)));
             }
-            Output::Event(event) => {
-                if let Event::Ended(_) = event {
-                    let present = self.attached.iter().filter(|(_, attached)| attached.present);
-                    effects.extend(present.map(|(channel, _)| Effect::Leave(Arc::clone(channel))));
-                }
-                effects.push(Effect::Event(event));
-            }
+            Output::Event(event) => self.tell(node, session, event, effects),
         }
+    }
+
+    /// Events are queued under the session's lock, so that services hear them in the engine's order.
+    fn tell(&mut self, node: &Node, session: &Session, event: Event, effects: &mut Vec<Effect>) {
+        let event = match event {
+            Event::Started => {
+                node.stats.sessions_started.one();
+                SessionEvent::Started
+            }
+            Event::Resumed => {
+                node.stats.sessions_resumed.one();
+                SessionEvent::Resumed
+            }
+            Event::Lost => SessionEvent::Lost,
+            Event::Ended(code) => {
+                node.stats.sessions_ended.one();
+                // First: who hears of the end no longer finds the session.
+                node.hub.remove(session);
+                self.let_go(effects);
+                SessionEvent::Ended(code)
+            }
+        };
+        node.events.tell(Arc::clone(&self.caller), event);
+    }
+
+    /// Nothing is attached any more, and where the session was a member it leaves.
+    fn let_go(&mut self, effects: &mut Vec<Effect>) {
+        self.waiters = AckWaiters::default();
+        for channels in [std::mem::take(&mut self.attached), std::mem::take(&mut self.former)] {
+            let present = channels.iter().filter(|(_, attached)| attached.present);
+            effects.extend(present.map(|(channel, _)| Effect::Leave(Arc::clone(channel))));
+            effects.push(Effect::LetGo(channels));
+        }
+    }
+
+    /// Protocol 0: the connection that holds the session now numbers nothing more, and where each channel stands then.
+    fn stop_at_sent(&self) -> Vec<ChannelPosition> {
+        if let Some(link) = &self.link {
+            link.handle.stop_numbering();
+        }
+        self.ledger.as_ref().map(|ledger| ledger.lock().sent_positions()).unwrap_or_default()
     }
 
     /// No connection holds the session any more. A seed client's queued frames wait for its next one.
@@ -641,14 +644,6 @@ impl Inner {
             }
         };
         ledger.replay().map(|(seq, replay)| (seq, body(replay))).collect()
-    }
-
-    /// Channels where the session was a member, and that its client no longer asks for.
-    fn no_longer_present(&self, accepted: &StartAccepted) -> Vec<Effect> {
-        let left = self.attached.iter().filter(|(channel, attached)| {
-            attached.present && accepted.attach.iter().all(|request| request.channel != **channel)
-        });
-        left.map(|(channel, _)| Effect::Leave(Arc::clone(channel))).collect()
     }
 
     /// Channels begin behind what was queued before: the reply that names their position goes out first.

@@ -18,12 +18,12 @@ use trunkline_session::{
 };
 
 use crate::auth::{AuthError, Identity};
-use crate::channels::{self, channel_name};
+use crate::channels;
 use crate::connection::{Ending, Handle};
 use crate::encode::WireForm;
 use crate::gateway::Node;
 use crate::hub::Admission;
-use crate::session::{Attached, NewSession, Session};
+use crate::session::{Attached, NewSession, Session, Stands};
 
 /// An authenticator that is no faster does not answer.
 const AUTH_DEADLINE: Duration = Duration::from_secs(5);
@@ -51,8 +51,9 @@ struct Chosen {
     former: Option<SessionId>,
     /// Of a new session, which nobody but the hub knows yet: channels that are held until it is attached itself.
     held: Option<Vec<Attached>>,
-    /// Protocol 0: where the client stands; protocol 1: what it says itself.
+    /// Protocol 0: what its device had acked; protocol 1: what it says itself.
     positions: Vec<ChannelPosition>,
+    stands: Stands,
 }
 
 /// Carries out a START; the connection holds the session afterwards, or ends.
@@ -91,7 +92,7 @@ impl Start<'_> {
             self.reserve(&session).await?;
         }
         let facts = self.facts(&identity, &chosen, fence);
-        let begun = session.begin(self.node, self.handle, facts, identity);
+        let begun = session.begin(self.node, self.handle, facts, chosen.stands, identity);
         if begun.is_err() && chosen.held.is_some() {
             self.node.hub.remove(&session);
         }
@@ -139,13 +140,8 @@ impl Start<'_> {
 
     /// A group that cannot be a channel would fail every START of its users: coming back helps nobody.
     fn check_groups(&self, identity: &Identity) -> Result<(), Ending> {
-        let bad = identity.groups.iter().find_map(|group| channel_name(&group_channel(group)).err());
-        match bad {
-            Some(error) => {
-                Err(self.bad_request(format!("a group of the token is no channel: {}", error.error_message)))
-            }
-            None => Ok(()),
-        }
+        let groups = channels::group_channels(&identity.groups);
+        groups.map(drop).map_err(|error| self.bad_request(error.error_message))
     }
 
     async fn authenticate(&self) -> Result<Identity, Ending> {
@@ -223,7 +219,8 @@ impl Start<'_> {
         let named = named.filter(|(session, _)| session.protocol() == Protocol::Trunkline);
         if let Some((session, generation)) = named {
             let token = TokenFact::Generation(generation);
-            return Ok(Chosen { session, token, former: None, held: None, positions });
+            let stands = Stands::AsSaid;
+            return Ok(Chosen { session, token, former: None, held: None, positions, stands });
         }
         // Also where the token's session is gone: a START that was delayed must not replace what its own client has
         // begun since, and one that is sent again must find the session of the first.
@@ -237,7 +234,8 @@ impl Start<'_> {
             None => self.begin_session(identity, fence).await?,
         };
         let former = token.map(|token| token.session);
-        Ok(Chosen { session, token: TokenFact::None, former, held, positions })
+        let stands = Stands::AsSaid;
+        Ok(Chosen { session, token: TokenFact::None, former, held, positions, stands })
     }
 
     /// The seed resumes by who and where: an ack of 0 says that the device starts anew, with what it has not acked.
@@ -247,26 +245,19 @@ impl Start<'_> {
             let ledger = session.ledger()?;
             Some((session, ledger))
         });
-        let Some((session, ledger)) = known else {
-            let (session, held) = self.begin_session(identity, fence).await?;
-            let positions = Vec::new();
-            return Ok(Chosen { session, token: TokenFact::None, former: None, held, positions });
-        };
-        // Where delivery stands must stand still from here on.
-        session.stop_numbering();
-        let (resumes, positions) = {
-            let mut numbers = ledger.lock();
-            // A number that was never given out is of a session that this one has replaced.
-            let resumes = last_acked > Seq(0) && numbers.ack(last_acked).is_ok();
-            (resumes, if resumes { numbers.sent_positions() } else { numbers.acked_positions() })
-        };
-        if resumes {
-            return Ok(Chosen { session, token: TokenFact::None, former: None, held: None, positions });
+        let token = TokenFact::None;
+        // A number that was never given out is of a session that this one has replaced.
+        let resumes = |ledger: &Mutex<Ledger>| last_acked > Seq(0) && ledger.lock().ack(last_acked).is_ok();
+        if let Some((session, _)) = known.as_ref().filter(|(_, ledger)| resumes(ledger)) {
+            let (session, positions, stands) = (Arc::clone(session), Vec::new(), Stands::WhereSent);
+            return Ok(Chosen { session, token, former: None, held: None, positions, stands });
         }
-        // What its channel still has is the new session's, so the engine must know whose it was.
-        let former = Some(session.id);
         let (session, held) = self.begin_session(identity, fence).await?;
-        Ok(Chosen { session, token: TokenFact::None, former, held, positions })
+        // What the replaced session's channel still has is the new one's, so the engine must know whose it was. Its
+        // acks are asked for now that no more of them come.
+        let former = known.as_ref().map(|(session, _)| session.id);
+        let positions = known.map(|(_, ledger)| ledger.lock().acked_positions()).unwrap_or_default();
+        Ok(Chosen { session, token, former, held, positions, stands: Stands::AsSaid })
     }
 
     /// Attaches the implicit channels of a session that may replace another, to see that they can be.
@@ -350,7 +341,7 @@ impl Start<'_> {
             Channel::from(format!("zone:{}", zone.as_str())),
             Channel::from("all"),
         ];
-        implicit.extend(identity.groups.iter().map(|group| Channel::from(group_channel(group))));
+        implicit.extend(identity.groups.iter().map(|group| Channel::from(format!("group:{group}"))));
         implicit
     }
 
@@ -374,8 +365,4 @@ impl Start<'_> {
             expires_at: identity.expires_at_ms,
         }
     }
-}
-
-fn group_channel(group: &str) -> String {
-    format!("group:{group}")
 }

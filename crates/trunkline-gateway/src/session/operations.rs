@@ -9,11 +9,9 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use trunkline_broker::{BrokerError, Condition, Direction, Life, Member, Written};
+use trunkline_broker::{BrokerError, Condition, Direction, Life, Written};
 use trunkline_proto::ErrorCode;
-use trunkline_proto::wire::{
-    self, BusinessResponse, ChannelResponse, ErrorMessage, Publication, StartRequest,
-};
+use trunkline_proto::wire::{self, BusinessResponse, ChannelResponse, ErrorMessage, Publication};
 use trunkline_service::{Call, Code, Push, Reply, Status, SyncHint, Target};
 use trunkline_session::engine::{
     Answer, BindHint, BindTarget, BoundPush, CallHistory, CallOutcome, CallRequest, Input, Operation,
@@ -21,8 +19,9 @@ use trunkline_session::engine::{
 };
 use trunkline_session::{Channel, Ledger};
 
-use super::{Session, to_broker};
-use crate::auth::{AuthError, May};
+use super::membership::Arriving;
+use super::{Session, refresh, to_broker};
+use crate::auth::May;
 use crate::channels::{self, broker_error, channel_name};
 use crate::gateway::Node;
 use crate::push;
@@ -194,8 +193,8 @@ pub(super) async fn operate(node: &Arc<Node>, session: &Arc<Session>, id: Operat
     let result = match operation {
         Operation::Subscribe { channel, since } => {
             match subscribe(node, session, &channel, since.map(to_broker)).await {
-                Ok((attached, answer)) => {
-                    session.subscribed(node, channel, attached, id, answer);
+                Ok((arriving, answer)) => {
+                    session.subscribed(node, channel, arriving, id, answer);
                     return;
                 }
                 Err(error) => Err(error),
@@ -204,44 +203,21 @@ pub(super) async fn operate(node: &Arc<Node>, session: &Arc<Session>, id: Operat
         Operation::Publish(request) => publish(node, session, request).await.map(Answer::Channel),
         Operation::History(request) => history(node, session, request).await.map(Answer::Channel),
         Operation::Presence(channel) => presence(node, session, &channel).await.map(Answer::Channel),
-        Operation::Refresh { auth_token } => refresh(node, session, auth_token).await,
+        Operation::Refresh { auth_token } => refresh::refresh(node, session, auth_token).await,
     };
     session.apply(node, Input::Answer { id, result });
 }
 
 async fn subscribe(
     node: &Arc<Node>,
-    session: &Session,
+    session: &Arc<Session>,
     channel: &Channel,
     since: Option<trunkline_broker::Position>,
-) -> Result<(super::Attached, Answer), ErrorMessage> {
+) -> Result<(Arriving, Answer), ErrorMessage> {
     channels::check_right(node, session, channel, May::Subscribe).await?;
-    let (mut attached, position, gap) = channels::attach(node, channel, since).await?;
-    attached.present = join(node, session, channel).await?;
-    Ok((attached, Answer::Subscribed { position, gap }))
-}
-
-/// Makes the session a member of a channel that has presence; says whether it has.
-pub(crate) async fn join(node: &Arc<Node>, session: &Session, channel: &str) -> Result<bool, ErrorMessage> {
-    if !node.options().presence(channel) {
-        return Ok(false);
-    }
-    let member = Member {
-        session: session.id.to_string().into(),
-        user: Arc::clone(&session.user),
-        info: bytes::Bytes::new(),
-    };
-    let joined = node.broker.join(&channel_name(channel)?, member, node.lease()).await;
-    joined.map_err(|error| broker_error(&error))?;
-    Ok(true)
-}
-
-/// The session is no longer a member of a channel.
-pub(super) async fn leave(node: &Node, session: &Session, channel: &str) {
-    let Ok(name) = channel_name(channel) else { return };
-    if let Err(error) = node.broker.leave(&name, &session.id.to_string()).await {
-        tracing::warn!(%error, "a member could not leave: it goes with the node's lease");
-    }
+    let (attached, position, gap) = channels::attach(node, channel, since).await?;
+    let joining = session.join(node, channel).await?;
+    Ok((Arriving { attached, joining }, Answer::Subscribed { position, gap }))
 }
 
 /// Publishes a bound push of a call that has no reply to go with.
@@ -359,24 +335,4 @@ async fn presence(
         return Err(ErrorCode::Forbidden.message("this channel has no presence"));
     }
     channels::members(node, channel, MAX_MEMBERS).await
-}
-
-async fn refresh(
-    node: &Arc<Node>,
-    session: &Arc<Session>,
-    auth_token: String,
-) -> Result<Answer, ErrorMessage> {
-    let fence = session.link_fence();
-    let caller = session.caller();
-    let start = StartRequest { openid: session.user.to_string(), auth_token, ..StartRequest::default() };
-    let identity = node.authenticator.authenticate(&start, &caller.transport, &caller.remote_address).await;
-    let identity = identity.map_err(|error| match error {
-        AuthError::Unavailable(text) => ErrorCode::Overloaded.message(text),
-        AuthError::Refused(text) | AuthError::Closed { reason: text, .. } => {
-            ErrorCode::Unauthenticated.message(text)
-        }
-    })?;
-    let expires_at = identity.expires_at_ms;
-    session.refreshed(node, fence, identity).await;
-    Ok(Answer::Refreshed { expires_at })
 }

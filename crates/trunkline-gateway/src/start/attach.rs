@@ -21,7 +21,7 @@ use crate::auth::May;
 use crate::channels;
 use crate::connection::Handle;
 use crate::gateway::Node;
-use crate::session::{Attached, Session, to_broker};
+use crate::session::{Arriving, Session, to_broker};
 
 /// All channels together; one question to an upstream may take as long.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 /// How many channels of one START are asked for at once.
 const AT_ONCE: usize = 16;
 
-type Answer = Result<(Attached, ChannelStart), ErrorMessage>;
+type Answer = Result<(Arriving, ChannelStart), ErrorMessage>;
 
 /// Attaches what the engine asks for. What the client may not follow is refused by itself; a broker that is away
 /// refuses the START.
@@ -104,12 +104,15 @@ async fn attach_one(
         channels::attach(node, channel, from.map(to_broker)).await
     };
     let Some(answer) = stop.run_until_cancelled(attach).await else { return Err(late()) };
-    let (mut attached, position, gap) = answer?;
-    if *kind != ChannelKind::Implicit {
-        // Not cut short: a member that nobody holds would stay until the node ends.
-        attached.present = crate::session::join(node, session, channel).await?;
-    }
-    Ok((attached, ChannelStart { channel: Channel::clone(channel), kind: *kind, position, gap }))
+    let (attached, position, gap) = answer?;
+    let joining = match kind {
+        ChannelKind::Implicit => None,
+        ChannelKind::Own | ChannelKind::Joined => session.join(node, channel).await?,
+    };
+    Ok((
+        Arriving { attached, joining },
+        ChannelStart { channel: Channel::clone(channel), kind: *kind, position, gap },
+    ))
 }
 
 fn late() -> ErrorMessage {

@@ -3,5 +3,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod events;
 mod operations;
+mod presence;
+mod refresh;
 mod rights;
+mod seed;
