@@ -374,7 +374,7 @@ impl Actor {
         match (self.writer.framing(), frame.kind) {
             (Framing::WebSocket { .. }, FrameKind::Text) => Dialect::Json,
             (Framing::WebSocket { .. }, FrameKind::Binary) => Dialect::Protobuf,
-            (Framing::Length, _) => Dialect::of_first_frame(&frame.bytes),
+            (Framing::Length | Framing::Packet, _) => Dialect::of_first_frame(&frame.bytes),
         }
     }
 

@@ -34,7 +34,7 @@ impl WireForm {
     /// The slot of this form in a log's entries.
     pub(crate) fn variant(self) -> Variant {
         let framing = match (self.protocol, self.framing) {
-            (Protocol::Trunkline, Framing::Length) => 0,
+            (Protocol::Trunkline, Framing::Length | Framing::Packet) => 0,
             (Protocol::Trunkline, Framing::WebSocket { .. }) => 1,
             (Protocol::Seed, _) => 2,
         };

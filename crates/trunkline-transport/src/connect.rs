@@ -37,6 +37,8 @@ pub struct ConnectOptions {
     pub timeout: Duration,
     /// The limit of frames from the server.
     pub max_frame: usize,
+    /// How frames are told apart over `tcp` and `tls`.
+    pub framing: Framing,
     /// Further headers of the WebSocket or WebTransport request, such as `Origin`.
     pub headers: HeaderMap,
     /// A UDP socket to share between many connections; without it each has its own.
@@ -55,6 +57,7 @@ impl Default for ConnectOptions {
             alpns: vec!["trunkline/1".to_owned()],
             timeout: HANDSHAKE_TIMEOUT,
             max_frame: MAX_FRAME,
+            framing: Framing::Length,
             headers: HeaderMap::new(),
             quic_socket: None,
             idle_timeout: IDLE_TIMEOUT,
@@ -115,6 +118,9 @@ pub enum ConnectError {
     /// The WebTransport handshake failed.
     #[error("WebTransport: {0}")]
     WebTransport(String),
+    /// The address is no `host:port`.
+    #[error("{0}")]
+    Address(String),
     /// `memory` has no address.
     #[error("a memory connection has no address to connect to")]
     Memory,
@@ -144,7 +150,7 @@ pub async fn connect(endpoint: &Endpoint, options: &ConnectOptions) -> Result<Co
         match endpoint.protocol {
             Protocol::Tcp | Protocol::Tls => {
                 let (io, info) = open(endpoint, options, &[]).await?;
-                Ok(io.into_connection(info, Framing::Length, options.max_frame, &[]))
+                Ok(io.into_connection(info, options.framing, options.max_frame, &[]))
             }
             Protocol::WebSocket | Protocol::WebSocketTls => web_socket(endpoint, options).await,
             Protocol::Quic => raw_quic(endpoint, options).await,

@@ -69,3 +69,58 @@ pub const MAX_CLOSE_REASON: usize = 123;
 
 /// Bytes that wait in one direction of an in-memory connection, as a socket's buffer would.
 pub const MEMORY_BUFFER: usize = 64 << 10;
+
+/// Largest payload from a peer that has yet to prove itself: a token and what belongs to it are a few KiB, and a
+/// thousand strangers hold 64 MiB at most.
+pub const BEFORE_AUTH: usize = 64 << 10;
+
+/// Packets that wait to be sent on one connection: four times what the kernel takes at once.
+pub const QUEUED_BYTES: usize = 256 << 10;
+
+/// Packets that wait to be taken by the user of one connection.
+pub const RECEIVED_BYTES: usize = 256 << 10;
+
+/// Everything that waits, over all connections of a server: four thousand full queues.
+pub const TOTAL_BYTES: usize = 1 << 30;
+
+/// Requests in flight on one connection, in each direction.
+pub const REQUESTS: usize = 64;
+
+/// How long a request waits for its response unless told otherwise; MsgTrans' own figure.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What may be on its way of one streamed reply: as much as one queue holds.
+pub const STREAM_WINDOW: u32 = 256 << 10;
+
+/// A peer whose queue is full and has not moved for this long is slow; MsgTrans' write deadline.
+pub const SLOW_PEER: Duration = Duration::from_secs(30);
+
+/// Interval of heartbeats: below the 30 s after which common proxies and NATs forget a silent connection.
+pub const HEARTBEAT: Duration = Duration::from_secs(25);
+
+/// Silence that ends a connection, in tenths of a heartbeat: two lost answers, and half an interval for the third.
+pub const SILENCE_TENTHS: u32 = 25;
+
+/// How long a closing connection may take to send what is queued, and a shutdown to answer what is in flight.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Requests of a peer that are remembered as unanswered, so that a shutdown waits for them; older ones beyond are
+/// forgotten, not refused.
+pub const OPEN_REQUESTS: usize = 4096;
+
+/// Payloads up to this size are copied into the output buffer, where many leave in one piece; longer ones are
+/// shared. Below it a copy costs less than a further part of the vectored write.
+pub const COALESCE: usize = 4 << 10;
+
+/// Size up to which a payload is compressed or inflated where it is. zstd inflates 64 KiB in well under 0.1 ms.
+pub const INLINE_COMPRESSION: usize = 64 << 10;
+
+/// Connections that a server holds unless told otherwise.
+pub const MAX_CONNECTIONS: usize = 100_000;
+
+/// How long a client's attempt to connect may take, name look-up included; MsgTrans' own figure.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the kernel lets a silent TCP connection be before it asks whether the peer is there: a v1 peer is watched
+/// by nothing else.
+pub const KEEPALIVE: Duration = Duration::from_secs(60);

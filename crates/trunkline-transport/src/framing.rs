@@ -20,6 +20,9 @@ pub enum Role {
 pub enum Framing {
     /// A big-endian `u32` length, then the payload. Binary and text are not told apart.
     Length,
+    /// A frame is a packet of the packet level, which tells its own length; see [`crate::Packet`]. A limit on frames
+    /// is one on the packet's payload here.
+    Packet,
     /// One frame is one WebSocket message (RFC 6455).
     WebSocket {
         /// Our side of the connection.
@@ -36,6 +39,7 @@ impl Framing {
     pub fn header_len(self, payload_len: usize) -> usize {
         match self {
             Self::Length => 4,
+            Self::Packet => 0,
             Self::WebSocket { role } => websocket::header_len(role, payload_len),
         }
     }
@@ -51,6 +55,7 @@ impl Framing {
                 let length = u32::try_from(payload_len).unwrap_or(u32::MAX);
                 out.extend_from_slice(&length.to_be_bytes());
             }
+            Self::Packet => {}
             Self::WebSocket { role } => {
                 websocket::write_header(role, websocket::opcode(kind), payload_len, [0; 4], out);
             }
@@ -67,6 +72,7 @@ impl Framing {
                 out.extend_from_slice(payload);
                 out.into()
             }
+            Self::Packet => Bytes::copy_from_slice(payload),
             Self::WebSocket { role } => websocket::frame(role, websocket::opcode(kind), payload),
         }
     }

@@ -1,7 +1,10 @@
-//! Live connections that carry frames: TCP, TLS, WebSocket, QUIC, WebTransport and memory behind one
-//! [`Connection`] type.
+//! Live connections for Rust programs: one business code, and the protocol by configuration.
 //!
-//! This is the connection level. Framing is a parameter ([`Framing`]), reading never waits for writing, an
+//! It has two levels. The **packet level** is [`TransportServer`] and [`TransportClient`]: packets, requests in both
+//! directions, broadcasts, limits in bytes, an orderly end; a `msgtrans` 2.0.0-beta.3 peer talks to it.
+//!
+//! The **connection level** below it is [`Connection`]: live connections that carry frames over TCP, TLS, WebSocket,
+//! QUIC, WebTransport and memory. Framing is a parameter ([`Framing`]), reading never waits for writing, an
 //! idle connection holds no read buffer, and the write side is a raw byte sink so that already framed bytes
 //! leave straight from shared memory. Listeners take an address or an already bound socket and keep every
 //! handshake off their accept loop, capped and under a deadline.
@@ -10,18 +13,28 @@
 //! no task that it does not track: a connection that was handed over has no task of its own (QUIC: quinn's).
 
 mod accept;
+mod budget;
 pub mod certificate;
+mod client;
 mod close;
+pub mod codes;
+mod compress;
 mod connect;
 mod connection;
 pub mod defaults;
 mod endpoint;
+mod error;
 mod framing;
 mod length;
+mod limits;
 pub mod memory;
+mod packet;
+mod protocols;
 mod quic;
 mod reader;
+mod server;
 mod server_stream;
+mod session;
 mod stream_listener;
 mod streams;
 mod tls;
@@ -29,16 +42,29 @@ pub mod websocket;
 mod writer;
 
 pub use certificate::ReloadableCertificate;
+pub use client::{TransportClient, TransportClientBuilder};
 pub use close::close;
 pub use connect::{ConnectError, ConnectOptions, QuicClientSocket, connect};
 pub use connection::{Connection, ConnectionInfo, Frame, FrameKind, Incoming, Protocol, ReadError};
 pub use endpoint::{Endpoint, EndpointError};
+pub use error::{
+    BuildError, CloseReason, EventsError, RecvError, RequestError, SendError, ServeError, SessionId,
+    TransportError,
+};
 pub use framing::{Framing, Role};
+pub use limits::{Limits, Overflow, SlowConsumer};
+pub use packet::{Compression, Flags, Packet, PacketType, Wire, WireError};
+pub use protocols::{ClientProtocol, ServerProtocol, TcpClientConfig, TcpServerConfig};
 pub use quic::{ConnectionIdFactory, QuicListener, QuicOptions, Secret};
 pub use reader::FrameReader;
+pub use server::{BroadcastReport, Cut, Missed, ShutdownReport, TransportServer, TransportServerBuilder};
 pub use server_stream::ServerStream;
+pub use session::{
+    EventStream, Flushed, Permit, ReplySender, ReplyStream, Request, RequestFuture, Sending, Session, Stats,
+    TransportEvent,
+};
 pub use stream_listener::{Accepted, Socket, StreamListener, StreamOptions, TlsPolicy};
 pub use streams::{RecvStream, SendStream, StreamError, Streams};
-pub use tls::{ClientTls, ServerTls, TlsError};
+pub use tls::{ClientTls, ServerTls, Tls, TlsError};
 pub use websocket::{WebSocketListener, WebSocketOptions};
 pub use writer::ByteWriter;

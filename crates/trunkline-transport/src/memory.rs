@@ -14,6 +14,7 @@ pub fn pair(framing: Framing, max_frame: usize) -> (Connection, Connection) {
     let (first, second) = tokio::io::duplex(MEMORY_BUFFER);
     let opposite = match framing {
         Framing::Length => Framing::Length,
+        Framing::Packet => Framing::Packet,
         Framing::WebSocket { role: Role::Server } => Framing::WebSocket { role: Role::Client },
         Framing::WebSocket { role: Role::Client } => Framing::WebSocket { role: Role::Server },
     };

@@ -24,7 +24,7 @@ use tokio_rustls::TlsStream;
 use crate::{
     Frame, FrameKind, Framing, Incoming, ReadError,
     defaults::READ_BUFFER,
-    length,
+    length, packet,
     quic::{QuicSource, WebTransportSource},
     websocket::Decoder,
 };
@@ -62,6 +62,7 @@ pub(crate) enum End {
 
 enum FrameDecoder {
     Length { limit: usize },
+    Packet { limit: usize },
     WebSocket(Decoder),
 }
 
@@ -70,6 +71,7 @@ impl FrameReader {
     pub(crate) fn new(source: Source, framing: Framing, max_frame: usize, read_ahead: &[u8]) -> Self {
         let decoder = match framing {
             Framing::Length => FrameDecoder::Length { limit: max_frame },
+            Framing::Packet => FrameDecoder::Packet { limit: max_frame },
             Framing::WebSocket { role } => FrameDecoder::WebSocket(Decoder::new(role, max_frame)),
         };
         Self { source, decoder, chunk: BytesMut::from(read_ahead), shared: false, ended: false }
@@ -124,6 +126,24 @@ impl FrameReader {
             || matches!(&self.decoder, FrameDecoder::WebSocket(decoder) if decoder.is_mid_message())
     }
 
+    /// Bytes of an unfinished frame that are held.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        let message = match &self.decoder {
+            FrameDecoder::WebSocket(decoder) => decoder.message_len(),
+            FrameDecoder::Length { .. } | FrameDecoder::Packet { .. } => 0,
+        };
+        self.chunk.len() + message
+    }
+
+    /// Changes the limit of frames whose header has not been read yet.
+    pub fn set_max_frame(&mut self, max_frame: usize) {
+        match &mut self.decoder {
+            FrameDecoder::Length { limit } | FrameDecoder::Packet { limit } => *limit = max_frame,
+            FrameDecoder::WebSocket(decoder) => decoder.set_limit(max_frame),
+        }
+    }
+
     /// Reads and forgets until the peer ends, however it does so.
     pub(crate) async fn drain(&mut self) {
         self.chunk = BytesMut::new();
@@ -145,6 +165,8 @@ impl FrameReader {
         }
         match &mut self.decoder {
             FrameDecoder::Length { limit } => Ok(length::decode(&mut self.chunk, *limit)?
+                .map(|bytes| Incoming::Frame(Frame { kind: FrameKind::Binary, bytes }))),
+            FrameDecoder::Packet { limit } => Ok(packet::stream::decode(&mut self.chunk, *limit)?
                 .map(|bytes| Incoming::Frame(Frame { kind: FrameKind::Binary, bytes }))),
             FrameDecoder::WebSocket(decoder) => decoder.decode(&mut self.chunk),
         }

@@ -83,8 +83,14 @@ impl ServerStream {
     /// Frames under [`Framing::Length`]; a frame over `max_frame` is refused.
     #[must_use]
     pub fn into_connection(self, max_frame: usize) -> Connection {
+        self.into_framed(Framing::Length, max_frame)
+    }
+
+    /// Frames under a framing of the caller's choice; see [`ServerStream::into_connection`].
+    #[must_use]
+    pub fn into_framed(self, framing: Framing, max_frame: usize) -> Connection {
         let info = self.info(Protocol::Tcp, Protocol::Tls);
-        self.io.into_connection(info, Framing::Length, max_frame, &[])
+        self.io.into_connection(info, framing, max_frame, &[])
     }
 
     pub(crate) fn info(&self, plain: Protocol, tls: Protocol) -> ConnectionInfo {

@@ -82,6 +82,65 @@ impl ServerTls {
     }
 }
 
+/// What a packet-level server presents, on every protocol: a certificate that can be exchanged while connections live,
+/// and whom it asks for one. Cheap to clone; clones share the certificate.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    pub(crate) certificate: ReloadableCertificate,
+    client_authority: Option<Vec<u8>>,
+}
+
+impl Tls {
+    /// A certificate chain (leaf first) and its private key, as PEM.
+    ///
+    /// # Errors
+    /// As [`ReloadableCertificate::from_pem`].
+    pub fn from_pem(certificate_pem: &[u8], key_pem: &[u8]) -> Result<Self, TlsError> {
+        Ok(Self::new(ReloadableCertificate::from_pem(certificate_pem, key_pem)?))
+    }
+
+    /// A certificate that its owner exchanges: the next handshake has the new one, and no connection is dropped.
+    #[must_use]
+    pub fn new(certificate: ReloadableCertificate) -> Self {
+        Self { certificate, client_authority: None }
+    }
+
+    /// A certificate for `localhost`, made now and trusted by nobody: for trying things out. Clients can pin its
+    /// [`Tls::fingerprint`].
+    ///
+    /// # Errors
+    /// The clock is before 1970.
+    pub fn self_signed_dev() -> Result<Self, TlsError> {
+        Ok(Self::new(ReloadableCertificate::from(&certificate::self_signed(&[])?)))
+    }
+
+    /// Clients may prove themselves by a certificate of one of the authorities in this PEM text. One without any is
+    /// served; one with another is not.
+    #[must_use]
+    pub fn client_authority(self, pem: impl Into<Vec<u8>>) -> Self {
+        Self { client_authority: Some(pem.into()), ..self }
+    }
+
+    /// The certificate, to exchange it.
+    #[must_use]
+    pub fn certificate(&self) -> &ReloadableCertificate {
+        &self.certificate
+    }
+
+    /// The SHA-256 of the certificate now in use.
+    #[must_use]
+    pub fn fingerprint(&self) -> [u8; 32] {
+        self.certificate.fingerprint()
+    }
+
+    pub(crate) fn server(&self, alpns: &[&str]) -> Result<ServerTls, TlsError> {
+        match &self.client_authority {
+            None => ServerTls::new(&self.certificate, alpns, None),
+            Some(pem) => ServerTls::verifying_clients(&self.certificate, alpns, None, pem),
+        }
+    }
+}
+
 /// The configuration of QUIC servers: TLS 1.3 only.
 pub(crate) fn quic_server_config(
     certificate: &ReloadableCertificate,

@@ -154,6 +154,16 @@ impl ByteWriter {
         poll_fn(|cx| self.poll_close(cx)).await
     }
 
+    /// Lets the kernel ask after `idle` whether a silent TCP peer is still there; nothing elsewhere.
+    pub(crate) fn set_keepalive(&self, idle: std::time::Duration) -> io::Result<()> {
+        let keepalive = socket2::TcpKeepalive::new().with_time(idle);
+        match &self.sink {
+            Sink::Tcp(half) => SockRef::from(half.as_ref()).set_tcp_keepalive(&keepalive),
+            Sink::Tls(tls) => SockRef::from(tls.lock().get_ref().0).set_tcp_keepalive(&keepalive),
+            Sink::Quic(_) | Sink::WebTransport(_) | Sink::Memory(_) => Ok(()),
+        }
+    }
+
     pub(crate) fn sink(&mut self) -> &mut Sink {
         &mut self.sink
     }

@@ -48,6 +48,16 @@ impl Decoder {
         self.current.is_some() || self.message.is_some()
     }
 
+    /// Bytes of a fragmented message that are held beyond what lies in the chunk.
+    pub(crate) fn message_len(&self) -> usize {
+        self.message.as_ref().map_or(0, |message| message.bytes.len())
+    }
+
+    /// The limit of messages whose next header has not been read yet.
+    pub(crate) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
     /// Takes the next message or control frame off the front of `chunk`; `None` if it has not arrived whole.
     pub(crate) fn decode(&mut self, chunk: &mut BytesMut) -> Result<Option<Incoming>, ReadError> {
         loop {

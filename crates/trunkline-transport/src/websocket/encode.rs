@@ -47,6 +47,17 @@ pub(crate) fn write_header(role: Role, opcode: u8, payload_len: usize, key: [u8;
     }
 }
 
+/// Appends a client's binary frame made of `pieces`, `total` bytes together, under a fresh mask.
+pub(crate) fn write_masked(out: &mut Vec<u8>, total: usize, pieces: &[&[u8]]) {
+    let key = rand::random();
+    write_header(Role::Client, BINARY, total, key, out);
+    let start = out.len();
+    for piece in pieces {
+        out.extend_from_slice(piece);
+    }
+    mask::apply(&mut out[start..], key, 0);
+}
+
 /// A whole unfragmented frame.
 pub(crate) fn frame(role: Role, opcode: u8, payload: &[u8]) -> Bytes {
     let mut out = Vec::with_capacity(Framing::MAX_HEADER + payload.len());

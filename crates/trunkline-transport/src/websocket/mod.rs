@@ -22,7 +22,7 @@ pub use self::{
 pub(crate) use self::{
     client::handshake as client_handshake,
     decode::Decoder,
-    encode::{frame, header_len, opcode, write_header},
+    encode::{frame, header_len, opcode, write_header, write_masked},
 };
 
 /// Opcodes (RFC 6455 §5.2).

@@ -1,0 +1,155 @@
+//! The bodies of version 2's control packets. Pure.
+//!
+//! A control packet has no extension header and no compression. Pings and pongs end with a byte of features that a
+//! later version may lengthen; every other body has one exact form.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::{
+    Compression, HEADER, Header, Kind, Wire, WireError,
+    header::{Control, Flags},
+};
+
+/// A control packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ControlPacket {
+    /// Answered by a pong with the same token. `features` is what the sender can inflate.
+    Ping {
+        token: u64,
+        features: Features,
+    },
+    Pong {
+        token: u64,
+        features: Features,
+    },
+    /// With [`codes::GOING_AWAY`]: send no new requests here, those in flight will be answered. With any other code:
+    /// the connection ends behind this packet.
+    GoAway {
+        code: u16,
+        reason: String,
+    },
+    /// The answer to the request of this number is wanted no more.
+    Cancel {
+        message_id: u32,
+    },
+    /// The streamed reply to this request may go on for so many more bytes.
+    Window {
+        message_id: u32,
+        bytes: u32,
+    },
+}
+
+/// What a peer of version 2 can inflate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Features(pub(crate) u8);
+
+impl Features {
+    const ZLIB: u8 = 1;
+    const ZSTD: u8 = 1 << 1;
+
+    /// What this build can inflate.
+    pub(crate) fn ours() -> Self {
+        let zlib = if Compression::Zlib.is_available() { Self::ZLIB } else { 0 };
+        let zstd = if Compression::Zstd.is_available() { Self::ZSTD } else { 0 };
+        Self(zlib | zstd)
+    }
+
+    pub(crate) fn inflates(self, compression: Compression) -> bool {
+        match compression {
+            Compression::None => true,
+            Compression::Zlib => self.0 & Self::ZLIB != 0,
+            Compression::Zstd => self.0 & Self::ZSTD != 0,
+        }
+    }
+}
+
+/// The longest reason: what a WebSocket close frame could say too.
+const MAX_REASON: usize = crate::defaults::MAX_CLOSE_REASON;
+
+/// A code and a reason, as in `goaway` and in refused requests. The reason is cut at a character's boundary.
+pub(crate) fn coded(code: u16, reason: &str) -> Bytes {
+    let mut end = reason.len().min(MAX_REASON);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut out = BytesMut::with_capacity(2 + end);
+    out.put_u16(code);
+    out.put_slice(&reason.as_bytes()[..end]);
+    out.freeze()
+}
+
+/// Reads what [`coded`] wrote.
+pub(crate) fn decode_coded(body: &[u8]) -> Option<(u16, String)> {
+    let (code, reason) = body.split_first_chunk::<2>()?;
+    Some((u16::from_be_bytes(*code), String::from_utf8_lossy(reason).into_owned()))
+}
+
+impl ControlPacket {
+    /// The whole packet.
+    pub(crate) fn to_bytes(&self) -> Bytes {
+        let (control, message_id, body) = match self {
+            Self::Ping { token, features } => (Control::Ping, 0, beat(*token, *features)),
+            Self::Pong { token, features } => (Control::Pong, 0, beat(*token, *features)),
+            Self::GoAway { code, reason } => (Control::GoAway, 0, coded(*code, reason)),
+            Self::Cancel { message_id } => (Control::Cancel, *message_id, Bytes::new()),
+            Self::Window { message_id, bytes } => {
+                (Control::Window, *message_id, Bytes::copy_from_slice(&bytes.to_be_bytes()))
+            }
+        };
+        let header = Header {
+            wire: Wire::V2,
+            compression: Compression::None,
+            kind: Kind::Control(control),
+            biz_type: 0,
+            message_id,
+            ext_len: 0,
+            // The longest body is a reason of 123 bytes and its code.
+            payload_len: body.len() as u32,
+            flags: Flags::default(),
+        };
+        let mut out = BytesMut::with_capacity(HEADER + body.len());
+        out.put_slice(&header.to_bytes());
+        out.put_slice(&body);
+        out.freeze()
+    }
+
+    /// Reads the body behind a control header.
+    pub(crate) fn parse(header: &Header, control: Control, body: &[u8]) -> Result<Self, WireError> {
+        if header.ext_len != 0 || header.compression != Compression::None {
+            return Err(WireError::Control("control"));
+        }
+        let message_id = header.message_id;
+        Ok(match control {
+            Control::Ping => {
+                let (token, features) = parse_beat(body).ok_or(WireError::Control("ping"))?;
+                Self::Ping { token, features }
+            }
+            Control::Pong => {
+                let (token, features) = parse_beat(body).ok_or(WireError::Control("pong"))?;
+                Self::Pong { token, features }
+            }
+            Control::GoAway => {
+                let (code, reason) = decode_coded(body).ok_or(WireError::Control("goaway"))?;
+                Self::GoAway { code, reason }
+            }
+            Control::Cancel if body.is_empty() => Self::Cancel { message_id },
+            Control::Cancel => return Err(WireError::Control("cancel")),
+            Control::Window => {
+                let bytes = body.try_into().map_err(|_| WireError::Control("window"))?;
+                Self::Window { message_id, bytes: u32::from_be_bytes(bytes) }
+            }
+        })
+    }
+}
+
+fn beat(token: u64, features: Features) -> Bytes {
+    let mut out = BytesMut::with_capacity(9);
+    out.put_u64(token);
+    out.put_u8(features.0);
+    out.freeze()
+}
+
+fn parse_beat(body: &[u8]) -> Option<(u64, Features)> {
+    let (token, rest) = body.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*token), Features(*rest.first()?)))
+}

@@ -1,0 +1,132 @@
+//! What servers listen on and clients connect with at the packet level: one configuration type per protocol, each
+//! nothing but values until it is built.
+//!
+//! Names are resolved and sockets bound in `build()`; how a protocol frames packets, and which wire it has agreed on,
+//! is known here and nowhere above.
+
+mod tcp;
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use tokio::net::lookup_host;
+use tokio_util::sync::CancellationToken;
+
+pub use self::tcp::{TcpClientConfig, TcpServerConfig};
+use crate::{BuildError, ConnectError, Connection, ConnectionInfo, Wire, tls::ServerTls};
+
+/// What a server listens on: made of any of the `…ServerConfig` types.
+#[derive(Debug)]
+pub struct ServerProtocol(pub(crate) ServerKind);
+
+#[derive(Debug)]
+pub(crate) enum ServerKind {
+    Tcp(TcpServerConfig),
+}
+
+/// What a client connects with: made of any of the `…ClientConfig` types, or of an [`crate::Endpoint`].
+#[derive(Clone, Debug)]
+pub struct ClientProtocol(pub(crate) ClientKind);
+
+#[derive(Clone, Debug)]
+pub(crate) enum ClientKind {
+    Tcp(TcpClientConfig),
+}
+
+/// What every listener is told by its server.
+#[derive(Clone, Debug)]
+pub(crate) struct ListenOptions {
+    /// The payload of a packet, before authentication if the server asks for it.
+    pub(crate) max_message: usize,
+    pub(crate) handshake_timeout: Duration,
+    pub(crate) max_handshakes: usize,
+    pub(crate) cancel: CancellationToken,
+}
+
+/// What every client is told by its builder.
+#[derive(Clone, Debug)]
+pub(crate) struct DialOptions {
+    pub(crate) max_message: usize,
+    pub(crate) timeout: Duration,
+    pub(crate) wire: Wire,
+}
+
+/// A listener of any protocol.
+#[derive(Debug)]
+pub(crate) enum Bound {
+    Stream { listener: crate::StreamListener, max_message: usize },
+}
+
+impl ServerProtocol {
+    /// Resolves names and binds.
+    pub(crate) async fn bind(self, options: &ListenOptions) -> Result<Bound, BuildError> {
+        match self.0 {
+            ServerKind::Tcp(config) => config.bind(options).await,
+        }
+    }
+}
+
+impl Bound {
+    /// Where it listens; `None` where that is no address of the network.
+    pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Stream { listener, .. } => listener.local_addr().ok(),
+        }
+    }
+
+    /// The next connection; `None` once cancelled. Cancel-safe.
+    pub(crate) async fn accept(&mut self) -> Option<Connection> {
+        match self {
+            Self::Stream { listener, max_message } => tcp::accept(listener, *max_message).await,
+        }
+    }
+}
+
+impl ClientProtocol {
+    /// Connects once.
+    pub(crate) async fn connect(&self, options: &DialOptions) -> Result<Connection, ConnectError> {
+        match &self.0 {
+            ClientKind::Tcp(config) => config.connect(options).await,
+        }
+    }
+}
+
+/// The wire that a handshake has agreed on; `None` leaves it to the first packet.
+pub(crate) fn agreed_wire(info: &ConnectionInfo) -> Option<Wire> {
+    match info.subprotocol.as_deref().or(info.alpn.as_deref()) {
+        Some("msgtrans.v2" | "msgtrans/2") => Some(Wire::V2),
+        Some("msgtrans.v1" | "msgtrans/1") => Some(Wire::V1),
+        _ => None,
+    }
+}
+
+/// The addresses of `host:port`.
+async fn resolve(address: &str) -> Result<Vec<SocketAddr>, BuildError> {
+    let fail = |error| BuildError::Address { address: address.to_owned(), error };
+    let found: Vec<SocketAddr> = lookup_host(address).await.map_err(fail)?.collect();
+    if found.is_empty() {
+        return Err(fail(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
+    }
+    Ok(found)
+}
+
+/// Binds the first of the name's addresses that can be bound.
+fn bind_first<T>(
+    address: &str,
+    found: &[SocketAddr],
+    mut bind: impl FnMut(SocketAddr) -> io::Result<T>,
+) -> Result<T, BuildError> {
+    let mut failed = None;
+    for candidate in found {
+        match bind(*candidate) {
+            Ok(bound) => return Ok(bound),
+            Err(error) => failed = Some(error),
+        }
+    }
+    let error = failed.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into());
+    Err(BuildError::Bind { address: address.to_owned(), error })
+}
+
+/// The TLS of a listener, if it has any.
+fn server_tls(tls: Option<&crate::Tls>, alpns: &[&str]) -> Result<Option<ServerTls>, BuildError> {
+    Ok(tls.map(|tls| tls.server(alpns)).transpose()?)
+}

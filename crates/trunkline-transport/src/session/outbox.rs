@@ -1,0 +1,338 @@
+//! The output of one connection: packets already encoded, in order, bounded in bytes.
+//!
+//! Many append, one task writes. It is data behind a short lock: nothing here waits, writes or wakes by itself; the
+//! wakers to call are handed out so that they are called after the lock is gone.
+
+use std::{collections::VecDeque, io::IoSlice, task::Waker};
+
+use bytes::Bytes;
+
+use super::pool;
+use crate::{
+    CloseReason, FrameKind, Framing, Role,
+    defaults::COALESCE,
+    packet::{HEADER, Header},
+    websocket,
+};
+
+/// Parts of one vectored write: as many as fit a page of the kernel's vectors.
+const PARTS: usize = 64;
+
+/// A buffer that has grown to this takes no further packet.
+const TAIL: usize = 16 << 10;
+
+/// What the writer takes at once: the rest stays where the policies can reach it.
+const BATCH: usize = 64 << 10;
+
+/// Output that nobody has taken yet.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    parts: VecDeque<Part>,
+    /// Bytes that are not written yet, those that the writer has taken included.
+    queued: usize,
+    /// Bytes promised by permits.
+    reserved: usize,
+    limit: usize,
+    /// One part per packet, so that whole packets can be dropped.
+    keeps_apart: bool,
+    /// Bytes ever appended, and ever written or dropped: `flushed` waits for one to reach the other.
+    appended: u64,
+    done: u64,
+    pub(crate) state: State,
+    /// The writer's task, while it sleeps.
+    pub(crate) writer: Option<Waker>,
+    /// Who waits for room.
+    room: Vec<Waker>,
+    /// Who waits until so many bytes are done, or for the end.
+    flushing: Vec<(u64, Waker)>,
+    /// Somebody found no room since the writer last made some.
+    pub(crate) is_pressed: bool,
+}
+
+/// Whether packets may be appended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Open,
+    /// What is queued is still sent; then the connection ends.
+    Closing(CloseReason),
+    Closed(CloseReason),
+}
+
+/// One piece of output.
+#[derive(Debug)]
+pub(crate) struct Part {
+    chunk: Chunk,
+    /// It goes on with the packet that the part before has begun.
+    continues: bool,
+    is_droppable: bool,
+}
+
+#[derive(Debug)]
+enum Chunk {
+    Owned(Vec<u8>),
+    Shared(Bytes),
+}
+
+impl Chunk {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Owned(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+}
+
+/// A packet that was encoded once for many connections.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedFrame {
+    /// Headers, and the payload too if it is short.
+    pub(crate) head: Bytes,
+    /// A long payload.
+    pub(crate) body: Bytes,
+}
+
+impl SharedFrame {
+    pub(crate) fn len(&self) -> usize {
+        self.head.len() + self.body.len()
+    }
+}
+
+impl Outbox {
+    pub(crate) fn new(limit: usize, keeps_apart: bool) -> Self {
+        Self {
+            parts: VecDeque::new(),
+            queued: 0,
+            reserved: 0,
+            limit,
+            keeps_apart,
+            appended: 0,
+            done: 0,
+            state: State::Open,
+            writer: None,
+            room: Vec::new(),
+            flushing: Vec::new(),
+            is_pressed: false,
+        }
+    }
+
+    pub(crate) fn queued(&self) -> usize {
+        self.queued
+    }
+
+    pub(crate) fn appended(&self) -> u64 {
+        self.appended
+    }
+
+    /// Whether a packet of this size may be appended. One that is over the limit may be alone.
+    pub(crate) fn has_room(&self, size: usize) -> bool {
+        let used = self.queued + self.reserved;
+        used == 0 || used + size <= self.limit
+    }
+
+    /// Whether a control packet may still be appended: a bounded lot beyond the limit, since it must not wait.
+    pub(crate) fn has_room_for_control(&self) -> bool {
+        self.queued <= self.limit.saturating_mul(2)
+    }
+
+    pub(crate) fn reserve(&mut self, bytes: usize) {
+        self.reserved += bytes;
+    }
+
+    pub(crate) fn release(&mut self, bytes: usize) {
+        self.reserved = self.reserved.saturating_sub(bytes);
+    }
+
+    /// Appends a packet and says how many bytes it takes.
+    pub(crate) fn push(
+        &mut self,
+        framing: Framing,
+        header: Header,
+        ext: &[u8],
+        payload: &Bytes,
+        is_droppable: bool,
+    ) -> usize {
+        let total = header.total();
+        let before = self.queued;
+        let apart = self.keeps_apart && is_droppable;
+        let masks = framing == (Framing::WebSocket { role: Role::Client });
+        let copies = masks || payload.len() <= COALESCE;
+        let tail = self.tail(if copies { total } else { HEADER + ext.len() } + Framing::MAX_HEADER, apart);
+        let start = tail.len();
+        if masks {
+            websocket::write_masked(tail, total, &[&header.to_bytes(), ext, payload]);
+        } else {
+            framing.write_header(FrameKind::Binary, total, tail);
+            tail.extend_from_slice(&header.to_bytes());
+            tail.extend_from_slice(ext);
+            if copies {
+                tail.extend_from_slice(payload);
+            }
+        }
+        let mut added = tail.len() - start;
+        if !copies {
+            added += payload.len();
+            self.share(payload.clone(), true, apart);
+        }
+        self.queued += added;
+        self.appended += added as u64;
+        debug_assert_eq!(self.queued - before, added, "counted once");
+        added
+    }
+
+    /// Appends bytes that are framed already: control frames.
+    pub(crate) fn push_framed(&mut self, bytes: &[u8]) {
+        self.tail(bytes.len(), false).extend_from_slice(bytes);
+        self.queued += bytes.len();
+        self.appended += bytes.len() as u64;
+    }
+
+    /// Appends a packet that many connections share.
+    pub(crate) fn push_shared(&mut self, frame: &SharedFrame) {
+        let apart = self.keeps_apart;
+        if frame.body.is_empty() && frame.head.len() <= COALESCE && !apart && self.has_tail(frame.head.len())
+        {
+            self.tail(frame.head.len(), false).extend_from_slice(&frame.head);
+        } else {
+            self.share(frame.head.clone(), false, apart);
+            if !frame.body.is_empty() {
+                self.share(frame.body.clone(), true, apart);
+            }
+        }
+        self.queued += frame.len();
+        self.appended += frame.len() as u64;
+    }
+
+    /// Drops the oldest droppable packets until `size` fits: how many, and how many bytes.
+    pub(crate) fn drop_oldest(&mut self, size: usize) -> (u64, usize) {
+        let (mut packets, mut bytes) = (0, 0);
+        let mut at = 0;
+        while !self.has_room(size) && at < self.parts.len() {
+            if !self.parts[at].is_droppable || self.parts[at].continues {
+                at += 1;
+                continue;
+            }
+            packets += 1;
+            loop {
+                let Some(part) = self.parts.remove(at) else { break };
+                bytes += part.chunk.bytes().len();
+                self.queued -= part.chunk.bytes().len();
+                if !self.parts.get(at).is_some_and(|next| next.continues) {
+                    break;
+                }
+            }
+        }
+        self.done += bytes as u64;
+        (packets, bytes)
+    }
+
+    /// Gives the writer its next batch; `false` if there is none.
+    pub(crate) fn take_batch(&mut self, into: &mut VecDeque<Part>) -> bool {
+        let mut taken = 0;
+        while let Some(part) = self.parts.front() {
+            // A packet that has begun must be gone on with, whatever happens to those behind it.
+            if taken >= BATCH && !part.continues {
+                break;
+            }
+            taken += part.chunk.bytes().len();
+            into.extend(self.parts.pop_front());
+        }
+        taken > 0
+    }
+
+    /// Bytes were written: who is to be woken now.
+    pub(crate) fn written(&mut self, bytes: usize, wake: &mut Vec<Waker>) {
+        self.queued -= bytes;
+        self.done += bytes as u64;
+        self.wake_ready(wake);
+    }
+
+    /// Who can go on, as things are now.
+    pub(crate) fn wake_ready(&mut self, wake: &mut Vec<Waker>) {
+        // Half is the low-water mark: waking at every packet would make the queue a ping-pong of one packet.
+        if self.queued + self.reserved <= self.limit / 2 {
+            self.is_pressed = false;
+            wake.append(&mut self.room);
+        }
+        let done = self.done;
+        wake.extend(self.flushing.extract_if(.., |(mark, _)| *mark <= done).map(|(_, waker)| waker));
+    }
+
+    /// Waits for room: true if the writer is to be woken, since nobody had found the queue full before.
+    pub(crate) fn wait_for_room(&mut self, waker: &Waker) -> bool {
+        if !self.room.iter().any(|other| other.will_wake(waker)) {
+            self.room.push(waker.clone());
+        }
+        !std::mem::replace(&mut self.is_pressed, true)
+    }
+
+    pub(crate) fn is_flushed(&self, mark: u64) -> bool {
+        self.done >= mark
+    }
+
+    pub(crate) fn wait_for_flush(&mut self, mark: u64, waker: &Waker) {
+        if !self.flushing.iter().any(|(at, other)| *at == mark && other.will_wake(waker)) {
+            self.flushing.push((mark, waker.clone()));
+        }
+    }
+
+    /// Nothing more will be written. Gives back what was queued, and everybody who waited.
+    pub(crate) fn end(&mut self, reason: CloseReason) -> (usize, Vec<Waker>) {
+        self.state = State::Closed(reason);
+        self.parts = VecDeque::new();
+        let mut wake = std::mem::take(&mut self.room);
+        wake.extend(std::mem::take(&mut self.flushing).into_iter().map(|(_, waker)| waker));
+        wake.extend(self.writer.take());
+        (std::mem::take(&mut self.queued), wake)
+    }
+
+    fn has_tail(&self, size: usize) -> bool {
+        matches!(
+            self.parts.back(),
+            Some(Part { chunk: Chunk::Owned(bytes), is_droppable: false, .. }) if bytes.len() + size <= TAIL
+        )
+    }
+
+    /// The buffer that the next bytes go to.
+    fn tail(&mut self, size: usize, apart: bool) -> &mut Vec<u8> {
+        if apart || !self.has_tail(size) {
+            let chunk = Chunk::Owned(pool::take(size));
+            self.parts.push_back(Part { chunk, continues: false, is_droppable: apart });
+        }
+        match self.parts.back_mut() {
+            Some(Part { chunk: Chunk::Owned(bytes), .. }) => bytes,
+            _ => unreachable!("the last part is owned: it was checked or pushed just now"),
+        }
+    }
+
+    fn share(&mut self, bytes: Bytes, continues: bool, is_droppable: bool) {
+        self.parts.push_back(Part { chunk: Chunk::Shared(bytes), continues, is_droppable });
+    }
+}
+
+/// The front of a batch as slices for one vectored write; `offset` bytes of the first part are written already.
+pub(crate) fn slices(batch: &VecDeque<Part>, offset: usize) -> ([IoSlice<'_>; PARTS], usize) {
+    let mut out = [IoSlice::new(&[]); PARTS];
+    let mut count = 0;
+    for (slice, part) in out.iter_mut().zip(batch) {
+        let skip = if count == 0 { offset } else { 0 };
+        *slice = IoSlice::new(&part.chunk.bytes()[skip..]);
+        count += 1;
+    }
+    (out, count)
+}
+
+/// Takes `written` bytes off the front of a batch and says where in its first part it stands now.
+pub(crate) fn advance(batch: &mut VecDeque<Part>, mut offset: usize, mut written: usize) -> usize {
+    while let Some(part) = batch.front() {
+        let left = part.chunk.bytes().len() - offset;
+        if written < left {
+            return offset + written;
+        }
+        written -= left;
+        offset = 0;
+        if let Some(Part { chunk: Chunk::Owned(bytes), .. }) = batch.pop_front() {
+            pool::give(bytes);
+        }
+    }
+    0
+}

@@ -1,0 +1,172 @@
+//! Our requests: one future each, without a timer or a channel of its own. The connection's driver keeps the time.
+
+use std::{
+    future::{Future, IntoFuture},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{core::Core, send::Sending};
+use crate::{Flags, Packet, PacketType, RequestError, SendError, packet::control::ControlPacket};
+
+/// A request that is not sent yet. Await it, or give it a time-out first.
+#[derive(Debug)]
+#[must_use = "nothing is sent unless it is awaited"]
+pub struct Request {
+    core: Option<Arc<Core>>,
+    packet: Packet,
+    timeout: Duration,
+}
+
+impl Request {
+    pub(crate) fn new(core: Arc<Core>, packet: Packet) -> Self {
+        let timeout = core.shared.request_timeout;
+        Self { core: Some(core), packet, timeout }
+    }
+
+    /// Says that there is no connection.
+    pub(crate) fn not_connected(packet: Packet) -> Self {
+        Self { core: None, packet, timeout: Duration::ZERO }
+    }
+
+    /// How long it may take, the wait for a place included; 10 s unless the builder was told otherwise.
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+}
+
+impl IntoFuture for Request {
+    type Output = Result<Packet, RequestError>;
+    type IntoFuture = RequestFuture;
+
+    fn into_future(self) -> RequestFuture {
+        let exchange = self.core.map(|core| Exchange::new(core, self.packet, self.timeout, None));
+        RequestFuture { exchange }
+    }
+}
+
+/// A request on its way. Dropped before it is ready, the peer (on v2) is told to give up.
+#[derive(Debug)]
+#[must_use = "nothing is sent unless it is awaited"]
+pub struct RequestFuture {
+    exchange: Option<Exchange>,
+}
+
+impl Future for RequestFuture {
+    type Output = Result<Packet, RequestError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(exchange) = &mut self.exchange else {
+            return Poll::Ready(Err(SendError::NotConnected.into()));
+        };
+        ready!(exchange.poll_sent(cx))?;
+        match ready!(exchange.poll_answer(cx))? {
+            Some(packet) => Poll::Ready(Ok(packet)),
+            // Only a stream ends without an answer.
+            None => Poll::Ready(Err(RequestError::Disconnected(crate::CloseReason::Ended))),
+        }
+    }
+}
+
+/// One request and what comes back.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    core: Arc<Core>,
+    packet: Option<Packet>,
+    timeout: Duration,
+    deadline: Option<Instant>,
+    window: Option<usize>,
+    /// The number, once there is one.
+    id: Option<u32>,
+    sending: Option<Sending>,
+}
+
+impl Exchange {
+    pub(super) fn new(core: Arc<Core>, packet: Packet, timeout: Duration, window: Option<usize>) -> Self {
+        Self { core, packet: Some(packet), timeout, deadline: None, window, id: None, sending: None }
+    }
+
+    /// Takes a place and sends the request.
+    pub(super) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RequestError>> {
+        let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + self.timeout);
+        if let Some(packet) = self.packet.take_if(|_| self.id.is_none()) {
+            let (begun, arms) = {
+                let mut pending = self.core.pending.lock();
+                let begun = pending.begin(deadline, self.timeout, self.window, cx.waker());
+                (begun, pending.arms(deadline))
+            };
+            if arms {
+                self.core.wake_driver();
+            }
+            match begun {
+                None if deadline <= Instant::now() => {
+                    return Poll::Ready(Err(RequestError::TimedOut(self.timeout)));
+                }
+                None => {
+                    self.packet = Some(packet);
+                    return Poll::Pending;
+                }
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+                Some(Ok(id)) => {
+                    self.id = Some(id);
+                    let mut packet =
+                        Packet { packet_type: PacketType::Request, message_id: id, is_echo: false, ..packet };
+                    if self.window.is_some() {
+                        packet.flags |= Flags::STREAM;
+                    }
+                    self.sending = Some(Sending::new(Arc::clone(&self.core), packet));
+                }
+            }
+        }
+        if let Some(sending) = &mut self.sending {
+            // While it waits for room its time may be over: the driver says so by the answer.
+            if let Poll::Ready(sent) = Pin::new(sending).poll(cx) {
+                self.sending = None;
+                sent?;
+                // The other side has no credit but what it is granted.
+                if let (Some(message_id), Some(window)) = (self.id, self.window) {
+                    let bytes = u32::try_from(window).unwrap_or(u32::MAX);
+                    self.core.control(&ControlPacket::Window { message_id, bytes });
+                }
+            } else {
+                return match self.poll_answer(cx) {
+                    Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                    _ => Poll::Pending,
+                };
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The next answer; `None` is the end of a stream.
+    pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Packet>, RequestError>> {
+        let Some(message_id) = self.id else { return Poll::Ready(Ok(None)) };
+        let taken = self.core.pending.lock().take(message_id, cx.waker());
+        match taken {
+            None => Poll::Pending,
+            Some(Ok((packet, grant))) => {
+                if grant > 0 {
+                    self.core.control(&ControlPacket::Window { message_id, bytes: grant });
+                }
+                Poll::Ready(Ok(packet))
+            }
+            Some(Err(error)) => Poll::Ready(Err(error)),
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let Some(message_id) = self.id else { return };
+        let (was_going_on, next) = self.core.pending.lock().end(message_id);
+        next.into_iter().for_each(Waker::wake);
+        // What was never sent need not be given up.
+        if was_going_on && self.sending.is_none() {
+            self.core.control(&ControlPacket::Cancel { message_id });
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Sending: the futures behind `send`, `reserve` and `flushed`. Each polls the outbox; none allocates.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+};
+
+use tokio::task::JoinHandle;
+
+use super::core::{Core, closed, deflate_here, deflates_elsewhere};
+use crate::{
+    CloseReason, Packet, SendError, WireError,
+    packet::{HEADER, encode},
+};
+
+/// A packet on its way into the output. Nothing happens before it is polled.
+#[derive(Debug)]
+#[must_use = "nothing is sent unless it is awaited"]
+pub struct Sending {
+    /// None: there is no connection to send on.
+    core: Option<Arc<Core>>,
+    state: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    New(Packet),
+    Deflating(JoinHandle<Result<Packet, WireError>>),
+    Ready(Packet),
+    Over,
+}
+
+impl Sending {
+    pub(crate) fn new(core: Arc<Core>, packet: Packet) -> Self {
+        Self { core: Some(core), state: Stage::New(packet) }
+    }
+
+    /// Says that there is no connection.
+    pub(crate) fn not_connected() -> Self {
+        Self { core: None, state: Stage::Over }
+    }
+
+    /// Waits until the link has taken the packet: for TCP the kernel, for QUIC its send buffer. It says nothing about
+    /// the peer's application.
+    ///
+    /// # Errors
+    /// As sending, or the connection was closed before everything was taken.
+    pub async fn flushed(mut self) -> Result<(), SendError> {
+        let mark = poll_fn(|cx| self.poll_mark(cx)).await?;
+        match (self.core, mark) {
+            (Some(core), Some(mark)) => Flushed::new(core, mark).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Where the packet ends in the output; `None` if nothing was to be sent.
+    fn poll_mark(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<u64>, SendError>> {
+        let Some(core) = self.core.clone() else { return Poll::Ready(Err(SendError::NotConnected)) };
+        loop {
+            match std::mem::replace(&mut self.state, Stage::Over) {
+                Stage::New(packet) => {
+                    let Some(packet) = core.prepare(packet)? else { return Poll::Ready(Ok(None)) };
+                    self.state = if deflates_elsewhere(&packet) {
+                        Stage::Deflating(tokio::task::spawn_blocking(move || encode::deflated(&packet)))
+                    } else {
+                        Stage::Ready(deflate_here(packet)?)
+                    };
+                }
+                Stage::Deflating(mut task) => match Pin::new(&mut task).poll(cx) {
+                    Poll::Ready(Ok(packet)) => self.state = Stage::Ready(packet?),
+                    Poll::Ready(Err(error)) => {
+                        return Poll::Ready(Err(WireError::Inflate(error.to_string()).into()));
+                    }
+                    Poll::Pending => {
+                        self.state = Stage::Deflating(task);
+                        return Poll::Pending;
+                    }
+                },
+                Stage::Ready(packet) => match ready!(self.poll_append(&core, packet, cx)) {
+                    Ok(mark) => return Poll::Ready(Ok(Some(mark))),
+                    Err(error) => return Poll::Ready(Err(error)),
+                },
+                // Polled after it was ready: there is nothing to do again.
+                Stage::Over => return Poll::Ready(Ok(None)),
+            }
+        }
+    }
+
+    fn poll_append(&mut self, core: &Core, packet: Packet, cx: &Context<'_>) -> Poll<Result<u64, SendError>> {
+        loop {
+            match core.append(&packet, 0) {
+                Err(SendError::Full { .. }) => {}
+                done => return Poll::Ready(done),
+            }
+            let size = HEADER + packet.ext_header.len() + packet.payload.len();
+            if !core.wait_for_room(core.framed_len(size), cx.waker()) {
+                self.state = Stage::Ready(packet);
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+impl Future for Sending {
+    type Output = Result<(), SendError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.poll_mark(cx).map_ok(|_| ())
+    }
+}
+
+/// As [`Sending`], without waiting.
+pub(crate) fn try_send(core: &Core, packet: Packet) -> Result<(), SendError> {
+    let Some(mut packet) = core.prepare(packet)? else { return Ok(()) };
+    if deflates_elsewhere(&packet) {
+        packet.compression = crate::Compression::None;
+    }
+    core.try_append(&deflate_here(packet)?)
+}
+
+/// Until the link has taken a part of the output.
+#[derive(Debug)]
+#[must_use = "it waits only when awaited"]
+pub struct Flushed {
+    core: Arc<Core>,
+    mark: u64,
+}
+
+impl Flushed {
+    pub(crate) fn new(core: Arc<Core>, mark: u64) -> Self {
+        Self { core, mark }
+    }
+}
+
+impl Future for Flushed {
+    type Output = Result<(), SendError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut out = self.core.out.lock();
+        if out.is_flushed(self.mark) {
+            return Poll::Ready(Ok(()));
+        }
+        if let super::outbox::State::Closed(reason) = &out.state {
+            return Poll::Ready(Err(SendError::Closed(reason.clone())));
+        }
+        out.wait_for_flush(self.mark, cx.waker());
+        Poll::Pending
+    }
+}
+
+/// Room for one packet, kept free until it is used or dropped.
+#[derive(Debug)]
+pub struct Permit {
+    core: Arc<Core>,
+    /// What is promised in the outbox and in the budget.
+    bytes: usize,
+    /// What the packet may have.
+    content: usize,
+}
+
+impl Permit {
+    pub(crate) async fn reserve(core: Arc<Core>, content: usize) -> Result<Self, SendError> {
+        let limit = core.shared.limits.message.saturating_add(crate::packet::MAX_EXT_HEADER);
+        if content > limit {
+            return Err(SendError::TooLarge { size: content, limit });
+        }
+        let bytes = core.framed_len(HEADER + content);
+        poll_fn(|cx| {
+            loop {
+                match try_reserve(&core, bytes) {
+                    Ok(true) => return Poll::Ready(Ok(())),
+                    Ok(false) if core.wait_for_room(bytes, cx.waker()) => {}
+                    Ok(false) => return Poll::Pending,
+                    Err(reason) => return Poll::Ready(Err(SendError::Closed(reason))),
+                }
+            }
+        })
+        .await?;
+        Ok(Self { core, bytes, content })
+    }
+
+    /// Sends a packet into the room that was kept. It never waits; what the settings would compress on another thread
+    /// is sent as it is.
+    ///
+    /// # Errors
+    /// The packet has more than was reserved, or the connection is closed.
+    pub fn send(mut self, packet: impl Into<Packet>) -> Result<(), SendError> {
+        let Some(mut packet) = self.core.prepare(packet.into())? else { return Ok(()) };
+        let size = packet.ext_header.len() + packet.payload.len();
+        if size > self.content {
+            return Err(SendError::TooLarge { size, limit: self.content });
+        }
+        if deflates_elsewhere(&packet) {
+            packet.compression = crate::Compression::None;
+        }
+        let packet = deflate_here(packet)?;
+        let bytes = std::mem::take(&mut self.bytes);
+        self.core.append(&packet, bytes).map(|_| ())
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if self.bytes == 0 {
+            return;
+        }
+        let mut wake: Vec<Waker> = Vec::new();
+        {
+            let mut out = self.core.out.lock();
+            out.release(self.bytes);
+            out.wake_ready(&mut wake);
+        }
+        self.core.shared.budget.give(self.bytes);
+        wake.into_iter().for_each(Waker::wake);
+    }
+}
+
+fn try_reserve(core: &Core, bytes: usize) -> Result<bool, CloseReason> {
+    let mut out = core.out.lock();
+    if let Some(reason) = closed(&out.state) {
+        return Err(reason);
+    }
+    if !core.has_room(&out, bytes) {
+        return Ok(false);
+    }
+    out.reserve(bytes);
+    core.shared.budget.take(bytes);
+    Ok(true)
+}

@@ -1,0 +1,9 @@
+//! The packet level over real loopback sockets: one module per behaviour. Functions are named for the checks (A…) and
+//! defects (D…) that they settle.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
+mod echo;
+mod harness;
+mod requests;
+mod wire;
