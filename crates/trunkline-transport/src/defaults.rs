@@ -21,6 +21,17 @@ pub const MAX_HANDSHAKES: usize = 1024;
 /// within it, so a storm of them waits in the kernel's backlog, while silent peers cost others at most this.
 pub const HANDSHAKE_GRACE: Duration = Duration::from_secs(1);
 
+/// First flights of QUIC that may wait for each handshake that may be under way. One is an Initial or two, so all
+/// of them are 16 MiB at most; a client repeats what is dropped.
+pub const INCOMING_PER_HANDSHAKE: usize = 4;
+
+/// Bytes that one first flight may hold before it is looked at: a dozen datagrams, while a ClientHello with every
+/// extension and a large key share is three.
+pub const INCOMING_BUFFER: u64 = 16 << 10;
+
+/// The same over all of them: each of 4,096 has room for three datagrams.
+pub const INCOMING_BUFFERS: u64 = 16 << 20;
+
 /// Pause of an accept loop that found no descriptor or memory left: long enough not to spin, short enough to
 /// be unnoticed once some connection has ended.
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
@@ -43,19 +54,32 @@ pub const UNSENT: usize = 64 << 10;
 /// at a round trip of 100 ms, which the 64 KiB of the frame stream alone would not.
 pub const STREAMS_SEND_WINDOW: u64 = 1 << 20;
 
-/// Bidirectional streams a peer may have open at once: the frame stream, 16 service streams, the CONNECT
-/// stream of WebTransport, and as many again that are just closing.
-pub const MAX_BIDI_STREAMS: u32 = 36;
+/// Further bidirectional streams a peer may have open at once beside its frames: what a session's services may
+/// have.
+pub const MAX_STREAMS: u32 = 16;
 
-/// Unidirectional streams a peer may have open at once: HTTP/3 needs three (control and two QPACK streams).
-pub const MAX_UNI_STREAMS: u32 = 16;
+/// Unidirectional streams of an HTTP/3 peer: its control stream and two for QPACK (RFC 9114 section 6.2). Nobody
+/// else has any.
+pub const H3_UNI_STREAMS: u32 = 3;
+
+/// Bytes of datagrams that wait to be read; beyond it the oldest are dropped. 64 KiB is 50 datagrams of a full
+/// path's 1,200 bytes: what comes while one wake-up is late.
+pub const DATAGRAM_BUFFER: usize = 64 << 10;
+
+/// HTTP/3 wants datagrams announced where WebTransport is (RFC 9297 section 2.1), even if nobody reads them: the
+/// room of one.
+pub const H3_DATAGRAM_BUFFER: usize = 2 << 10;
 
 /// Receive window of one QUIC stream. A frame of 1 MiB passes in a few round trips; a peer that fills it
 /// while nobody reads costs this much and no more.
 pub const STREAM_RECEIVE_WINDOW: u32 = 256 << 10;
 
-/// Receive window of one QUIC connection, over all its streams.
+/// Receive window of one QUIC connection over all its streams, where it may have many: four that nobody reads.
 pub const RECEIVE_WINDOW: u32 = 1 << 20;
+
+/// The same until the frame stream is there: what a stranger may make us hold in each of the handshakes. A first
+/// request and a START fit in many times.
+pub const HANDSHAKE_WINDOW: u32 = 64 << 10;
 
 /// A QUIC connection without a packet for this long is gone. The session level calls a peer silent after 2.5
 /// heartbeats of 25 s = 62.5 s; QUIC must not decide earlier.

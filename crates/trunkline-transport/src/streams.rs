@@ -86,16 +86,29 @@ impl Streams {
     /// # Errors
     /// Not supported, or the connection is gone.
     pub async fn accept_stream(&self) -> Result<(SendStream, RecvStream), StreamError> {
-        match self.carrier()? {
-            Carrier::Quic(connection) => {
-                let (send, recv) = connection.accept_bi().await.map_err(lost)?;
-                connection.set_send_window(STREAMS_SEND_WINDOW);
-                Ok((SendStream(Send::Quic(send)), RecvStream(Recv::Quic(recv))))
-            }
-            Carrier::WebTransport(session) => {
-                let (send, recv) = session.accept_bi().await.map_err(lost)?;
-                session.set_send_window(STREAMS_SEND_WINDOW);
-                Ok((SendStream(Send::WebTransport(send)), RecvStream(Recv::WebTransport(recv))))
+        let carrier = self.carrier()?;
+        let stream = carrier.accept().await?;
+        match carrier {
+            Carrier::Quic(connection) => connection.set_send_window(STREAMS_SEND_WINDOW),
+            Carrier::WebTransport(session) => session.set_send_window(STREAMS_SEND_WINDOW),
+        }
+        Ok(stream)
+    }
+
+    /// Refuses each further stream that the peer opens: what it sent is dropped, it is asked to stop, and its reads
+    /// fail, both with `code`. Resolves when the connection is gone; at once where there are no streams. Cancel-safe:
+    /// what comes later waits within the peer's limit.
+    pub async fn refuse_all(&self, code: u32) {
+        let Ok(carrier) = self.carrier() else { return };
+        loop {
+            let stream = tokio::select! {
+                stream = carrier.accept() => stream.map(|(send, recv)| (Some(send), recv)),
+                stream = carrier.accept_unidirectional() => stream.map(|recv| (None, recv)),
+            };
+            let Ok((send, mut recv)) = stream else { return };
+            recv.stop(code);
+            if let Some(mut send) = send {
+                send.reset(code);
             }
         }
     }
@@ -139,6 +152,29 @@ impl Streams {
 
     fn carrier(&self) -> Result<&Carrier, StreamError> {
         self.0.as_ref().ok_or(StreamError::Unsupported)
+    }
+}
+
+impl Carrier {
+    async fn accept(&self) -> Result<(SendStream, RecvStream), StreamError> {
+        match self {
+            Carrier::Quic(connection) => {
+                let (send, recv) = connection.accept_bi().await.map_err(lost)?;
+                Ok((SendStream(Send::Quic(send)), RecvStream(Recv::Quic(recv))))
+            }
+            Carrier::WebTransport(session) => {
+                let (send, recv) = session.accept_bi().await.map_err(lost)?;
+                Ok((SendStream(Send::WebTransport(send)), RecvStream(Recv::WebTransport(recv))))
+            }
+        }
+    }
+
+    async fn accept_unidirectional(&self) -> Result<RecvStream, StreamError> {
+        let recv = match self {
+            Carrier::Quic(connection) => Recv::Quic(connection.accept_uni().await.map_err(lost)?),
+            Carrier::WebTransport(session) => Recv::WebTransport(session.accept_uni().await.map_err(lost)?),
+        };
+        Ok(RecvStream(recv))
     }
 }
 

@@ -16,11 +16,16 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use web_transport_quinn as wt;
 
-use super::{H3, Secret, alpn, quic_connection, transport_config, web_transport_connection};
+use super::{
+    Allowance, H3, Secret, WithH3, alpn, quic_connection, transport_config, web_transport_connection,
+};
 use crate::{
     Connection, ConnectionInfo, Protocol, ReloadableCertificate, Socket,
     accept::{Handshakes, sleep_until},
-    defaults::{FIRST_STREAM_TIMEOUT, HANDSHAKE_TIMEOUT, IDLE_TIMEOUT, MAX_FRAME, MAX_HANDSHAKES},
+    defaults::{
+        DATAGRAM_BUFFER, FIRST_STREAM_TIMEOUT, HANDSHAKE_TIMEOUT, IDLE_TIMEOUT, INCOMING_BUFFER,
+        INCOMING_BUFFERS, INCOMING_PER_HANDSHAKE, MAX_FRAME, MAX_HANDSHAKES, MAX_STREAMS,
+    },
     tls::quic_server_config,
 };
 
@@ -50,6 +55,11 @@ pub struct QuicOptions {
     pub max_handshakes: usize,
     /// The limit of frames from the peer.
     pub max_frame: usize,
+    /// Further bidirectional streams that a peer may have open at once. Each that nobody accepts holds what the
+    /// peer sent on it: whoever takes none accepts them to refuse them ([`crate::Streams::refuse_all`]).
+    pub max_streams: u32,
+    /// Bytes of unread datagrams that a connection holds; 0 where nobody reads any.
+    pub datagram_buffer: usize,
     /// A connection without a packet for this long is gone.
     pub idle_timeout: Duration,
     /// Ends [`QuicListener::accept`].
@@ -71,9 +81,15 @@ impl QuicOptions {
             first_stream_timeout: FIRST_STREAM_TIMEOUT,
             max_handshakes: MAX_HANDSHAKES,
             max_frame: MAX_FRAME,
+            max_streams: MAX_STREAMS,
+            datagram_buffer: DATAGRAM_BUFFER,
             idle_timeout: IDLE_TIMEOUT,
             cancel: CancellationToken::new(),
         }
+    }
+
+    fn allowance(&self) -> Allowance {
+        Allowance { streams: self.max_streams, datagrams: self.datagram_buffer }
     }
 }
 
@@ -85,6 +101,7 @@ impl fmt::Debug for QuicOptions {
             .field("handshake_timeout", &self.handshake_timeout)
             .field("max_handshakes", &self.max_handshakes)
             .field("max_frame", &self.max_frame)
+            .field("max_streams", &self.max_streams)
             .finish_non_exhaustive()
     }
 }
@@ -197,6 +214,7 @@ async fn handshake(
     if alpn.as_deref() != Some(H3) {
         info.alpn = alpn;
         let stream = timeout(options.first_stream_timeout, connection.accept_bi()).await??;
+        options.allowance().raw(&connection);
         return Ok(quic_connection(info, connection, stream, options.max_frame, None));
     }
     info.alpn = alpn;
@@ -210,6 +228,7 @@ async fn handshake(
         .map(|origin| String::from_utf8_lossy(origin.as_bytes()).into_owned());
     let session = timeout_at(deadline, request.ok()).await??;
     let stream = timeout(options.first_stream_timeout, session.accept_bi()).await??;
+    options.allowance().established(&session);
     Ok(web_transport_connection(info, session, stream, options.max_frame, None))
 }
 
@@ -232,9 +251,11 @@ fn server_config(options: &QuicOptions) -> io::Result<quinn::ServerConfig> {
     let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(tls).map_err(|error| unusable(&error))?;
     let token_key = options.token_key.clone().unwrap_or_else(Secret::random);
     let mut config = quinn::ServerConfig::new(Arc::new(crypto), Arc::new(token_key.token_key()));
-    config.transport_config(Arc::new(transport_config(options.idle_timeout)));
-    // What waits for a handshake to begin is one Initial each; a client repeats what is dropped.
-    config.max_incoming(options.max_handshakes.saturating_mul(4));
-    config.incoming_buffer_size(16 << 10).incoming_buffer_size_total(16 << 20);
+    let with_h3 = if options.alpns.iter().any(|alpn| alpn == H3) { WithH3::Yes } else { WithH3::No };
+    let mut transport = transport_config(options.idle_timeout);
+    options.allowance().begin(&mut transport, with_h3);
+    config.transport_config(Arc::new(transport));
+    config.max_incoming(options.max_handshakes.saturating_mul(INCOMING_PER_HANDSHAKE));
+    config.incoming_buffer_size(INCOMING_BUFFER).incoming_buffer_size_total(INCOMING_BUFFERS);
     Ok(config)
 }

@@ -24,7 +24,8 @@ pub use self::{
 use crate::{
     ByteWriter, Connection, ConnectionInfo, FrameReader, Framing, Streams,
     defaults::{
-        IDLE_TIMEOUT, MAX_BIDI_STREAMS, MAX_UNI_STREAMS, RECEIVE_WINDOW, STREAM_RECEIVE_WINDOW, UNSENT,
+        DATAGRAM_BUFFER, H3_DATAGRAM_BUFFER, H3_UNI_STREAMS, HANDSHAKE_WINDOW, IDLE_TIMEOUT, MAX_STREAMS,
+        RECEIVE_WINDOW, STREAM_RECEIVE_WINDOW, UNSENT,
     },
     reader::{End, Read, Source},
     writer::Sink,
@@ -36,18 +37,65 @@ pub(crate) const H3: &str = "h3";
 /// Frames leave before the bytes of further streams.
 const FRAME_PRIORITY: i32 = 1;
 
-/// Settings that both sides use.
+/// Settings that both sides use, for a peer that may have everything.
 pub(crate) fn transport_config(idle: std::time::Duration) -> quinn::TransportConfig {
     let mut config = quinn::TransportConfig::default();
     let idle = quinn::IdleTimeout::try_from(idle).or_else(|_| IDLE_TIMEOUT.try_into()).ok();
     config
-        .max_concurrent_bidi_streams(MAX_BIDI_STREAMS.into())
-        .max_concurrent_uni_streams(MAX_UNI_STREAMS.into())
+        // The frames, and the CONNECT stream of WebTransport.
+        .max_concurrent_bidi_streams((2 + MAX_STREAMS).into())
+        .max_concurrent_uni_streams(H3_UNI_STREAMS.into())
+        .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
         .stream_receive_window(STREAM_RECEIVE_WINDOW.into())
         .receive_window(RECEIVE_WINDOW.into())
         .send_window(UNSENT as u64)
         .max_idle_timeout(idle);
     config
+}
+
+/// What a listener lets a peer have open and send, which differs by ALPN and by how far the handshake is.
+#[derive(Clone, Copy)]
+struct Allowance {
+    /// Further bidirectional streams.
+    streams: u32,
+    /// Bytes of datagrams that wait.
+    datagrams: usize,
+}
+
+impl Allowance {
+    /// For the handshake, before it is known which of the protocols on this port the peer speaks.
+    fn begin(self, config: &mut quinn::TransportConfig, with_h3: WithH3) {
+        let own = 1 + self.streams;
+        let (bidi, uni, datagrams) = match with_h3 {
+            WithH3::Yes => (own + 1, H3_UNI_STREAMS, self.datagrams.max(H3_DATAGRAM_BUFFER)),
+            WithH3::No => (own, 0, self.datagrams),
+        };
+        config
+            .max_concurrent_bidi_streams(bidi.into())
+            .max_concurrent_uni_streams(uni.into())
+            .datagram_receive_buffer_size((datagrams > 0).then_some(datagrams))
+            .receive_window(HANDSHAKE_WINDOW.into());
+    }
+
+    /// For a raw QUIC connection, which has no use for what HTTP/3 needs.
+    fn raw(self, connection: &quinn::Connection) {
+        connection.set_max_concurrent_bi_streams((1 + self.streams).into());
+        connection.set_max_concurrent_uni_streams(VarInt::from_u32(0));
+        self.established(connection);
+    }
+
+    /// Once the frame stream is there: its window and that of three further streams, as far as there may be any.
+    fn established(self, connection: &quinn::Connection) {
+        let window = STREAM_RECEIVE_WINDOW.saturating_mul(1 + self.streams.min(3));
+        connection.set_receive_window(window.min(RECEIVE_WINDOW).into());
+    }
+}
+
+/// Whether a port offers WebTransport.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WithH3 {
+    Yes,
+    No,
 }
 
 /// The read half of a raw QUIC connection's frame stream.
