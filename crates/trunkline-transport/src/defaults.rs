@@ -85,6 +85,10 @@ pub const HANDSHAKE_WINDOW: u32 = 64 << 10;
 /// heartbeats of 25 s = 62.5 s; QUIC must not decide earlier.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
+/// Seconds that a TLS ticket is good for: a device that slept for the night makes a full handshake again, one that
+/// changes networks during a day does not. RFC 8446 allows seven days.
+pub const TICKET_LIFETIME: u32 = 6 * 3_600;
+
 /// Largest head of an HTTP upgrade, request or response: hyper's own default order, enough for cookies.
 pub const MAX_HTTP_HEAD: usize = 16 << 10;
 

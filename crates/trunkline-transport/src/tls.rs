@@ -17,7 +17,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::{ReloadableCertificate, Secret, certificate};
+use crate::{ReloadableCertificate, Secret, certificate, defaults::TICKET_LIFETIME};
 
 /// Why a TLS value cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -329,7 +329,7 @@ impl ProducesTickets for Ticketer {
     }
 
     fn lifetime(&self) -> u32 {
-        6 * 3_600
+        TICKET_LIFETIME
     }
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
