@@ -3,6 +3,7 @@
 //! The actor is the connection's only task. Reading never waits for writing, but it pauses while the outbox is full.
 //! Everything written goes through the connection's one write state.
 
+mod further;
 mod handle;
 mod write_state;
 
@@ -18,11 +19,11 @@ use trunkline_session::Fence;
 use trunkline_session::engine::Pressure;
 use trunkline_transport::{
     ByteWriter, Connection, ConnectionInfo, Frame, FrameKind, FrameReader, Framing, Incoming, ReadError,
-    Streams,
 };
 
 pub(crate) use handle::{Ending, Handle};
 
+use self::further::Further;
 use crate::encode::WireForm;
 use crate::gateway::Node;
 use crate::session::Session;
@@ -47,7 +48,7 @@ pub(crate) fn serve(node: Arc<Node>, connection: Connection) -> impl Future<Outp
         stalled_since: None,
         pressure: Pressure::Room,
         timer: Box::pin(sleep_until(start_deadline)),
-        _streams: streams,
+        further: Further::new(streams),
     };
     async move {
         let (code, reason) = actor.run().await;
@@ -169,7 +170,7 @@ struct Actor {
     /// What the session's engine was last told of the outbox.
     pressure: Pressure,
     timer: Pin<Box<Sleep>>,
-    _streams: Streams,
+    further: Option<Box<Further>>,
 }
 
 /// What the actor has to deal with next.
@@ -219,6 +220,9 @@ impl Actor {
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         // Registered before anything is looked at, so that what comes in between wakes us again.
         self.hold.handle.waker().register(cx.waker());
+        if let Some(further) = &mut self.further {
+            further.poll_refuse(cx);
+        }
         let was_stalled = self.stalled_since.is_some();
         // Asked before the write: an end that comes during it has queued a notice that is not written yet.
         let is_ending = self.hold.handle.ending().is_some();
@@ -400,7 +404,12 @@ impl Actor {
             }
         };
         match started {
-            Ok(session) => self.hold.session = Some(session),
+            Ok(session) => {
+                self.hold.session = Some(session);
+                if let Some(further) = &mut self.further {
+                    further.started();
+                }
+            }
             Err(ending) => self.hold.handle.end(ending),
         }
     }

@@ -202,6 +202,11 @@ impl TestClient {
         timeout(DEADLINE, self.link.send_message(message)).await.context("sending hangs")?
     }
 
+    /// Opens a further stream, sends bytes on it, and waits until the other side stops it: the code it gives.
+    pub async fn refused_stream(&self, bytes: &[u8]) -> Result<u32> {
+        timeout(DEADLINE, self.link.refused_stream(bytes)).await.context("the stream is not refused")?
+    }
+
     /// What arrives next, earlier frames that nobody waited for first.
     pub async fn recv(&mut self) -> Result<Received> {
         match self.waiting.pop_front() {

@@ -206,6 +206,26 @@ impl Link {
         }
     }
 
+    /// Opens a further stream, sends bytes on it, and waits until the other side stops it: the code it gives.
+    pub(crate) async fn refused_stream(&self, bytes: &[u8]) -> Result<u32> {
+        let Link::Stream(link) = self else { return Err(anyhow!("a WebSocket has no further streams")) };
+        match &link.owner {
+            Owner::Socket => Err(anyhow!("a socket has no further streams")),
+            Owner::Quic(connection, _) => {
+                let (mut send, _recv) = connection.open_bi().await?;
+                // It may be stopped before everything is written.
+                let _stopped = send.write_all(bytes).await;
+                let code = send.stopped().await?.context("the stream was taken whole")?;
+                Ok(u32::try_from(code.into_inner())?)
+            }
+            Owner::WebTransport(session, _) => {
+                let (mut send, _recv) = session.open_bi().await?;
+                let _stopped = send.write_all(bytes).await;
+                send.stopped().await?.context("the stream was taken whole")
+            }
+        }
+    }
+
     /// Sends a WebSocket message of the given kind, whatever the dialect.
     pub(crate) async fn send_message(&mut self, message: Message) -> Result<()> {
         match self {

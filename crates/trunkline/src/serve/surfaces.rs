@@ -210,6 +210,9 @@ impl Binder<'_> {
             handshake_timeout: limits.handshake_timeout,
             max_handshakes: limits.handshakes,
             max_frame: self.max_frame(),
+            // No service takes streams or datagrams yet: one at a time comes to be told so.
+            max_streams: 1,
+            datagram_buffer: 0,
             cancel: self.cancel.clone(),
             ..QuicOptions::new(self.certificate.certificate.clone())
         };

@@ -62,6 +62,7 @@ pub(crate) fn all() -> Vec<Fault> {
         fault!("acks of the future", 9 x 500 ms, sessions::acks),
         fault!("seq jumps, repeats and reuse", 9 x 500 ms, sessions::numbers),
         fault!("half-open handshakes on every transport", 10 x 500 ms, handshakes::half_open),
+        fault!("streams that nobody takes", 2 x 250 ms, wire::streams),
         fault!("clients that stop reading, windows overrun", 3 x 1_000 ms, readers::overrun),
         fault!("clients that ask and do not read", 3 x 1_000 ms, readers::greedy),
         fault!("an upstream that hangs", 8 x 200 ms, upstreams::hangs),

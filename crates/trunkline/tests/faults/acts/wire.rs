@@ -3,11 +3,14 @@
 use anyhow::{Result, ensure};
 use trunkline_proto::wire::{BusinessRequest, HeartbeatRequest};
 use trunkline_proto::{Dialect, DownBody, UpBody, UpFrame};
-use trunkline_testkit::Way;
+use trunkline_testkit::{Transport, Way};
 
 use crate::rig::{Rig, error, reply};
 
 const LIMIT: usize = 1 << 20;
+
+/// Further streams, one after the other.
+const STREAMS: usize = 12;
 
 /// Frames in a row that do not decode before the connection is closed.
 const TOO_MANY: usize = 10;
@@ -53,6 +56,32 @@ pub(super) async fn sizes(rig: &Rig, at: usize) -> Result<()> {
         let code = client.close_code().await?;
         ensure!(code == 4401, "a length of {length} was closed with {code}");
     }
+    Ok(())
+}
+
+/// Streams beside the frames, more of them and more on them than a connection may hold: each is refused, before START
+/// and after it, and the session works.
+pub(super) async fn streams(rig: &Rig, at: usize) -> Result<()> {
+    let transport = [Transport::Quic, Transport::WebTransport][at % 2];
+    let mut client = rig.connect(Way { transport, dialect: Dialect::Protobuf }).await?;
+    // The node has a connection once a frame has begun: two bytes of its length.
+    let user = format!("streams{at}");
+    let start = Dialect::Protobuf.encode_up(&UpFrame::new(1, 0, UpBody::Start(rig.start_request(&user))));
+    let start = [&u32::try_from(start.len())?.to_be_bytes(), &start[..]].concat();
+    client.send_raw(&start[..2]).await?;
+    let bytes = vec![b'x'; 100_000];
+    for _ in 0..STREAMS {
+        let code = client.refused_stream(&bytes).await?;
+        ensure!(code == 4402, "{transport:?}: a stream before START was stopped with {code}");
+    }
+    client.send_raw(&start[2..]).await?;
+    let answer = client.reply(1).await?;
+    ensure!(matches!(&answer.body, DownBody::StartResp(start) if start.success), "{transport:?}: {answer:?}");
+    for _ in 0..STREAMS {
+        let code = client.refused_stream(&bytes).await?;
+        ensure!(code == 404, "{transport:?}: a stream for nobody was stopped with {code}");
+    }
+    ensure!(reply(client.call("trunkline.echo", "on").await?)?.data == "on", "{transport:?}: a call");
     Ok(())
 }
 
