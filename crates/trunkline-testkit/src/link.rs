@@ -285,22 +285,29 @@ impl StreamLink {
 
     /// The stream has ended: asks the connection why.
     async fn closed(&self, text: String) -> LinkClosed {
-        let code = match &self.owner {
-            Owner::Socket => None,
-            Owner::Quic(connection, _) => match connection.closed().await {
-                quinn::ConnectionError::ApplicationClosed(close) => {
-                    u32::try_from(close.error_code.into_inner()).ok()
-                }
-                _ => None,
-            },
-            Owner::WebTransport(session, _) => match session.closed().await {
-                web_transport_quinn::SessionError::WebTransportError(
-                    web_transport_quinn::WebTransportError::Closed(code, _),
-                ) => Some(code),
-                _ => None,
-            },
-        };
-        LinkClosed { code, text }
+        match &self.owner {
+            Owner::Socket => LinkClosed { code: None, text },
+            Owner::Quic(connection, _) => {
+                let ended = connection.closed().await;
+                let code = match &ended {
+                    quinn::ConnectionError::ApplicationClosed(close) => {
+                        u32::try_from(close.error_code.into_inner()).ok()
+                    }
+                    _ => None,
+                };
+                LinkClosed { code, text: format!("{text}: {ended}") }
+            }
+            Owner::WebTransport(session, _) => {
+                let ended = session.closed().await;
+                let code = match &ended {
+                    web_transport_quinn::SessionError::WebTransportError(
+                        web_transport_quinn::WebTransportError::Closed(code, _),
+                    ) => Some(*code),
+                    _ => None,
+                };
+                LinkClosed { code, text: format!("{text}: {ended}") }
+            }
+        }
     }
 }
 

@@ -89,6 +89,10 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// changes networks during a day does not. RFC 8446 allows seven days.
 pub const TICKET_LIFETIME: u32 = 6 * 3_600;
 
+/// Between two stateless resets. A restarted process tells each connection of the former one with the first packet
+/// that it sends: 10,000 of them within a second. A reset is smaller than what asked for it, so it amplifies nothing.
+pub const RESET_INTERVAL: Duration = Duration::from_micros(100);
+
 /// Largest head of an HTTP upgrade, request or response: hyper's own default order, enough for cookies.
 pub const MAX_HTTP_HEAD: usize = 16 << 10;
 

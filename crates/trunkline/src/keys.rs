@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `keys/jwt.key` | signs tokens (HS256); the key is the file's text without the newline, so other programs can sign too |
 //! | `keys/resume.key` | signs resume tokens; the same on every node of a cluster |
+//! | `keys/quic.key` | lets a restarted node end the QUIC connections of its former life at once, and know its tickets |
 //! | `keys/upstream.token` | what an upstream on another machine sends as `authorization: Bearer` |
 //! | `keys/certificate.pem` | the self-made certificate with its key |
 //! | `certificate.pem` | the same certificate without its key, for clients of this machine |
@@ -14,6 +15,7 @@ use anyhow::{Context, bail};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::RngExt;
+use trunkline_transport::Secret;
 use trunkline_transport::certificate::self_signed;
 
 use crate::data_dir::{Access, DataDir, replace};
@@ -45,15 +47,21 @@ pub(crate) fn jwt_key(dir: &DataDir) -> anyhow::Result<Vec<u8>> {
 
 /// The key that signs resume tokens.
 pub(crate) fn resume_key(dir: &DataDir) -> anyhow::Result<[u8; 32]> {
-    let name = "keys/resume.key";
+    key(dir, "keys/resume.key", "clients start fresh sessions")
+}
+
+/// The key behind QUIC's stateless resets, address tokens and tickets.
+pub(crate) fn quic_key(dir: &DataDir) -> anyhow::Result<Secret> {
+    Ok(Secret::new(key(dir, "keys/quic.key", "connections of the former node end only when they are idle")?))
+}
+
+/// 256 bits that are made once; `loss` is what follows from a new one.
+fn key(dir: &DataDir, name: &str, loss: &str) -> anyhow::Result<[u8; 32]> {
     let text = dir.read_or_create(name, secret)?;
     let bytes = URL_SAFE_NO_PAD.decode(text.trim()).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
     bytes.with_context(|| {
         let path = dir.join(name);
-        format!(
-            "{} is damaged: remove it to have a new one made, after which clients start fresh sessions",
-            path.display()
-        )
+        format!("{} is damaged: remove it to have a new one made, after which {loss}", path.display())
     })
 }
 
@@ -134,7 +142,9 @@ mod tests {
         assert_eq!(resume_key(&dir).unwrap(), resume_key(&dir).unwrap());
         let token = upstream_token(&dir).unwrap();
         assert_ne!(token.as_bytes(), jwt);
-        for name in ["jwt.key", "resume.key", "upstream.token"] {
+        assert_eq!(quic_key(&dir).unwrap(), quic_key(&dir).unwrap());
+        assert_ne!(quic_key(&dir).unwrap(), Secret::new(resume_key(&dir).unwrap()));
+        for name in ["jwt.key", "resume.key", "quic.key", "upstream.token"] {
             let mode = fs::metadata(dir.join("keys").join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
@@ -144,14 +154,18 @@ mod tests {
     fn damaged_secrets_are_refused_and_kept() {
         let (_temporary, dir) = directory();
         for (name, content) in
-            [("jwt.key", "short\n"), ("resume.key", "no base64!\n"), ("upstream.token", "\n")]
+            [("jwt.key", "short\n"), ("resume.key", "no base64!\n"), ("quic.key", "AA\n"), ("upstream.token", "\n")]
         {
             fs::write(dir.join("keys").join(name), content).unwrap();
         }
-        for error in
-            [jwt_key(&dir).unwrap_err(), resume_key(&dir).unwrap_err(), upstream_token(&dir).unwrap_err()]
-        {
-            let error = format!("{error:#}");
+        let errors = [
+            jwt_key(&dir).map(drop),
+            resume_key(&dir).map(drop),
+            quic_key(&dir).map(drop),
+            upstream_token(&dir).map(drop),
+        ];
+        for error in errors {
+            let error = format!("{:#}", error.unwrap_err());
             assert!(error.contains("remove"), "{error}");
         }
         assert_eq!(fs::read_to_string(dir.join("keys/jwt.key")).unwrap(), "short\n");

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use quinn_proto::ConnectionIdGenerator;
+use quinn_proto::{ConnectionIdGenerator, HashedConnectionIdGenerator};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use web_transport_quinn as wt;
@@ -24,7 +24,7 @@ use crate::{
     accept::{Handshakes, sleep_until},
     defaults::{
         DATAGRAM_BUFFER, FIRST_STREAM_TIMEOUT, HANDSHAKE_TIMEOUT, IDLE_TIMEOUT, INCOMING_BUFFER,
-        INCOMING_BUFFERS, INCOMING_PER_HANDSHAKE, MAX_FRAME, MAX_HANDSHAKES, MAX_STREAMS,
+        INCOMING_BUFFERS, INCOMING_PER_HANDSHAKE, MAX_FRAME, MAX_HANDSHAKES, MAX_STREAMS, RESET_INTERVAL,
     },
     tls::quic_server_config,
 };
@@ -41,7 +41,9 @@ pub struct QuicOptions {
     pub alpns: Vec<String>,
     /// Connection ids; quinn's own generator when absent.
     pub connection_ids: Option<ConnectionIdFactory>,
-    /// Stateless resets; random when absent, so that a restarted process cannot end old connections.
+    /// Stateless resets: a process restarted with the same key ends the connections of the one before it with their
+    /// next packet. Random when absent, and then they last until they are idle for too long. A generator of one's own
+    /// has to take the ids of the former process for valid.
     pub reset_key: Option<Secret>,
     /// Retry and address-validation tokens; random when absent.
     pub token_key: Option<Secret>,
@@ -235,10 +237,16 @@ async fn handshake(
 fn endpoint_config(options: &QuicOptions) -> quinn::EndpointConfig {
     let mut config = quinn::EndpointConfig::default();
     if let Some(key) = &options.reset_key {
-        config.reset_key(Arc::new(key.reset_key()));
+        config.reset_key(Arc::new(key.reset_key())).min_reset_interval(RESET_INTERVAL);
     }
-    if let Some(factory) = options.connection_ids.clone() {
-        config.cid_generator(move || factory());
+    match (options.connection_ids.clone(), &options.reset_key) {
+        (Some(factory), _) => drop(config.cid_generator(move || factory())),
+        (None, Some(key)) => {
+            // Only an id that the generator knows is answered with a reset.
+            let key = key.connection_id_key();
+            config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(key)));
+        }
+        (None, None) => {}
     }
     config
 }

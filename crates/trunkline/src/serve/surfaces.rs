@@ -13,7 +13,7 @@ use trunkline_gateway::grpc::{self, GrpcOptions, GrpcServer};
 use trunkline_gateway::{Gateway, Refusal};
 use trunkline_proto::{CloseCode, Dialect, DownBody, DownFrame};
 use trunkline_transport::{
-    Accepted, FrameKind, QuicListener, QuicOptions, ServerStream, ServerTls, Socket, StreamListener,
+    Accepted, FrameKind, QuicListener, QuicOptions, Secret, ServerStream, ServerTls, Socket, StreamListener,
     StreamOptions, TlsPolicy, WebSocketListener, WebSocketOptions,
 };
 
@@ -104,7 +104,7 @@ pub(super) async fn bind(
             "metrics" => binder.http(address, http::metrics(shared.clone())),
             "tcp" => binder.tcp(address),
             "websocket" => binder.websocket(address),
-            "quic" => binder.quic(address),
+            "quic" => binder.quic(address, &keys::quic_key(dir)?),
             _ => binder.grpc(address, &keys::upstream_token(dir)?).await.map(|server| {
                 let bound = server.local_addr();
                 grpc = Some(server);
@@ -204,9 +204,13 @@ impl Binder<'_> {
         Ok(grpc::serve(self.gateway, Socket::Address(address), options).await?)
     }
 
-    fn quic(&self, address: SocketAddr) -> anyhow::Result<SocketAddr> {
+    fn quic(&self, address: SocketAddr, key: &Secret) -> anyhow::Result<SocketAddr> {
         let limits = &self.config.limits;
         let options = QuicOptions {
+            // The same after a restart: it ends the connections of the former process, and knows its tickets.
+            reset_key: Some(key.clone()),
+            token_key: Some(key.clone()),
+            ticket_key: Some(key.clone()),
             handshake_timeout: limits.handshake_timeout,
             max_handshakes: limits.handshakes,
             max_frame: self.max_frame(),

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use trunkline_proto::wire::{PushOutcome, Verdict};
+use trunkline_proto::wire::{HeartbeatRequest, PushOutcome, Verdict};
+use trunkline_proto::{Dialect, UpBody, UpFrame};
 use trunkline_testkit::{DEADLINE, Signal, TestClient, TestUpstream, Transport, Way};
 
 use crate::common::{
@@ -109,6 +110,29 @@ async fn u3_a_gateway_restart_needs_nothing_of_its_upstreams() {
         "the first call after the restart"
     );
     assert_eq!(upstream.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn a_restarted_node_ends_the_quic_connections_of_its_former_life() {
+    let data = tempfile::tempdir().unwrap();
+    let mut first = server().anonymous().data_dir(data.path()).start().await.unwrap();
+    let quic = first.ready().quic().unwrap();
+    let mut clients = Vec::new();
+    for (user, transport) in [("alice", Transport::Quic), ("bob", Transport::WebTransport)] {
+        clients.push(first.client(user, Way { transport, dialect: Dialect::Protobuf }).await.unwrap());
+    }
+    first.kill().await.unwrap();
+    let _second =
+        server().anonymous().data_dir(data.path()).surface("quic", quic.to_string()).start().await.unwrap();
+    for client in &mut clients {
+        let beat = UpBody::Heartbeat(HeartbeatRequest { client_timestamp: 1 });
+        client.send(&UpFrame::new(9, 0, beat)).await.unwrap();
+        // Well within the 30 s after which a client that hears nothing gives up by itself.
+        let ended = tokio::time::timeout(Duration::from_secs(15), client.closed()).await;
+        let (_, closed) = ended.expect("nobody says that the connection is gone").unwrap();
+        // WebTransport's library knows only that it ended.
+        assert!(["reset by peer", "closed"].iter().any(|end| closed.text.ends_with(end)), "{closed:?}");
+    }
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ const CLOCK_SLACK: Duration = Duration::from_secs(120);
 const ENDS_SOON: Duration = Duration::from_secs(14 * 86_400);
 
 /// What every node has once it has started.
-const SECRETS: [&str; 4] = ["jwt.key", "resume.key", "upstream.token", "certificate.pem"];
+const SECRETS: [&str; 5] = ["jwt.key", "resume.key", "quic.key", "upstream.token", "certificate.pem"];
 
 pub(super) fn examine(config: &Config, findings: &mut Findings) {
     let data_dir = &config.node.data_dir;
@@ -85,6 +85,7 @@ fn secrets(data_dir: &Path) -> Finding {
         let read = [
             is_there("jwt.key").then(|| keys::jwt_key(&dir).map(drop)),
             is_there("resume.key").then(|| keys::resume_key(&dir).map(drop)),
+            is_there("quic.key").then(|| keys::quic_key(&dir).map(drop)),
             is_there("upstream.token").then(|| keys::upstream_token(&dir).map(drop)),
         ];
         let damaged = read.into_iter().flatten().filter_map(Result::err);
