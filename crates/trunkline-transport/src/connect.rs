@@ -11,15 +11,13 @@ use std::{
 
 use http::HeaderMap;
 use rustls_pki_types::ServerName;
-use tokio::{
-    net::{TcpStream, lookup_host},
-    time::timeout,
-};
+use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 use web_transport_quinn as wt;
 
 use crate::{
     ClientTls, Connection, ConnectionInfo, Endpoint, Framing, Protocol, Role, TlsError,
+    addresses::{first_to_answer, resolve},
     defaults::{HANDSHAKE_TIMEOUT, IDLE_TIMEOUT, MAX_FRAME},
     quic::{self, H3, quic_connection, transport_config, web_transport_connection},
     server_stream::Io,
@@ -103,9 +101,12 @@ pub enum ConnectError {
         /// What the resolver said.
         error: io::Error,
     },
-    /// The link failed; for TLS also: the certificate is not trusted.
+    /// The link failed.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// The server's certificate is none of those that [`ConnectOptions::tls`] trusts.
+    #[error("the server's certificate is not trusted: {0}")]
+    Untrusted(String),
     /// The protocol needs [`ConnectOptions::tls`], or the host is no name for a certificate.
     #[error("TLS: {0}")]
     Tls(String),
@@ -124,6 +125,17 @@ pub enum ConnectError {
     /// `memory` has no address.
     #[error("a memory connection has no address to connect to")]
     Memory,
+}
+
+impl ConnectError {
+    fn untrusted(why: &str) -> Self {
+        let why = why.trim_start_matches("invalid peer certificate: ");
+        Self::Untrusted(match why {
+            "ApplicationVerificationFailure" => "it is not one of those that are pinned".to_owned(),
+            "UnknownIssuer" => "no authority that is trusted here has issued it".to_owned(),
+            why => why.to_owned(),
+        })
+    }
 }
 
 impl From<ClientHandshakeError> for ConnectError {
@@ -161,36 +173,14 @@ pub async fn connect(endpoint: &Endpoint, options: &ConnectOptions) -> Result<Co
     timeout(options.timeout, attempt).await.map_err(|_| ConnectError::TimedOut(options.timeout))?
 }
 
-async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, ConnectError> {
-    let fail = |error| ConnectError::Resolve { host: endpoint.host.clone(), error };
-    let found = lookup_host((endpoint.host.as_str(), endpoint.port)).await.map_err(fail)?;
-    let found: Vec<_> = found.collect();
-    if found.is_empty() {
-        return Err(fail(io::ErrorKind::NotFound.into()));
-    }
-    Ok(found)
-}
-
-/// A TCP stream to the first address that answers, inside TLS if the protocol says so.
+/// A TCP stream to the first of the host's addresses that answers, inside TLS if the protocol says so.
 async fn open(
     endpoint: &Endpoint,
     options: &ConnectOptions,
     alpns: &[&str],
 ) -> Result<(Io, ConnectionInfo), ConnectError> {
-    let mut failed = None;
-    let mut connected = None;
-    for address in resolve(endpoint).await? {
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
-                connected = Some(stream);
-                break;
-            }
-            Err(error) => failed = Some(error),
-        }
-    }
-    let Some(stream) = connected else {
-        return Err(failed.unwrap_or_else(|| io::ErrorKind::NotFound.into()).into());
-    };
+    let connected = first_to_answer(resolve(endpoint).await?, TcpStream::connect).await;
+    let stream = connected.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()))?;
     stream.set_nodelay(true)?;
     let mut info = ConnectionInfo::new(endpoint.protocol);
     info.peer = stream.peer_addr().ok();
@@ -200,7 +190,11 @@ async fn open(
     }
     let name = ServerName::try_from(endpoint.host.clone())
         .map_err(|_| ConnectError::Tls(format!("{:?} is no name for a certificate", endpoint.host)))?;
-    let stream = TlsConnector::from(trust(options)?.tcp_config(alpns)).connect(name, stream).await?;
+    let stream = TlsConnector::from(trust(options)?.tcp_config(alpns)).connect(name, stream).await;
+    let stream = stream.map_err(|error| match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(rustls::Error::InvalidCertificate(why)) => ConnectError::untrusted(&why.to_string()),
+        _ => ConnectError::Io(error),
+    })?;
     let io = Io::Tls(Box::new(tokio_rustls::TlsStream::Client(stream)));
     info.alpn = io.alpn();
     Ok((io, info))
@@ -257,21 +251,38 @@ async fn dial(
     let mut transport = transport_config(options.idle_timeout);
     transport.keep_alive_interval(options.keep_alive);
     config.transport_config(Arc::new(transport));
-    let mut failed = None;
-    for address in resolve(endpoint).await? {
-        let own = match &options.quic_socket {
-            Some(_) => None,
-            None => Some(quinn::Endpoint::client(unspecified(address))?),
-        };
-        let socket = own.as_ref().or_else(|| options.quic_socket.as_ref().map(|shared| &shared.0));
-        let Some(socket) = socket else { continue };
-        let attempt = socket.connect_with(config.clone(), address, &endpoint.host);
-        match attempt.map_err(|error| fail(&error))?.await {
-            Ok(connection) => return Ok((connection, own)),
-            Err(error) => failed = Some(error),
+    let attempt = |address| {
+        let config = config.clone();
+        async move {
+            let (socket, own) = match &options.quic_socket {
+                Some(shared) => (shared.0.clone(), None),
+                None => {
+                    let own = quinn::Endpoint::client(unspecified(address))?;
+                    (own.clone(), Some(own))
+                }
+            };
+            let connecting = socket.connect_with(config, address, &endpoint.host);
+            let connected = connecting.map_err(|error| fail(&error))?.await;
+            connected.map(|connection| (connection, own)).map_err(|error| refused(&error))
         }
+    };
+    let connected = first_to_answer(resolve(endpoint).await?, attempt).await;
+    connected.unwrap_or_else(|| Err(fail(&"the host has no address")))
+}
+
+/// Why a QUIC handshake failed.
+fn refused(error: &quinn::ConnectionError) -> ConnectError {
+    /// The alerts of TLS about certificates (RFC 8446 section 6.2), as QUIC has them (RFC 9001 section 4.8).
+    const CERTIFICATE_ALERTS: [u64; 7] = [0x12A, 0x12B, 0x12C, 0x12D, 0x12E, 0x130, 0x131];
+    match error {
+        // Ours: what the peer says is another kind.
+        quinn::ConnectionError::TransportError(error)
+            if CERTIFICATE_ALERTS.contains(&u64::from(error.code)) =>
+        {
+            ConnectError::untrusted(&error.reason)
+        }
+        error => ConnectError::Quic(error.to_string()),
     }
-    Err(failed.map_or_else(|| fail(&"no address answers"), |error| fail(&error)))
 }
 
 fn unspecified(peer: SocketAddr) -> SocketAddr {

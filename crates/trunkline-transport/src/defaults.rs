@@ -93,6 +93,9 @@ pub const TICKET_LIFETIME: u32 = 6 * 3_600;
 /// that it sends: 10,000 of them within a second. A reset is smaller than what asked for it, so it amplifies nothing.
 pub const RESET_INTERVAL: Duration = Duration::from_micros(100);
 
+/// How long one address of a host may be silent before the next one is tried beside it (RFC 8305 section 5).
+pub const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
 /// Largest head of an HTTP upgrade, request or response: hyper's own default order, enough for cookies.
 pub const MAX_HTTP_HEAD: usize = 16 << 10;
 

@@ -13,6 +13,7 @@
 //! no task that it does not track: a connection that was handed over has no task of its own (QUIC: quinn's).
 
 mod accept;
+mod addresses;
 mod budget;
 pub mod certificate;
 mod client;

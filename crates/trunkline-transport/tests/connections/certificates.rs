@@ -38,7 +38,9 @@ async fn a_reloaded_certificate_serves_the_next_handshake_and_leaves_connections
                 _ = server.accept() => panic!("{protocol}: the old certificate was presented"),
             }
         });
-        refused.await.unwrap_err();
+        let refused = refused.await.unwrap_err();
+        assert!(matches!(refused, ConnectError::Untrusted(_)), "{protocol}: {refused:?}");
+        assert!(refused.to_string().contains("pinned"), "{protocol}: {refused}");
 
         server.options.tls = Some(ClientTls::pinned(vec![shared.fingerprint()]).unwrap());
         server.pair().await;
