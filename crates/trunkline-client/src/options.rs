@@ -36,11 +36,12 @@ pub struct Options {
     pub name: String,
     /// How frames are written.
     pub dialect: Dialect,
-    /// What to trust on `tls`, `wss`, `quic` and `wt` endpoints.
+    /// What to trust on `tls`, `wss`, `quic` and `wt` endpoints. Once one of them shows a certificate that is not
+    /// trusted, no plain endpoint is used in that attempt.
     pub tls: Option<ClientTls>,
     /// How much earlier the first endpoint starts.
     pub head_start: Duration,
-    /// For one attempt to connect, over all endpoints.
+    /// For one attempt to connect, over all endpoints together: those that start later have less of it.
     pub connect_timeout: Duration,
     /// How long to wait between attempts.
     pub backoff: Backoff,
