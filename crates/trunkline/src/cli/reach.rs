@@ -114,7 +114,7 @@ impl Reach {
         identity: &Identity,
     ) -> anyhow::Result<Options> {
         let mut options = Options::new("", "");
-        options.endpoints = endpoints(node, &config.tls, Some(way))?;
+        options.endpoints = endpoints(node, &config.tls, Some(way), Plain::OnLoopback)?;
         options.tls = Some(own_certificate(node, &config.node.data_dir)?);
         (options.user, options.token) = self.credentials(identity, &[], &[])?;
         // One device a way, so that all ways can be gone at once.
@@ -126,19 +126,28 @@ impl Reach {
     pub(crate) fn endpoints(&self) -> anyhow::Result<Options> {
         let mut options = Options::new("", "");
         options.connect_timeout = CONNECT_TIMEOUT;
+        let trust = self.trust()?;
         if let Some(url) = &self.url {
             options.endpoints = vec![url.clone()];
-            options.tls = self.trust()?;
-            return Ok(options);
+            options.tls = match trust {
+                None if url.protocol.is_encrypted() => Some(system_roots()?),
+                trust => trust,
+            };
+        } else {
+            let loaded = self.place.load(Vec::new())?;
+            let data_dir = &loaded.config.node.data_dir;
+            let node = RunningNode::find(data_dir)?;
+            let plain = if trust.is_some() { Plain::Never } else { Plain::OnLoopback };
+            options.endpoints = endpoints(&node, &loaded.config.tls, self.transport, plain)?;
+            options.tls = match trust {
+                Some(trust) => Some(trust),
+                None => Some(own_certificate(&node, data_dir)?),
+            };
         }
-        let loaded = self.place.load(Vec::new())?;
-        let data_dir = &loaded.config.node.data_dir;
-        let node = RunningNode::find(data_dir)?;
-        options.endpoints = endpoints(&node, &loaded.config.tls, self.transport)?;
-        options.tls = match self.trust()? {
-            Some(trust) => Some(trust),
-            None => Some(own_certificate(&node, data_dir)?),
-        };
+        let is_plain = |endpoint: &Endpoint| !endpoint.protocol.is_encrypted();
+        if (self.pin.is_some() || self.ca.is_some()) && options.endpoints.iter().any(is_plain) {
+            bail!("--pin and --ca say which certificate to trust, and a plain connection has none: take tls, wss, quic or wt");
+        }
         Ok(options)
     }
 
@@ -240,6 +249,9 @@ pub(crate) async fn connect(options: Options) -> anyhow::Result<Client> {
     let no_token = options.token.is_empty();
     Client::connect(options).await.map_err(|error| {
         let next = match &error {
+            ConnectError::Unreachable(reasons) if reasons.is_distrust() => {
+                "Name the certificate to trust with --pin SHA256 (a node prints its own when it starts), or a PEM file with its authority with --ca FILE"
+            }
             ConnectError::Unreachable(_) => {
                 "Check the address and that the node runs: `trunkline doctor` looks at the one of this machine"
             }
@@ -259,10 +271,26 @@ pub(crate) fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> an
     runtime.context("the runtime cannot be started")?.block_on(future)
 }
 
+/// The certificates that this machine trusts anyway.
+fn system_roots() -> anyhow::Result<ClientTls> {
+    let next = "name the node's certificate with --pin SHA256, or a PEM file with its authority with --ca FILE";
+    ClientTls::system_roots().with_context(|| format!("it is not known whom to trust: {next}"))
+}
+
+/// Where a plain connection will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Plain {
+    /// Where the node takes one, which by default is on loopback.
+    OnLoopback,
+    /// Nowhere: the caller has said whose certificate it wants to see.
+    Never,
+}
+
 /// The ways to a node's clients, the best first: they are raced.
-fn endpoints(node: &RunningNode, tls: &Tls, way: Option<Way>) -> anyhow::Result<Vec<Endpoint>> {
+fn endpoints(node: &RunningNode, tls: &Tls, way: Option<Way>, plain: Plain) -> anyhow::Result<Vec<Endpoint>> {
     // A plain connection to a port that wants TLS is told so after its handshake: too late for a race.
-    let secure = |address: SocketAddr| tls.mode_at(address) == TlsMode::Required;
+    let secure =
+        |address: SocketAddr| plain == Plain::Never || tls.mode_at(address) == TlsMode::Required;
     let surface = |name: &str| node.surfaces.get(name).copied();
     let url = |way: Way| -> Option<String> {
         Some(match way {
@@ -350,7 +378,7 @@ mod tests {
     }
 
     fn urls(node: &RunningNode, way: Option<Way>) -> Vec<String> {
-        let endpoints = endpoints(node, &Tls::default(), way).unwrap();
+        let endpoints = endpoints(node, &Tls::default(), way, Plain::OnLoopback).unwrap();
         endpoints.iter().map(ToString::to_string).collect()
     }
 
@@ -361,11 +389,14 @@ mod tests {
         assert!(local[0].starts_with("quic://127.0.0.1:3"), "{local:?}");
         assert!(local[1].starts_with("ws://127.0.0.1:1/ws"), "{local:?}");
         assert!(local[2].starts_with("tcp://127.0.0.1:2"), "{local:?}");
+        let named = endpoints(&node(&[("http", "127.0.0.1:1"), ("tcp", "127.0.0.1:2")]), &Tls::default(), None, Plain::Never);
+        let named: Vec<String> = named.unwrap().iter().map(ToString::to_string).collect();
+        assert!(named[0].starts_with("wss://") && named[1].starts_with("tls://"), "{named:?}");
         let open = node(&[("http", "0.0.0.0:1"), ("tcp", "[::]:2")]);
         let race = urls(&open, None);
         assert!(race[0].starts_with("wss://127.0.0.1:1/ws"), "{race:?}");
         assert!(race[1].starts_with("tls://[::1]:2"), "{race:?}");
-        let error = endpoints(&open, &Tls::default(), Some(Way::Quic)).unwrap_err().to_string();
+        let error = endpoints(&open, &Tls::default(), Some(Way::Quic), Plain::OnLoopback).unwrap_err().to_string();
         assert!(error.contains("serves http, tcp"), "{error}");
     }
 
