@@ -36,6 +36,9 @@ pub const INCOMING_BUFFERS: u64 = 16 << 20;
 /// be unnoticed once some connection has ended.
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
+/// While accepting fails for want of descriptors it is tried again every [`ACCEPT_BACKOFF`]; the log says so this often.
+pub const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Pending connections that the kernel keeps for an accept loop that is busy.
 pub const BACKLOG: u32 = 4096;
 

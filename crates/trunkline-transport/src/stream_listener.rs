@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     ServerStream, ServerTls,
     accept::{Handshakes, pause_after, sleep_until},
-    defaults::{BACKLOG, HANDSHAKE_TIMEOUT, MAX_HANDSHAKES},
+    defaults::{BACKLOG, COMPLAINT_INTERVAL, HANDSHAKE_TIMEOUT, MAX_HANDSHAKES},
     server_stream::Io,
 };
 
@@ -83,6 +83,7 @@ pub struct StreamListener {
     options: StreamOptions,
     handshakes: Handshakes<Accepted>,
     paused_until: Option<Instant>,
+    complained_at: Option<Instant>,
 }
 
 impl StreamListener {
@@ -100,7 +101,13 @@ impl StreamListener {
         };
         socket.set_nonblocking(true)?;
         let handshakes = Handshakes::new(options.max_handshakes);
-        Ok(Self { listener: TcpListener::from_std(socket)?, options, handshakes, paused_until: None })
+        Ok(Self {
+            listener: TcpListener::from_std(socket)?,
+            options,
+            handshakes,
+            paused_until: None,
+            complained_at: None,
+        })
     }
 
     /// The address that is listened on.
@@ -136,11 +143,21 @@ impl StreamListener {
                         }
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "accept failed");
                         self.paused_until = pause_after(&error);
+                        self.complain(&error);
                     }
                 },
             }
+        }
+    }
+
+    /// Says that accepting fails, but not at each of the many attempts while it does.
+    fn complain(&mut self, error: &io::Error) {
+        if self.paused_until.is_none() {
+            tracing::debug!(%error, "a peer was gone before it was accepted");
+        } else if self.complained_at.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
+            self.complained_at = Some(Instant::now());
+            tracing::warn!(%error, "nobody can be accepted for now: peers wait");
         }
     }
 
