@@ -14,8 +14,25 @@ use trunkline_session::{SessionConfig, TokenKey};
 
 use crate::config::{Config, Instance, Jwt, Limits, Login, May, Right, Session, Upstreams};
 
-/// Of the process's descriptors, the share that connections may have; the rest is for upstreams, files and pages.
+/// Of the process's descriptors, the share that connections may have. Of the rest a 32nd of all is for pages, a 64th
+/// for the handshakes of each of at most three TCP listeners, and what remains, a 50th, for upstreams and files.
 const CONNECTIONS_PERCENT: usize = 90;
+
+/// One in so many descriptors is for HTTP connections that are no client's.
+const HTTP_SHARE: usize = 32;
+
+/// One in so many descriptors is for the handshakes of one listener.
+const HANDSHAKE_SHARE: usize = 64;
+
+/// How many HTTP connections may be open at once besides those of clients.
+pub(crate) fn http_connections(limits: &Limits, descriptors: usize) -> usize {
+    limits.http_connections.unwrap_or(descriptors / HTTP_SHARE).max(1)
+}
+
+/// How many handshakes may be under way at once on one TCP listener.
+pub(crate) fn handshakes(limits: &Limits, descriptors: usize) -> usize {
+    limits.handshakes.min(descriptors / HANDSHAKE_SHARE).max(1)
+}
 
 /// Everything that shapes the gateway, for a node of this name that signs resume tokens with this key and may have
 /// this many descriptors.

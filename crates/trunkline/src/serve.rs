@@ -66,14 +66,16 @@ async fn serve(config: Config, log: LogHandle, ready_file: Option<&Path>) -> any
     let upstreams = Upstreams::new(options::upstream_options(&config)?, Arc::clone(&broker));
     let (authenticator, verifier) = authenticator(&config, &dir, &upstreams).await?;
     let key = TokenKey::new(keys::resume_key(&dir)?);
-    let gateway_options = options::gateway_options(&config, &node_name(), key, descriptors::raise_limit())?;
+    let descriptors = descriptors::raise_limit();
+    let gateway_options = options::gateway_options(&config, &node_name(), key, descriptors)?;
     let gateway = Gateway::new(gateway_options, broker, authenticator, Some(Arc::clone(&upstreams)));
     let gateway = gateway.await.context("the broker refused the node")?;
     gateway.mount(Arc::new(echo::Echo));
 
     let cancel = CancellationToken::new();
     let status = StatusSource::new(gateway.clone(), Arc::clone(&upstreams), &certificate, log);
-    let surfaces = surfaces::bind(&config, &gateway, &certificate, &status, &dir, &cancel).await?;
+    let surfaces =
+        surfaces::bind(&config, &gateway, &certificate, &status, &dir, descriptors, &cancel).await?;
     let node = RunningNode {
         surfaces: surfaces.addresses().clone(),
         pid: std::process::id(),

@@ -344,7 +344,10 @@ section! {
         connections: Option<usize> = None,
         /// New connections per second from one address, loopback exempt.
         connections_per_address: u32 = defaults::CONNECTIONS_PER_ADDRESS,
-        /// Handshakes under way at once on one listener.
+        /// HTTP connections that are no client's: pages, requests, and WebSockets until they are one. At the limit the
+        /// longest idle one gives way. Unless set: a 32nd of the descriptors that the process may have.
+        http_connections: Option<usize> = None,
+        /// Handshakes under way at once on one listener; over TCP at most a 64th of the descriptors.
         handshakes: usize = trunkline_transport::defaults::MAX_HANDSHAKES,
         /// The longest a handshake may take.
         handshake_timeout: Duration = trunkline_transport::defaults::HANDSHAKE_TIMEOUT,

@@ -4,6 +4,7 @@
 mod accepting;
 mod figures;
 mod gatesvr;
+mod places;
 mod prometheus;
 mod upgrade;
 
@@ -19,7 +20,8 @@ use trunkline_transport::websocket::WebSocketOptions;
 
 use super::page;
 use super::status::StatusSource;
-pub(super) use accepting::serve;
+pub(super) use accepting::{Serving, serve};
+pub(super) use places::Places;
 
 /// What every request of the surface can reach.
 #[derive(Clone)]

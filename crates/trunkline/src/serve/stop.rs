@@ -143,7 +143,8 @@ mod tests {
         let status =
             StatusSource::new(gateway.clone(), Arc::clone(&upstreams), &certificate, LogHandle::default());
         let cancel = CancellationToken::new();
-        let surfaces = surfaces::bind(&config, &gateway, &certificate, &status, &dir, &cancel).await.unwrap();
+        let surfaces =
+            surfaces::bind(&config, &gateway, &certificate, &status, &dir, 1_000, &cancel).await.unwrap();
 
         // A client that does not go away when it is told to, and a call that nobody answers.
         let (node_side, _client) = memory::pair(Framing::Length, 1024);

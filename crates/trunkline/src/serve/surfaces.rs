@@ -18,13 +18,13 @@ use trunkline_transport::{
 };
 
 use super::certificate::NodeCertificate;
-use super::http::{self, Http};
+use super::http::{self, Http, Places, Serving};
 use super::limit::ConnectionRate;
 use super::refusals::Refusals;
 use super::status::StatusSource;
 use crate::config::{Config, TlsMode};
 use crate::data_dir::DataDir;
-use crate::keys;
+use crate::{keys, options};
 
 /// What listens, and where.
 pub(super) struct Surfaces {
@@ -71,6 +71,9 @@ struct Binder<'a> {
     cancel: &'a CancellationToken,
     rate: Arc<ConnectionRate>,
     refusals: Refusals,
+    places: Places,
+    /// Handshakes at once on each listener, within what descriptors allow.
+    handshakes: usize,
     tasks: TaskTracker,
 }
 
@@ -81,6 +84,7 @@ pub(super) async fn bind(
     certificate: &NodeCertificate,
     status: &StatusSource,
     dir: &DataDir,
+    descriptors: usize,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Surfaces> {
     let rate = Arc::new(ConnectionRate::new(config.limits.connections_per_address));
@@ -88,7 +92,19 @@ pub(super) async fn bind(
     tasks.spawn(certificate.clone().renew(config.tls.clone(), dir.clone(), cancel.clone()));
     tasks.spawn(status.clone().follow(cancel.clone()));
     let refusals = Refusals::new(&tasks);
-    let binder = Binder { config, gateway, certificate, cancel, rate, refusals, tasks: tasks.clone() };
+    let places = Places::new(options::http_connections(&config.limits, descriptors));
+    let handshakes = options::handshakes(&config.limits, descriptors);
+    let binder = Binder {
+        config,
+        gateway,
+        certificate,
+        cancel,
+        rate,
+        refusals,
+        places,
+        handshakes,
+        tasks: tasks.clone(),
+    };
     let shared = Http {
         gateway: gateway.clone(),
         status: status.clone(),
@@ -137,7 +153,7 @@ impl Binder<'_> {
             policy,
             tls: Some(ServerTls::new(&self.certificate.certificate, alpns, None)?),
             handshake_timeout: limits.handshake_timeout,
-            max_handshakes: limits.handshakes,
+            max_handshakes: self.handshakes,
             cancel: self.cancel.clone(),
         })
     }
@@ -146,16 +162,16 @@ impl Binder<'_> {
         let options = self.stream_options(address, &["http/1.1"])?;
         let listener = StreamListener::bind(Socket::Address(address), options)?;
         let bound = listener.local_addr()?;
-        let serving = http::serve(
-            listener,
+        let serving = Serving {
             router,
-            self.config.limits.handshake_timeout,
-            Arc::clone(&self.rate),
-            self.refusals.clone(),
-            self.tasks.clone(),
-            self.cancel.clone(),
-        );
-        self.tasks.spawn(serving);
+            head_timeout: self.config.limits.handshake_timeout,
+            rate: Arc::clone(&self.rate),
+            places: self.places.clone(),
+            refusals: self.refusals.clone(),
+            tasks: self.tasks.clone(),
+            cancel: self.cancel.clone(),
+        };
+        self.tasks.spawn(http::serve(listener, serving));
         Ok(bound)
     }
 

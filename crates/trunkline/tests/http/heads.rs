@@ -4,7 +4,8 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use trunkline_testkit::{DEADLINE, TestServer};
+use trunkline_proto::Dialect;
+use trunkline_testkit::{DEADLINE, TestServer, Transport, Way};
 
 use crate::exchange::{ask, exchange, server};
 
@@ -104,4 +105,39 @@ async fn a_client_that_does_not_read_is_cut() {
     assert!(is_well(&server).await);
     // Only now, so that the socket was not closed from here.
     drop(unread.read(&mut [0]).await);
+}
+
+#[tokio::test]
+async fn idle_connections_give_way_and_keep_no_client_out() {
+    let config = "[limits]\nhttp_connections = 8\nhandshake_timeout = \"30s\"\n";
+    let server = TestServer::builder(env!("CARGO_BIN_EXE_trunkline"))
+        .config(config)
+        .anonymous()
+        .start()
+        .await
+        .unwrap();
+    // Peers that ask for nothing, three times as many as there are places, one after the other.
+    let mut idle = Vec::new();
+    for _ in 0..24 {
+        let mut stream = connect(&server).await;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n").await.unwrap();
+        idle.push(stream);
+        assert!(is_well(&server).await, "a page waits behind idle connections");
+    }
+    // The first of them were closed for it, long before their time.
+    for stream in &mut idle[..16] {
+        let mut rest = Vec::new();
+        drop(timeout(DEADLINE, stream.read_to_end(&mut rest)).await.expect("it is still open"));
+        assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
+    }
+    // Clients need no place: twice as many as there are stay, and the pages go on.
+    let way = Way { transport: Transport::WebSocket, dialect: Dialect::Protobuf };
+    let mut clients = Vec::new();
+    for number in 0..16 {
+        clients.push(server.client(&format!("user{number}"), way).await.unwrap());
+    }
+    assert!(is_well(&server).await);
+    for client in &mut clients {
+        assert!(client.drain().await.unwrap().is_empty(), "a client was disturbed");
+    }
 }

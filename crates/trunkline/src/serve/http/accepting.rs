@@ -1,5 +1,5 @@
 //! HTTP connections: each is served in a task of its own, has a deadline for every request's head and for taking the
-//! response, and is told no when its address comes too fast. It knows no route.
+//! response, and is told no when its address comes too fast or all places are at work. It knows no route.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use trunkline_transport::{Accepted, ServerStream, StreamListener, websocket};
 
 use super::super::limit::ConnectionRate;
 use super::super::refusals::{RETRY_AFTER, Refusals};
+use super::places::{Place, Places};
 
 /// How much longer than a head a response may take: with the default of 5 s, 40 KB at 11 kbit/s.
 const RESPONSE_TIMEOUTS: u32 = 6;
@@ -26,50 +27,86 @@ const RESPONSE_TIMEOUTS: u32 = 6;
 /// The largest head of a request.
 const MAX_HEAD: usize = 16 * 1024;
 
-/// Serves HTTP on a listener until cancelled. A request's head comes within `head_timeout`, as a handshake does; an
-/// idle connection waits no longer for the next one.
-pub(in super::super) async fn serve(
-    mut listener: StreamListener,
-    router: Router,
-    head_timeout: Duration,
-    rate: Arc<ConnectionRate>,
-    refusals: Refusals,
-    tasks: TaskTracker,
-    cancel: CancellationToken,
-) {
+/// What every HTTP surface serves with.
+pub(in super::super) struct Serving {
+    /// What is answered.
+    pub(in super::super) router: Router,
+    /// A request's head comes within it, as a handshake does; an idle connection waits no longer for the next one.
+    pub(in super::super) head_timeout: Duration,
+    pub(in super::super) rate: Arc<ConnectionRate>,
+    pub(in super::super) places: Places,
+    pub(in super::super) refusals: Refusals,
+    pub(in super::super) tasks: TaskTracker,
+    pub(in super::super) cancel: CancellationToken,
+}
+
+/// Serves HTTP on a listener until cancelled.
+pub(in super::super) async fn serve(mut listener: StreamListener, serving: Serving) {
     while let Some(accepted) = listener.accept().await {
         match accepted {
-            Accepted::Stream(stream) if rate.admits(stream.peer().ip()) => {
-                tasks.spawn(serve_one(stream, router.clone(), head_timeout, cancel.clone()));
+            Accepted::Stream(stream) if !serving.rate.admits(stream.peer().ip()) => {
+                serving.refuse(
+                    stream,
+                    StatusCode::TOO_MANY_REQUESTS,
+                    "this address opens connections too fast\n",
+                );
             }
-            Accepted::Stream(stream) => {
-                let answering = serve_one(stream, too_fast(), head_timeout, cancel.clone());
-                refusals.tell(async move { drop(tokio::time::timeout(head_timeout, answering).await) });
-            }
+            Accepted::Stream(stream) => match serving.places.take() {
+                Some(place) => {
+                    let router = serving.router.clone();
+                    let (head_timeout, cancel) = (serving.head_timeout, serving.cancel.clone());
+                    serving.tasks.spawn(serve_one(stream, router, head_timeout, place, cancel));
+                }
+                None => serving.refuse(
+                    stream,
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "too many requests are under way\n",
+                ),
+            },
             Accepted::PlainRefused(stream) => {
-                refusals.tell(websocket::redirect_to_https(stream, head_timeout));
+                serving.refusals.tell(websocket::redirect_to_https(stream, serving.head_timeout));
             }
         }
     }
 }
 
-/// What an address that opens connections too fast is answered, once.
-fn too_fast() -> Router {
-    let seconds = RETRY_AFTER.as_secs().to_string();
-    let headers = [(header::RETRY_AFTER, seconds), (header::CONNECTION, "close".to_owned())];
-    let answer = (StatusCode::TOO_MANY_REQUESTS, headers, "this address opens connections too fast\n");
-    Router::new().fallback(async move || answer.into_response())
+impl Serving {
+    /// Answers the first request with this, whatever it is, and closes.
+    fn refuse(&self, stream: ServerStream, status: StatusCode, text: &'static str) {
+        let seconds = RETRY_AFTER.as_secs().to_string();
+        let headers = [(header::RETRY_AFTER, seconds), (header::CONNECTION, "close".to_owned())];
+        let answer = (status, headers, text);
+        let router = Router::new().fallback(async move || answer.into_response());
+        let (head_timeout, cancel) = (self.head_timeout, self.cancel.clone());
+        // The places of refusals are not these: one for each of them is enough.
+        let own = Places::new(1).take();
+        self.refusals.tell(async move {
+            let Some(place) = own else { return };
+            let answering = serve_one(stream, router, head_timeout, place, cancel);
+            drop(tokio::time::timeout(head_timeout, answering).await);
+        });
+    }
 }
 
-async fn serve_one(stream: ServerStream, router: Router, head_timeout: Duration, cancel: CancellationToken) {
+async fn serve_one(
+    stream: ServerStream,
+    router: Router,
+    head_timeout: Duration,
+    place: Place,
+    cancel: CancellationToken,
+) {
     let peer = stream.peer();
-    let asked = Arc::new(Mutex::new(Instant::now()));
+    let asked = Mutex::new(Instant::now());
     let router = TowerToHyperService::new(router);
-    let service = service_fn({
-        let asked = Arc::clone(&asked);
-        move |request| {
-            *asked.lock() = Instant::now();
-            router.call(request)
+    let service = service_fn(|request| {
+        *asked.lock() = Instant::now();
+        place.busy();
+        let answering = router.call(request);
+        let place = &place;
+        async move {
+            let answer = answering.await;
+            place.idle();
+            answer
         }
     });
     let serving = http1::Builder::new()
@@ -83,6 +120,10 @@ async fn serve_one(stream: ServerStream, router: Router, head_timeout: Duration,
         served = serving.as_mut() => served,
         () = stalled(&asked, head_timeout * RESPONSE_TIMEOUTS) => {
             tracing::debug!(%peer, "an HTTP client does not take its response");
+            return;
+        }
+        () = place.needed() => {
+            tracing::debug!(%peer, "an idle HTTP connection gave way to another");
             return;
         }
         () = cancel.cancelled() => {
