@@ -17,7 +17,7 @@ use trunkline_session::client::{CallId, ClientCall, ClientConfig, ClientInput, R
 use trunkline_session::{ClientEngine, Now};
 use trunkline_transport::{ConnectOptions, Connection, Endpoint};
 
-use crate::client::{Control, Reply, Wanted};
+use crate::client::{Caller, Control, Wanted};
 use crate::defaults;
 use crate::error::{CallError, ConnectError};
 use crate::event::{Closed, Event, EventQueue};
@@ -37,7 +37,7 @@ pub(crate) struct Actor {
     pub(crate) engine: ClientEngine,
     pub(crate) events: Arc<EventQueue>,
     pub(crate) link: Option<Link>,
-    pub(crate) calls: HashMap<CallId, (Answer<Reply>, Arc<LastRefusal>)>,
+    pub(crate) calls: HashMap<CallId, Caller>,
     pub(crate) answers: HashMap<RequestId, Answer<ChannelResponse>>,
     pub(crate) state: State,
     /// The protocol of the connection, for people.
@@ -353,14 +353,16 @@ impl Actor {
         let size = self.frame_size(&wanted);
         let too_large = || CallError::TooLarge { size, limit: self.max_frame_up };
         match wanted {
-            Wanted::Call { answer, .. } if answer.is_closed() => {}
+            Wanted::Call { caller, .. } if caller.answer.is_closed() => {}
             Wanted::Request { answer, .. } if answer.is_closed() => {}
             // An error means that the caller has stopped waiting just now.
-            Wanted::Call { answer, .. } if size > self.max_frame_up => drop(answer.send(Err(too_large()))),
+            Wanted::Call { caller, .. } if size > self.max_frame_up => {
+                drop(caller.answer.send(Err(too_large())));
+            }
             Wanted::Request { answer, .. } if size > self.max_frame_up => drop(answer.send(Err(too_large()))),
-            Wanted::Call { call, answer, refused } => match self.engine.call(now, call) {
-                Ok(id) => drop(self.calls.insert(id, (answer, refused))),
-                Err(refusal) => refuse(answer, refusal),
+            Wanted::Call { call, caller } => match self.engine.call(now, call) {
+                Ok(id) => drop(self.calls.insert(id, caller)),
+                Err(refusal) => refuse(caller.answer, refusal),
             },
             Wanted::Request { request, answer } => match self.engine.request(now, request) {
                 Ok(id) => drop(self.answers.insert(id, answer)),
@@ -398,11 +400,11 @@ impl Actor {
     /// Calls whose caller has stopped waiting need not be sent again.
     fn abandon_unwanted(&mut self) {
         let engine = &mut self.engine;
-        self.calls.retain(|id, (answer, _)| {
-            if answer.is_closed() {
+        self.calls.retain(|id, caller| {
+            if caller.answer.is_closed() {
                 engine.abandon(*id);
             }
-            !answer.is_closed()
+            !caller.answer.is_closed()
         });
         self.answers.retain(|_, answer| !answer.is_closed());
     }

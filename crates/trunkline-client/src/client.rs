@@ -64,9 +64,17 @@ struct Shared {
 #[derive(Debug)]
 pub(crate) enum Wanted {
     /// A call.
-    Call { call: ClientCall, answer: oneshot::Sender<Result<Reply, CallError>>, refused: Arc<LastRefusal> },
+    Call { call: ClientCall, caller: Caller },
     /// Any request that is no call.
     Request { request: Request, answer: oneshot::Sender<Result<ChannelResponse, CallError>> },
+}
+
+/// Who waits for a reply.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    pub(crate) answer: oneshot::Sender<Result<Reply, CallError>>,
+    pub(crate) refused: Arc<LastRefusal>,
+    pub(crate) on_refusal: OnRefusal,
 }
 
 /// What the task is told.
@@ -142,7 +150,13 @@ impl Client {
     /// A call of an action, to be completed and sent.
     pub fn call(&self, action: impl Into<String>) -> Call {
         let request = BusinessRequest { action: action.into(), ..BusinessRequest::default() };
-        Call { client: self.clone(), request, headers: HashMap::new(), timeout: self.shared.call_timeout }
+        Call {
+            client: self.clone(),
+            request,
+            headers: HashMap::new(),
+            timeout: self.shared.call_timeout,
+            on_refusal: OnRefusal::Repeat,
+        }
     }
 
     /// The client's events. They wait from the first START on, so none is missed by asking late.
@@ -315,6 +329,16 @@ pub struct Call {
     request: BusinessRequest,
     headers: HashMap<String, String>,
     timeout: Duration,
+    on_refusal: OnRefusal,
+}
+
+/// What becomes of a call that the gateway refuses for now, with 503 or 429.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnRefusal {
+    /// It is sent again when the gateway says, until its time is over.
+    Repeat,
+    /// That is its answer.
+    Tell,
 }
 
 impl Call {
@@ -344,6 +368,13 @@ impl Call {
         self
     }
 
+    /// Ends with [`CallError::Refused`] where the gateway refuses the call for now (503 or 429); unless this is said, it
+    /// is sent again when the gateway wants it, until the call's time is over.
+    pub fn once(mut self) -> Self {
+        self.on_refusal = OnRefusal::Tell;
+        self
+    }
+
     /// Sends the call and waits for its reply, over reconnections if need be. It runs once: where the gateway cannot
     /// tell whether it ran, the result is [`CallError::ResultUnknown`].
     ///
@@ -355,7 +386,8 @@ impl Call {
         let (answer, answered) = oneshot::channel();
         let call = ClientCall { request: self.request, headers: self.headers, reply: WantReply::Yes };
         let refused = Arc::new(LastRefusal::default());
-        let wanted = Wanted::Call { call, answer, refused: Arc::clone(&refused) };
+        let caller = Caller { answer, refused: Arc::clone(&refused), on_refusal: self.on_refusal };
+        let wanted = Wanted::Call { call, caller };
         let asked = self.client.ask(wanted, answered, self.timeout).await;
         asked.unwrap_or_else(|| {
             Err(CallError::TimedOut { after: self.timeout, refused: refused.lock().take() })

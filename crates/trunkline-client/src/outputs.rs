@@ -12,7 +12,7 @@ use trunkline_session::client::{self, CallEnd, CallId, ClientOutput, Lost, Refus
 use trunkline_transport::Endpoint;
 
 use crate::actor::{Actor, Answer, Keeping, State};
-use crate::client::Reply;
+use crate::client::{Caller, OnRefusal, Reply};
 use crate::error::CallError;
 use crate::event::{Closed, Event, Gap, Position, Publication, Push, Started, Verdict};
 
@@ -99,15 +99,27 @@ impl Actor {
         }
     }
 
-    /// Its caller is told if there is never another word.
+    /// Its caller is told, at once or if there is never another word.
     fn call_refused(&mut self, id: CallId, error: ErrorMessage) {
-        if let Some((_, refused)) = self.calls.get(&id) {
-            *refused.lock() = Some(error);
+        match self.calls.get(&id).map(|caller| caller.on_refusal) {
+            Some(OnRefusal::Repeat) => {
+                if let Some(caller) = self.calls.get(&id) {
+                    *caller.refused.lock() = Some(error);
+                }
+            }
+            Some(OnRefusal::Tell) => {
+                self.engine.abandon(id);
+                if let Some(caller) = self.calls.remove(&id) {
+                    // An error means that the caller no longer waits.
+                    let _ = caller.answer.send(Err(CallError::from_message(error)));
+                }
+            }
+            None => {}
         }
     }
 
     fn call_ended(&mut self, id: CallId, end: CallEnd, group: Option<&mut Grouped>) {
-        let Some((answer, _)) = self.calls.remove(&id) else { return };
+        let Some(Caller { answer, .. }) = self.calls.remove(&id) else { return };
         let result = match end {
             CallEnd::Reply { response, headers } => {
                 let wire::BusinessResponse { code, message, data, .. } = response;

@@ -67,6 +67,31 @@ async fn bound_pushes_come_with_their_reply_on_their_side_of_it() {
 }
 
 #[tokio::test]
+async fn a_call_that_goes_out_once_ends_with_the_refusal() {
+    let gateway = Gateway::new().await;
+    let (client, _pushes, mut peer) = gateway.session(gateway.options()).await;
+    let (answer, ()) = tokio::join!(client.call("x").once().send(), async {
+        let (msg_id, ..) = peer.call().await;
+        let busy =
+            wire::ErrorMessage { retry_after_ms: 5, ..ErrorCode::Overloaded.message("nobody is there") };
+        peer.send(DownFrame::new(msg_id, DownBody::Error(busy))).await;
+    });
+    let error = answer.unwrap_err();
+    assert!(
+        matches!(&error, CallError::Refused(error) if error.error_message == "nobody is there"),
+        "{error}"
+    );
+    assert_eq!(error.retry_after(), Some(Duration::from_millis(5)));
+    // The next frame is the next call: the refused one was not sent again.
+    let (answer, ()) = tokio::join!(client.call("y").send(), async {
+        let (msg_id, _, request) = peer.call().await;
+        assert_eq!(request.action, "y");
+        peer.send(reply(msg_id, "well")).await;
+    });
+    assert_eq!(answer.unwrap().data, "well");
+}
+
+#[tokio::test]
 async fn errors_say_their_code_and_a_refusal_for_load_is_sent_again() {
     let gateway = Gateway::new().await;
     let (client, _pushes, mut peer) = gateway.session(gateway.options()).await;
