@@ -7,7 +7,7 @@ use std::io;
 
 use bytes::{Buf, BytesMut};
 use trunkline_proto::{Dialect, DownFrame, UpFrame};
-use trunkline_transport::{ByteWriter, Connection, FrameKind, FrameReader, Incoming, Protocol};
+use trunkline_transport::{ByteWriter, Connection, FrameKind, FrameReader, Incoming, Protocol, ReadError};
 
 /// The reading half.
 pub(crate) struct Reader {
@@ -62,8 +62,19 @@ impl Reader {
             Ok(Some(Incoming::Pong(_))) => Arrived::Nothing,
             Ok(Some(Incoming::Close { code, reason })) => Arrived::End { code: code.map(u32::from), reason },
             Ok(None) => Arrived::End { code: None, reason: "the connection ended".into() },
-            Err(error) => Arrived::End { code: None, reason: error.to_string() },
+            Err(error) => Arrived::End { code: None, reason: told(&error) },
         }
+    }
+}
+
+/// What a stream's error says. An HTTP server answers our first frame in its own words, whose first four bytes look
+/// like the length of a frame.
+fn told(error: &ReadError) -> String {
+    match error {
+        ReadError::TooLarge { length, .. } if *length == u64::from(u32::from_be_bytes(*b"HTTP")) => {
+            "what listens there speaks HTTP: a WebSocket is reached with ws:// or wss:// and a path such as /ws".into()
+        }
+        error => error.to_string(),
     }
 }
 
