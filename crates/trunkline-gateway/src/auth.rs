@@ -95,6 +95,9 @@ pub enum AuthMode {
     Upstream(Arc<Upstreams>),
 }
 
+/// The longest user, in bytes.
+pub const MAX_USER: usize = 128;
+
 /// Proves tokens.
 pub struct Authenticator {
     mode: AuthMode,
@@ -117,10 +120,10 @@ impl Authenticator {
         if start.openid.is_empty() {
             return Err(AuthError::Refused("openid is empty: START must name the user".into()));
         }
-        if start.openid.len() > 128 || start.openid.chars().any(char::is_control) {
-            return Err(AuthError::Refused(
-                "openid must be at most 128 bytes without control characters".into(),
-            ));
+        if start.openid.len() > MAX_USER || start.openid.chars().any(char::is_control) {
+            return Err(AuthError::Refused(format!(
+                "openid must be at most {MAX_USER} bytes without control characters"
+            )));
         }
         if self.anonymous && !looks_like_jwt(&start.auth_token) {
             return Ok(Identity { user: start.openid.clone(), ..Identity::default() });

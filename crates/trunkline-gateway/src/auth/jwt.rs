@@ -171,9 +171,29 @@ fn unknown_key() -> AuthError {
     AuthError::Refused("the token is signed with a key that this node does not know".into())
 }
 
-/// The library's words name the check that failed, never the token.
+/// Names the check that failed, never the token.
 fn refused(error: &jsonwebtoken::errors::Error) -> AuthError {
-    AuthError::Refused(format!("the token was refused: {error}"))
+    use jsonwebtoken::errors::ErrorKind;
+    let why = match error.kind() {
+        ErrorKind::InvalidToken | ErrorKind::Base64(_) | ErrorKind::Json(_) | ErrorKind::Utf8(_) => {
+            "it is no JWT: `trunkline token` makes one"
+        }
+        ErrorKind::InvalidSignature => {
+            "its signature does not fit: it was signed with another key than this node's, or changed"
+        }
+        ErrorKind::ExpiredSignature => "it has expired",
+        ErrorKind::ImmatureSignature => "it is not valid yet",
+        ErrorKind::InvalidAudience => "its audience (aud) is not this node's",
+        ErrorKind::InvalidIssuer => "its issuer (iss) is not one that this node believes",
+        ErrorKind::MissingRequiredClaim(claim) => {
+            return AuthError::Refused(format!("the token was refused: it lacks {claim}"));
+        }
+        ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => {
+            "its algorithm is none that this node takes"
+        }
+        _ => return AuthError::Refused(format!("the token was refused: {error}")),
+    };
+    AuthError::Refused(format!("the token was refused: {why}"))
 }
 
 #[cfg(test)]
