@@ -20,6 +20,9 @@ use trunkline_transport::certificate::self_signed;
 
 use crate::data_dir::{Access, DataDir, replace};
 
+/// The file of the key that signs tokens.
+pub(crate) const JWT_KEY: &str = "keys/jwt.key";
+
 /// HS256 wants a key as long as its digest (RFC 7518 section 3.2).
 const SHORTEST_KEY: usize = 32;
 
@@ -32,7 +35,7 @@ const NOTE: &str = "# trunkline";
 
 /// The key that signs and checks tokens of HS256.
 pub(crate) fn jwt_key(dir: &DataDir) -> anyhow::Result<Vec<u8>> {
-    let name = "keys/jwt.key";
+    let name = JWT_KEY;
     let text = dir.read_or_create(name, secret)?;
     let key = text.trim_end_matches(['\r', '\n']);
     if key.len() < SHORTEST_KEY {
@@ -153,9 +156,12 @@ mod tests {
     #[test]
     fn damaged_secrets_are_refused_and_kept() {
         let (_temporary, dir) = directory();
-        for (name, content) in
-            [("jwt.key", "short\n"), ("resume.key", "no base64!\n"), ("quic.key", "AA\n"), ("upstream.token", "\n")]
-        {
+        for (name, content) in [
+            ("jwt.key", "short\n"),
+            ("resume.key", "no base64!\n"),
+            ("quic.key", "AA\n"),
+            ("upstream.token", "\n"),
+        ] {
             fs::write(dir.join("keys").join(name), content).unwrap();
         }
         let errors = [

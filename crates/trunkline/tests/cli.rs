@@ -70,7 +70,13 @@ fn token_prints_one_token_and_nothing_else() {
         ],
         &[],
     );
-    assert_eq!((ran.status, ran.said.as_str()), (Some(0), ""));
+    // A key that did not exist is told of, but not among what is printed.
+    assert_eq!(ran.status, Some(0));
+    assert!(
+        ran.said.contains("made a new key, data/keys/jwt.key") && ran.said.lines().count() == 1,
+        "{}",
+        ran.said
+    );
     assert_eq!(ran.printed.lines().count(), 1);
     assert_eq!(decode_header(ran.printed.trim()).unwrap().alg, Algorithm::HS256);
     let claims = claims(&ran.printed, &data);
@@ -92,6 +98,7 @@ fn tokens_of_one_data_directory_have_one_key_and_none_without_rights() {
     let environment = [("TRUNKLINE_DATA_DIR", "there")];
     let first = run(folder.path(), &["token", "--user", "a"], &environment);
     let second = run(folder.path(), &["token", "--user", "b"], &environment);
+    assert!(first.said.contains("made a new key") && second.said.is_empty(), "{}{}", first.said, second.said);
     let there = folder.path().join("there");
     assert_eq!(claims(&first.printed, &there)["sub"], "a");
     let claims = claims(&second.printed, &there);
@@ -104,6 +111,9 @@ fn token_refuses_what_no_client_could_use() {
     for (arguments, said) in [
         (vec!["token"], "--user"),
         (vec!["token", "--user", ""], "--user is empty"),
+        (vec!["token", "--user", &"x".repeat(129)], "at most 128"),
+        (vec!["token", "--user", "a\nb"], "control character"),
+        (vec!["token", "--user", "a", "--group", ""], "--group is empty"),
         (vec!["token", "--user", "a", "--ttl", "60"], "duration with its unit"),
         (vec!["token", "--user", "a", "--right", "room:*=write"], "PATTERN=MAY"),
     ] {
@@ -111,6 +121,7 @@ fn token_refuses_what_no_client_could_use() {
         assert!(ran.status != Some(0) && ran.printed.is_empty(), "{arguments:?} printed {}", ran.printed);
         assert!(ran.said.contains(said), "{arguments:?} said {}", ran.said);
     }
+    assert!(!folder.path().join("trunkline-data").exists(), "what was refused made a data directory");
 }
 
 #[test]
@@ -138,11 +149,32 @@ fn init_writes_a_file_that_check_takes_and_never_overwrites_one() {
     fs::write(folder.path().join("trunkline.toml"), "mine").unwrap();
     let again = run(folder.path(), &["init", "trunkline.toml"], &[]);
     assert!(
-        again.status == Some(1) && again.said.contains("trunkline.toml was not written"),
+        again.status == Some(1)
+            && again.said.contains("trunkline.toml was not written")
+            && again.said.contains("name another file"),
         "{}",
         again.said
     );
     assert_eq!(fs::read_to_string(folder.path().join("trunkline.toml")).unwrap(), "mine");
+}
+
+#[test]
+fn the_slip_of_the_pen_in_the_readme_is_said_as_it_stands_there() {
+    let folder = folder();
+    run(folder.path(), &["init", "trunkline.toml"], &[]);
+    let file = folder.path().join("trunkline.toml");
+    let slip = fs::read_to_string(&file).unwrap().replace("\n# http =", "\nhtpp =");
+    fs::write(&file, slip).unwrap();
+    let ran = run(folder.path(), &["check", "--config", "trunkline.toml"], &[]);
+    let readme = include_str!("../../../README.md");
+    assert!(ran.said.lines().count() == 2 && readme.contains(&ran.said), "{}", ran.said);
+}
+
+#[test]
+fn an_empty_variable_names_no_file() {
+    let folder = folder();
+    let ran = run(folder.path(), &["check"], &[("TRUNKLINE_CONFIG", "")]);
+    assert_eq!((ran.status, ran.said.as_str()), (Some(0), ""));
 }
 
 #[test]

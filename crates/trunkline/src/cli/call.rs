@@ -26,6 +26,7 @@ pub(crate) struct Call {
     #[command(flatten)]
     identity: Identity,
     /// What is called; `trunkline.echo` is there on every node
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     action: String,
     /// A named argument; may be repeated
     #[arg(long = "param", value_name = "NAME=VALUE", value_parser = param)]
@@ -39,6 +40,9 @@ pub(crate) struct Call {
     /// How long to wait for each reply
     #[arg(long, default_value = "10s", value_parser = duration)]
     timeout: Duration,
+    /// Go on for so long where the node says no for now, such as while no upstream is there [default: say so and end]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    wait: Option<Duration>,
     /// Print the whole reply, one JSON object a line
     #[arg(long)]
     json: bool,
@@ -48,7 +52,8 @@ const EXAMPLES: &str = "The exit status is 0 where every reply has code 200.
 
 Examples:
   trunkline call --user alice trunkline.echo --data hello
-  trunkline call --user alice calculate --param a=1 --param b=2 --param op=add --json
+  trunkline call --user alice calculate --param operation=add --param a=1 --param b=2 --json
+  trunkline call --user alice hello --wait 30s
   trunkline call --url wss://gateway.example/ws --token \"$TOKEN\" hello --data @hello.json";
 
 impl Call {
@@ -68,7 +73,12 @@ impl Call {
             let mut call = client.call(&self.action).data(data.clone());
             // The gateway gives up first, so that its answer says why.
             let millis = self.timeout.as_millis().to_string();
-            call = call.header("x-timeout-ms", millis).timeout(self.timeout + GRACE);
+            call = call
+                .header("x-timeout-ms", millis)
+                .timeout(self.wait.unwrap_or_default() + self.timeout + GRACE);
+            if self.wait.is_none() {
+                call = call.once();
+            }
             for (name, value) in &self.params {
                 call = call.param(name, value);
             }
@@ -98,7 +108,10 @@ impl Call {
         let next = match error {
             CallError::ResultUnknown(_) => " (it may have run: look before you repeat it)",
             CallError::TimedOut { .. } => {
-                " (no upstream may serve this user's zone, or it is slow: the status page shows which are there)"
+                " (the upstream is slow, or none is there: the status page shows which are)"
+            }
+            CallError::Refused(_) if error.retry_after().is_some() => {
+                " (start an upstream that serves it, or wait with --wait 30s: the status page shows which are there)"
             }
             CallError::TooLarge { .. } => " (send less, or raise session.max_frame_size)",
             _ => "",

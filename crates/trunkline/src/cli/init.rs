@@ -1,10 +1,10 @@
 //! `trunkline init`: a configuration file to start from, made from the declarations of the keys themselves.
 
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Args;
 
 use super::output;
@@ -26,11 +26,17 @@ impl Init {
             return Ok(());
         };
         // Somebody's settings are never overwritten.
-        let mut new = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&file)
-            .with_context(|| format!("{} was not written", file.display()))?;
+        let mut new = OpenOptions::new().write(true).create_new(true).open(&file).map_err(|error| {
+            let shown = file.display();
+            let next = match error.kind() {
+                ErrorKind::AlreadyExists => {
+                    "nothing in it was changed: name another file, or move it away first"
+                }
+                ErrorKind::NotFound => "make its folder first",
+                _ => "name a file that this user may write",
+            };
+            anyhow!("{shown} was not written: {error}: {next}")
+        })?;
         new.write_all(text.as_bytes())
             .with_context(|| format!("{} was not written whole", file.display()))?;
         output::complain(&format!(

@@ -56,6 +56,13 @@ enum End {
     Closed(String),
 }
 
+/// Whether there is a connection to cut, as far as the events that were read tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Connected {
+    Yes,
+    No,
+}
+
 impl Listen {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let options = self.reach.client(&self.identity, &self.channels, &[May::Subscribe, May::History])?;
@@ -65,8 +72,10 @@ impl Listen {
             let mut heard = Heard::default();
             let end = self.listen(&client, &mut heard, stop).await;
             client.stop().await;
+            // Where it never came to listening there is nothing to sum up.
+            let end = end?;
             self.conclude(&heard);
-            match end? {
+            match end {
                 End::Closed(reason) => bail!("the gateway ended the session: {reason}"),
                 End::Asked if heard.lost + heard.duplicates > 0 => {
                     bail!("{} lost without a word, {} came twice", heard.lost, heard.duplicates)
@@ -115,12 +124,17 @@ impl Listen {
             cuts.set_missed_tick_behavior(MissedTickBehavior::Delay);
             cuts
         });
+        let mut connected = Connected::No;
         while self.count.is_none_or(|count| heard.received() < count) {
             let event = tokio::select! {
                 event = pushes.next() => event,
                 () = tick(cuts.as_mut()) => {
-                    heard.cuts += 1;
-                    client.cut().await;
+                    // While there is no connection there is nothing to cut.
+                    if connected == Connected::Yes {
+                        heard.cuts += 1;
+                        client.cut().await;
+                        connected = Connected::No;
+                    }
                     continue;
                 }
             };
@@ -128,6 +142,11 @@ impl Listen {
                 None => return End::Closed("it has ended".to_owned()),
                 Some(Event::Closed(closed)) => return End::Closed(shown::line(&closed.to_string())),
                 Some(event) => {
+                    match &event {
+                        Event::Started(_) => connected = Connected::Yes,
+                        Event::Lost { .. } => connected = Connected::No,
+                        _ => {}
+                    }
                     self.show(&event, heard);
                     heard.event(&event);
                 }

@@ -117,7 +117,9 @@ impl Place {
         if let Some(data_dir) = &self.data_dir {
             flags.push(Flag { flag: "--data-dir", path: "data_dir", value: data_dir.display().to_string() });
         }
-        let named = self.config.clone().or_else(|| std::env::var_os("TRUNKLINE_CONFIG").map(PathBuf::from));
+        // An empty variable names no file: that is how many service managers say "not set".
+        let variable = || std::env::var_os("TRUNKLINE_CONFIG").filter(|file| !file.is_empty());
+        let named = self.config.clone().or_else(|| variable().map(PathBuf::from));
         let usual = || Some(PathBuf::from(USUAL_FILE)).filter(|file| file.exists());
         // A variable that is not UTF-8 cannot be one of ours; `vars` would panic on it.
         let environment = std::env::vars_os()

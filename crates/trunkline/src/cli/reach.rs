@@ -146,7 +146,9 @@ impl Reach {
         }
         let is_plain = |endpoint: &Endpoint| !endpoint.protocol.is_encrypted();
         if (self.pin.is_some() || self.ca.is_some()) && options.endpoints.iter().any(is_plain) {
-            bail!("--pin and --ca say which certificate to trust, and a plain connection has none: take tls, wss, quic or wt");
+            bail!(
+                "--pin and --ca say which certificate to trust, and a plain connection has none: take tls, wss, quic or wt"
+            );
         }
         Ok(options)
     }
@@ -256,7 +258,7 @@ pub(crate) async fn connect(options: Options) -> anyhow::Result<Client> {
                 "Check the address and that the node runs: `trunkline doctor` looks at the one of this machine"
             }
             ConnectError::Refused(_) if no_token => {
-                "No token was sent: give one with --token, or --data-dir of the node on this machine"
+                "No token was sent: name the data directory of the node on this machine with --data-dir, or give a token where the command takes one (--token)"
             }
             ConnectError::Refused(_) => "docs/codes.md says what the code means",
             _ => "It may be overloaded, or something else listens there: try again, or another --transport",
@@ -273,7 +275,8 @@ pub(crate) fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> an
 
 /// The certificates that this machine trusts anyway.
 fn system_roots() -> anyhow::Result<ClientTls> {
-    let next = "name the node's certificate with --pin SHA256, or a PEM file with its authority with --ca FILE";
+    let next =
+        "name the node's certificate with --pin SHA256, or a PEM file with its authority with --ca FILE";
     ClientTls::system_roots().with_context(|| format!("it is not known whom to trust: {next}"))
 }
 
@@ -289,8 +292,7 @@ enum Plain {
 /// The ways to a node's clients, the best first: they are raced.
 fn endpoints(node: &RunningNode, tls: &Tls, way: Option<Way>, plain: Plain) -> anyhow::Result<Vec<Endpoint>> {
     // A plain connection to a port that wants TLS is told so after its handshake: too late for a race.
-    let secure =
-        |address: SocketAddr| plain == Plain::Never || tls.mode_at(address) == TlsMode::Required;
+    let secure = |address: SocketAddr| plain == Plain::Never || tls.mode_at(address) == TlsMode::Required;
     let surface = |name: &str| node.surfaces.get(name).copied();
     let url = |way: Way| -> Option<String> {
         Some(match way {
@@ -389,14 +391,20 @@ mod tests {
         assert!(local[0].starts_with("quic://127.0.0.1:3"), "{local:?}");
         assert!(local[1].starts_with("ws://127.0.0.1:1/ws"), "{local:?}");
         assert!(local[2].starts_with("tcp://127.0.0.1:2"), "{local:?}");
-        let named = endpoints(&node(&[("http", "127.0.0.1:1"), ("tcp", "127.0.0.1:2")]), &Tls::default(), None, Plain::Never);
+        let named = endpoints(
+            &node(&[("http", "127.0.0.1:1"), ("tcp", "127.0.0.1:2")]),
+            &Tls::default(),
+            None,
+            Plain::Never,
+        );
         let named: Vec<String> = named.unwrap().iter().map(ToString::to_string).collect();
         assert!(named[0].starts_with("wss://") && named[1].starts_with("tls://"), "{named:?}");
         let open = node(&[("http", "0.0.0.0:1"), ("tcp", "[::]:2")]);
         let race = urls(&open, None);
         assert!(race[0].starts_with("wss://127.0.0.1:1/ws"), "{race:?}");
         assert!(race[1].starts_with("tls://[::1]:2"), "{race:?}");
-        let error = endpoints(&open, &Tls::default(), Some(Way::Quic), Plain::OnLoopback).unwrap_err().to_string();
+        let error =
+            endpoints(&open, &Tls::default(), Some(Way::Quic), Plain::OnLoopback).unwrap_err().to_string();
         assert!(error.contains("serves http, tcp"), "{error}");
     }
 

@@ -6,6 +6,8 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde::Serialize;
 
+use trunkline_gateway::auth::MAX_USER;
+
 use super::{Place, duration, output};
 use crate::config::{May, Right};
 use crate::data_dir::DataDir;
@@ -35,8 +37,9 @@ pub(crate) struct Token {
 
 impl Token {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        if self.user.is_empty() {
-            bail!("--user is empty: name the user that the token is for");
+        is_user(&self.user)?;
+        if self.groups.iter().any(String::is_empty) {
+            bail!("--group is empty: name the group that the user is in, or leave it out");
         }
         let grant = Grant {
             user: &self.user,
@@ -45,9 +48,38 @@ impl Token {
             rights: &self.rights,
             platform: self.platform.as_deref(),
         };
-        output::result(&grant.sign(&self.place.data_dir()?)?);
+        let dir = self.place.data_dir()?;
+        let is_new = !dir.join(keys::JWT_KEY).exists();
+        let token = grant.sign(&dir)?;
+        if is_new {
+            // Somebody who stands in the wrong folder would look for the fault in the token.
+            output::complain(&format!(
+                "made a new key, {}: only a node with this data directory takes the token. Name its own with --data-dir",
+                dir.join(keys::JWT_KEY).display()
+            ));
+        }
+        output::result(&token);
         Ok(())
     }
+}
+
+/// What a node would say no to at START, whatever the token.
+fn is_user(user: &str) -> anyhow::Result<()> {
+    if user.is_empty() {
+        bail!("--user is empty: name the user that the token is for");
+    }
+    if user.len() > MAX_USER {
+        bail!(
+            "--user has {} bytes, and a node takes users of at most {MAX_USER}: name it shorter",
+            user.len()
+        );
+    }
+    if user.chars().any(char::is_control) {
+        bail!(
+            "--user has a control character, such as a line break, and no node takes such a user: leave it out"
+        );
+    }
+    Ok(())
 }
 
 /// What a token says of its bearer.

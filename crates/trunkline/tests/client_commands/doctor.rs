@@ -28,7 +28,7 @@ async fn a_healthy_node_is_reached_on_every_surface() -> Result<()> {
         assert!(found(&ran, surface).starts_with("ok"), "{}", ran.printed);
     }
     assert!(found(&ran, "certificate").contains("good for 1"), "{}", ran.printed);
-    assert!(found(&ran, "keys").contains("4 files"), "{}", ran.printed);
+    assert!(found(&ran, "keys").contains("5 files"), "{}", ran.printed);
     Ok(())
 }
 

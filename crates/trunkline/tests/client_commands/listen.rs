@@ -76,6 +76,18 @@ async fn cuts_lose_nothing_while_pushes_run() -> Result<()> {
 }
 
 #[tokio::test]
+async fn what_is_not_connected_is_not_cut() -> Result<()> {
+    let mut server = server().start().await?;
+    let listening = Listening::start(&server, &["--cut-every", "20ms", "--for", "2s"]).await?;
+    server.kill().await?;
+    let printed = listening.rest().await?;
+    let summary = &of(&printed, "summary")[0]["summary"];
+    // Each cut has a connection of its own; in two seconds there would be 100 of them otherwise.
+    assert!(summary["cuts"].as_u64() <= summary["starts"].as_u64(), "{summary}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_channel_comes_with_its_offsets_and_the_summary_adds_up() -> Result<()> {
     let server = server().start().await?;
     let mut gateway = TestUpstream::start(server.ready().grpc()?).await?.gateway();
@@ -119,6 +131,7 @@ async fn a_channel_without_a_right_is_told_and_ends_it() -> Result<()> {
     let ran = run(&["listen", "--token", &token, "--channel", "room:1"], server.data_dir()).await?;
     assert_eq!((ran.status, ran.printed.as_str()), (Some(1), ""));
     assert!(ran.said.contains("cannot subscribe to room:1: 403 FORBIDDEN"), "{}", ran.said);
+    assert!(!ran.said.contains("received"), "it sums up what never began: {}", ran.said);
     Ok(())
 }
 
