@@ -10,7 +10,9 @@
 //! handshake off their accept loop, capped and under a deadline.
 //!
 //! It knows nothing of sessions, dialects or tokens, reads no file and no environment variable, and spawns
-//! no task that it does not track: a connection that was handed over has no task of its own (QUIC: quinn's).
+//! no task that it does not track: a connection that was handed over has no task of its own. The libraries below it
+//! have theirs: quinn one for each endpoint and each connection, web-transport-quinn one for each session, which reads
+//! the capsules of its CONNECT stream, and one while a session closes. They end with their connection.
 
 mod accept;
 mod addresses;
