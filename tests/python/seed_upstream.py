@@ -1,7 +1,10 @@
 """An unchanged upstream of the seed: registers before it listens, answers calls, pushes from inside them."""
 
+import importlib
+import os
+import subprocess
+import sys
 import threading
-import time
 from concurrent import futures
 
 import grpc
@@ -10,12 +13,12 @@ import grpc
 class SeedUpstream:
     """One service for all zones, with the seed's actions that the tests use."""
 
-    def __init__(self, seed, node, zones=("001", "002", "003", "004", "005", "006")):
+    def __init__(self, seed, gateway, zones=("001", "002", "003", "004", "005", "006")):
         self.seed = seed
         self.requests = []
         self.pushes = []
         self.lock = threading.Lock()
-        self.channel = grpc.insecure_channel("%s:%d" % node.address("grpc"))
+        self.channel = grpc.insecure_channel(gateway)
         self.gateway = seed.stubs.GatewayServiceStub(self.channel)
         self.server = grpc.server(futures.ThreadPoolExecutor(max_workers=8))
         outer = self
@@ -45,6 +48,8 @@ class SeedUpstream:
         reply = seed.UpstreamResponse(code=200, message="ok", client_seq_id=request.client_seq_id)
         if request.action == "echo":
             reply.data = request.data
+        elif request.action == "whoami":
+            reply.data = b"%d" % os.getpid()
         elif request.action == "hello":
             reply.headers["zone"] = "003"
         elif request.action in ("before", "after"):
@@ -75,8 +80,31 @@ class SeedUpstream:
         self.channel.close()
 
 
-def eventually(condition, deadline=30.0):
-    end = time.monotonic() + deadline
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
+class UpstreamProcess:
+    """The same in a process of its own, which can be killed."""
+
+    def __init__(self, seed, node):
+        modules = os.path.dirname(seed.__file__)
+        address = "%s:%d" % node.address("grpc")
+        self.process = subprocess.Popen([sys.executable, __file__, modules, address], stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout.readline() == "registered\n", "it does not start"
+        self.pid = self.process.pid
+
+    def kill(self):
+        """kill -9, and waits until its sockets are gone."""
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+def main(modules, address):
+    sys.path.insert(0, modules)
+    seed = importlib.import_module("seed_pb2")
+    seed.stubs = importlib.import_module("seed_pb2_grpc")
+    upstream = SeedUpstream(seed, address)
+    print("registered", flush=True)
+    upstream.server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

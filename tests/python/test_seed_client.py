@@ -65,11 +65,12 @@ def test_w5_calls_heartbeats_and_numbers_without_holes(seed, open_node, way):
     run(scenario())
 
 
+@pytest.mark.parametrize("client_id", [None, "phone"])
 @pytest.mark.parametrize("unacked", [0, 1, 17])
-def test_w5_resume_brings_exactly_what_was_not_acked(seed, open_node, way, unacked):
+def test_w5_resume_brings_exactly_the_replies_that_were_not_acked(seed, open_node, way, client_id, unacked):
     async def scenario():
         async with way(seed, open_node) as client:
-            await client.start("alice")
+            await client.start("alice", client_id=client_id)
             for n in range(20):
                 echo(client, b"n%d" % n)
             frames = [await client.receive() for _ in range(20)]
@@ -81,7 +82,7 @@ def test_w5_resume_brings_exactly_what_was_not_acked(seed, open_node, way, unack
             assert beat.seq_id == 22
             calls = client.calls
         async with way(seed, open_node) as client:
-            push, response = await client.start("alice", last_acked=acked)
+            push, response = await client.start("alice", last_acked=acked, client_id=client_id)
             assert response.success and push.seq_id == 0 and not response.HasField("error")
             again = [await client.receive() for _ in range(unacked + 1)]
             assert [frame.seq_id for frame in again] == list(range(acked + 1, 23))

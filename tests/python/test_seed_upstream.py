@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 from seed_client import WAYS
-from seed_upstream import SeedUpstream, eventually
+from seed_upstream import SeedUpstream, UpstreamProcess
 
 
 @pytest.fixture
 def upstream(seed, open_node):
-    upstream = SeedUpstream(seed, open_node)
+    upstream = SeedUpstream(seed, "%s:%d" % open_node.address("grpc"))
     yield upstream
     upstream.close()
 
@@ -82,6 +82,49 @@ def test_w5_unicast_and_broadcast(seed, open_node, upstream, way):
     run(scenario())
 
 
+@pytest.mark.parametrize("client_id", [None, "phone"])
+@pytest.mark.parametrize("unacked", [0, 1, 17])
+def test_w5_resume_brings_exactly_the_pushes_that_were_not_acked(seed, open_node, upstream, way, client_id, unacked):
+    def push(number):
+        request = seed.UnicastPushRequest(
+            target_type="openid", target_id="alice", msg_type="m", title="t", data=b"%d" % number
+        )
+        answer = upstream.gateway.PushToClient(request)
+        assert answer.success, answer
+
+    def push_all(numbers):
+        for number in numbers:
+            push(number)
+
+    def numbers(frames):
+        return [int(seed.BusinessResponse.FromString(frame.payload).data) for frame in frames]
+
+    async def scenario():
+        async with way(seed, open_node) as client:
+            await client.start("alice", client_id=client_id)
+            await asyncio.to_thread(push_all, range(20))
+            frames = [await client.receive() for _ in range(20)]
+            assert [frame.seq_id for frame in frames] == list(range(2, 22)) and numbers(frames) == list(range(20))
+            acked = 21 - unacked
+            client.ack(acked)
+            # Its answer says that the ack has been dealt with; it is acked by nobody.
+            client.send(seed.REQUEST_HEARTBEAT, seed.HeartbeatRequest())
+            beat = await client.receive()
+            assert (beat.type, beat.seq_id) == (seed.PUSH_HEARTBEAT_RESP, 22)
+        await asyncio.to_thread(push_all, range(20, 23))
+        async with way(seed, open_node) as client:
+            start, response = await client.start("alice", last_acked=acked, client_id=client_id)
+            assert response.success and start.seq_id == 0 and not response.HasField("error")
+            again = [await client.receive() for _ in range(unacked)]
+            assert again == frames[20 - unacked:]
+            rest = [await client.receive() for _ in range(4)]
+            assert [frame.seq_id for frame in rest] == [22, 23, 24, 25]
+            pushes = [frame for frame in rest if frame.type == seed.PUSH_BUSINESS_DATA]
+            assert numbers(pushes) == [20, 21, 22]
+
+    run(scenario())
+
+
 def test_c9_an_offline_push_is_no_success_and_is_delivered_on_resume(seed, open_node, upstream, way):
     async def scenario():
         def push(user):
@@ -110,7 +153,7 @@ def test_u3_a_restarted_gateway_knows_its_upstreams(seed, tmp_path):
     from conftest import Node
 
     node = Node(tmp_path, "--anonymous")
-    upstream = SeedUpstream(seed, node)
+    upstream = SeedUpstream(seed, "%s:%d" % node.address("grpc"))
     try:
         node.process.kill()
         node.process.wait()
@@ -137,20 +180,48 @@ def test_c7_a_registration_is_refused_where_it_makes_no_sense(seed, open_node, u
         assert not answer.success and answer.error_code == code, answer
 
 
-def test_u1_a_killed_instance_costs_no_call_that_was_not_sent(seed, open_node, upstream):
-    second = SeedUpstream(seed, open_node)
+def test_u1_of_three_instances_one_is_killed_and_no_call_fails(seed, tmp_path):
+    from conftest import Node
+
+    # What is declared idempotent is sent again wherever it was under way; nothing of it may fail.
+    config = tmp_path / "idempotent.toml"
+    config.write_text('[upstreams]\nidempotent = ["whoami"]\n')
+    node = Node(tmp_path, "--anonymous", "--config", config)
+    children = [UpstreamProcess(seed, node) for _ in range(3)]
 
     async def scenario():
-        async with WAYS["tcp"](seed, open_node) as client:
+        async with WAYS["tcp"](seed, node) as client:
             await client.start("alice")
-            for n in range(20):
-                client.call("echo", b"%d" % n)
-                assert (await client.business())[1].code == 200
-            second.close()
-            for n in range(20):
-                client.call("echo", b"%d" % n)
-                push = await client.receive()
-                assert push.type == seed.PUSH_BUSINESS_DATA, push
+            answered = []
 
-    run(scenario())
-    eventually(lambda: len(upstream.requests) >= 20)
+            async def ask(count):
+                for _ in range(count):
+                    client.call("whoami")
+                for _ in range(count):
+                    push = await client.receive()
+                    assert push.type == seed.PUSH_BUSINESS_DATA, push
+                    answered.append(int(seed.BusinessResponse.FromString(push.payload).data))
+
+            for _ in range(200):
+                await ask(3)
+                if len(set(answered)) == 3:
+                    break
+            pids = {child.pid for child in children}
+            assert set(answered) == pids, "an instance was never asked"
+            victim = children.pop()
+            for n in range(6):
+                asking = asyncio.ensure_future(ask(20))
+                if n == 2:
+                    victim.kill()
+                await asking
+            # Once it is known to be gone nobody is sent there.
+            del answered[:]
+            await ask(20)
+            assert set(answered) <= pids - {victim.pid}
+
+    try:
+        run(scenario())
+    finally:
+        for child in children:
+            child.kill()
+        node.stop()
