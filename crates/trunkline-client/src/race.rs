@@ -142,7 +142,8 @@ mod tests {
         let begin = Instant::now();
         let error = race(&endpoints, timeout / 2, &options).await.unwrap_err();
         let took = begin.elapsed();
-        let is_late = |error: &ConnectError| matches!(error, ConnectError::TimedOut(after) if *after == timeout);
+        let is_late =
+            |error: &ConnectError| matches!(error, ConnectError::TimedOut(after) if *after == timeout);
         assert!(error.0.len() == 2 && error.0.iter().all(|(_, error)| is_late(error)), "{error}");
         // On the paused clock: had the second one its own time, it would be 600 ms.
         assert!(took < timeout + timeout / 4, "{took:?}");

@@ -11,8 +11,8 @@ use tokio::{
     net::{TcpStream, UdpSocket},
 };
 use trunkline_transport::{
-    Accepted, ConnectOptions, Endpoint, Protocol, QuicOptions, StreamListener, StreamOptions, TlsPolicy,
-    connect,
+    Accepted, ConnectOptions, Endpoint, Incoming, Protocol, QuicOptions, StreamListener, StreamOptions,
+    TlsPolicy, connect,
 };
 
 use crate::harness::{DEADLINE, Server, loopback, tls_options, trusted, within};
@@ -85,6 +85,38 @@ async fn half_open_handshakes_end_at_their_deadline() {
             tokio::select! {
                 () = ended => {}
                 _ = server.accept() => panic!("{protocol}: a half-open handshake became a connection"),
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn quic_handshakes_that_stop_end_at_their_deadline() {
+    // Nobody opens a stream; nobody sends the request of WebTransport. (Its client writes as soon as it has a session.)
+    for alpn in ["trunkline/1", "h3"] {
+        let (certificate, trust) = trusted();
+        let deadline = Duration::from_secs(1);
+        let quic = QuicOptions {
+            handshake_timeout: deadline,
+            first_stream_timeout: deadline,
+            ..QuicOptions::new(certificate)
+        };
+        let mut server = Server::with(Protocol::Quic, 1 << 20, trust, StreamOptions::default(), quic);
+        let mut options = server.options.clone();
+        options.alpns = vec![alpn.to_owned()];
+        let endpoint = server.endpoint.clone();
+        let ended = async {
+            // Where the machine is too busy for the handshake, that is what the deadline ends.
+            if let Ok(mut stopped) = connect(&endpoint, &options).await {
+                let end = stopped.reader.next().await;
+                assert!(!matches!(end, Ok(Some(Incoming::Frame(_)))), "{alpn}: {end:?}");
+            }
+        };
+        within(async {
+            tokio::select! {
+                () = ended => {}
+                _ = server.accept() => panic!("{alpn}: half a handshake became a connection"),
             }
         })
         .await;
