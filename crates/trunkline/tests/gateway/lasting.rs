@@ -67,7 +67,7 @@ async fn c6_sessions_that_came_and_went_leave_nothing_behind() {
     let (server, _upstream) = open_server().await;
     let round = async |count: usize| {
         for number in 0..count {
-            let way = Way::ALL[number % 5];
+            let way = Way::ALL[number % Way::ALL.len()];
             let mut client = client_by(&server, &format!("user{number}"), way).await;
             business(client.call("echo", "x").await.unwrap());
             client.send(&UpFrame::new(0, 0, UpBody::Stop(StopRequest { reason: 1 }))).await.unwrap();

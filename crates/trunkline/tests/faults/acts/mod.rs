@@ -52,8 +52,8 @@ macro_rules! fault {
 pub(crate) fn all() -> Vec<Fault> {
     vec![
         fault!("frames that are empty, undecodable, of no type", 9 x 500 ms, wire::nonsense),
-        fault!("frames of 1 MiB, a byte more, and 2^32-1", 2 x 500 ms, wire::sizes),
-        fault!("frames split at every byte", 3 x 300 ms, wire::splits),
+        fault!("frames of 1 MiB, a byte more, and 2^32-1", 5 x 1_000 ms, wire::sizes),
+        fault!("frames split at every byte", 5 x 500 ms, wire::splits),
         fault!("missing, wrong, forged, expired tokens", 9 x 500 ms, starts::bad_tokens),
         fault!("stolen and doubled resume tokens", 4 x 250 ms, starts::resume_tokens),
         fault!("START positions in others' channels", 9 x 500 ms, starts::positions),

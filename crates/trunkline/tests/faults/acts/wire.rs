@@ -1,13 +1,29 @@
 //! Frames of every size and shape.
 
 use anyhow::{Result, ensure};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use trunkline_proto::wire::{BusinessRequest, HeartbeatRequest};
 use trunkline_proto::{Dialect, DownBody, UpBody, UpFrame};
-use trunkline_testkit::{Transport, Way};
+use trunkline_testkit::{TestClient, Transport, Way};
 
 use crate::rig::{Rig, error, reply};
 
 const LIMIT: usize = 1 << 20;
+
+/// One way for each framing and carrier that cuts bytes up in its own manner.
+const FRAMINGS: [Way; 5] = [
+    protobuf(Transport::Tcp),
+    protobuf(Transport::Tls),
+    protobuf(Transport::Quic),
+    protobuf(Transport::WebTransport),
+    protobuf(Transport::WebSocket),
+];
+
+const fn protobuf(transport: Transport) -> Way {
+    Way { transport, dialect: Dialect::Protobuf }
+}
 
 /// Further streams, one after the other.
 const STREAMS: usize = 12;
@@ -37,9 +53,10 @@ pub(super) async fn nonsense(rig: &Rig, at: usize) -> Result<()> {
     Ok(())
 }
 
-/// A call of exactly the limit is answered; a length beyond it is 4401 before its bytes come.
+/// A call of exactly the limit is answered; a length beyond it is 4401, on streams before its bytes come.
 pub(super) async fn sizes(rig: &Rig, at: usize) -> Result<()> {
-    let mut client = rig.session(&format!("sizes{at}"), Way::TCP).await?;
+    let way = FRAMINGS[at % FRAMINGS.len()];
+    let mut client = rig.session(&format!("sizes{at}"), way).await?;
     let call = |data: usize| {
         let data = vec![b'x'; data].into();
         let request = BusinessRequest { action: "big.swallow".into(), data, ..BusinessRequest::default() };
@@ -49,12 +66,52 @@ pub(super) async fn sizes(rig: &Rig, at: usize) -> Result<()> {
     let whole = call(LIMIT - around);
     ensure!(whole.len() == LIMIT, "{} bytes are not the limit", whole.len());
     client.send_payload(&whole).await?;
-    ensure!(reply(client.reply(9).await?)?.code == 200, "a frame of the limit");
+    ensure!(reply(client.reply(9).await?)?.code == 200, "{way:?}: a frame of the limit");
     for length in [u32::try_from(LIMIT)? + 1, u32::MAX] {
-        let mut client = rig.session(&format!("sizes{at}"), Way::TCP).await?;
-        client.send_raw(&length.to_be_bytes()).await?;
+        let mut client = rig.session(&format!("sizes{at}"), way).await?;
+        match way.transport {
+            // It may be closed before all of it has left.
+            Transport::WebSocket => drop(client.send_payload(&vec![0; LIMIT + 1]).await),
+            _ => client.send_raw(&length.to_be_bytes()).await?,
+        }
         let code = client.close_code().await?;
-        ensure!(code == 4401, "a length of {length} was closed with {code}");
+        ensure!(code == 4401, "{way:?}: a length of {length} was closed with {code}");
+    }
+    Ok(())
+}
+
+/// A frame in two pieces, cut at each byte in turn, and one byte at a time. A WebSocket's pieces are fragments.
+pub(super) async fn splits(rig: &Rig, at: usize) -> Result<()> {
+    let way = FRAMINGS[at % FRAMINGS.len()];
+    let mut client = rig.session(&format!("splits{at}"), way).await?;
+    let beat = UpBody::Heartbeat(HeartbeatRequest { client_timestamp: 5 });
+    let frame = Dialect::Protobuf.encode_up(&UpFrame::new(77, 0, beat));
+    let bytes = match way.transport {
+        Transport::WebSocket => frame.to_vec(),
+        _ => [&u32::try_from(frame.len())?.to_be_bytes(), &frame[..]].concat(),
+    };
+    for cut in 0..=bytes.len() {
+        let (begin, end) = bytes.split_at(cut);
+        pieces(&mut client, way, &[begin, end]).await?;
+        let answer = client.reply(77).await?;
+        ensure!(matches!(answer.body, DownBody::HeartbeatResp(_)), "{way:?}: split at {cut}");
+    }
+    let single: Vec<&[u8]> = bytes.chunks(1).collect();
+    pieces(&mut client, way, &single).await?;
+    client.reply(77).await?;
+    Ok(())
+}
+
+async fn pieces(client: &mut TestClient, way: Way, pieces: &[&[u8]]) -> Result<()> {
+    for (at, piece) in pieces.iter().enumerate() {
+        if way.transport == Transport::WebSocket {
+            let kind = OpCode::Data(if at == 0 { Data::Binary } else { Data::Continue });
+            let fragment = Frame::message(piece.to_vec(), kind, at + 1 == pieces.len());
+            client.send_message(Message::Frame(fragment)).await?;
+        } else {
+            client.send_raw(piece).await?;
+        }
+        tokio::task::yield_now().await;
     }
     Ok(())
 }
@@ -82,24 +139,5 @@ pub(super) async fn streams(rig: &Rig, at: usize) -> Result<()> {
         ensure!(code == 404, "{transport:?}: a stream for nobody was stopped with {code}");
     }
     ensure!(reply(client.call("trunkline.echo", "on").await?)?.data == "on", "{transport:?}: a call");
-    Ok(())
-}
-
-/// A frame in two pieces, cut at each byte in turn, and one byte at a time.
-pub(super) async fn splits(rig: &Rig, at: usize) -> Result<()> {
-    let mut client = rig.session(&format!("splits{at}"), Way::TCP).await?;
-    let beat = UpBody::Heartbeat(HeartbeatRequest { client_timestamp: 5 });
-    let frame = Dialect::Protobuf.encode_up(&UpFrame::new(77, 0, beat));
-    let bytes = [&u32::try_from(frame.len())?.to_be_bytes(), &frame[..]].concat();
-    for cut in 0..=bytes.len() {
-        client.send_raw(&bytes[..cut]).await?;
-        tokio::task::yield_now().await;
-        client.send_raw(&bytes[cut..]).await?;
-        ensure!(matches!(client.reply(77).await?.body, DownBody::HeartbeatResp(_)), "split at {cut}");
-    }
-    for byte in &bytes {
-        client.send_raw(&[*byte]).await?;
-    }
-    client.reply(77).await?;
     Ok(())
 }
