@@ -28,7 +28,7 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use item::{Encode, Entry, Item, ItemKind, Variant};
 pub use lease::Lease;
 pub use limits::HistoryLimits;
-pub use log::{AttachVerdict, Cursor, Log, Piece, ReadOutcome, Subscription, Unpark};
+pub use log::{AttachVerdict, Cursor, LiveWindow, Log, Piece, ReadOutcome, Subscription, Unpark};
 pub use memory::{MemoryBroker, MemoryError, MemoryOptions, Outage, Sweeping};
 pub use names::{
     BadChannelName, ChannelName, Epoch, Fence, Incarnation, LeaseId, NodeId, Offset, Position, Revision,

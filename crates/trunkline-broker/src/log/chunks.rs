@@ -44,15 +44,15 @@ impl Chunk {
         self.ends.get(index).map_or(self.bytes.len(), |end| *end as usize)
     }
 
-    /// The bytes from publication `seq` on that fit `budget`, one publication at least if `force`; and how many.
-    pub(super) fn take(&self, seq: Seq, budget: usize, force: bool) -> (Bytes, u32) {
+    /// The bytes from publication `seq` on that fit `budget`, and how many publications they are.
+    pub(super) fn take(&self, seq: Seq, budget: usize, least: Least) -> (Bytes, u32) {
         let from = (seq - self.first) as usize;
         let start = self.start_of(from);
         let mut until = from;
         while until <= self.ends.len() && self.end_of(until) - start <= budget {
             until += 1;
         }
-        if until == from && force {
+        if until == from && least == Least::One {
             until += 1;
         }
         if until == from {
@@ -60,6 +60,15 @@ impl Chunk {
         }
         (self.bytes.slice(start..self.end_of(until - 1)), (until - from) as u32)
     }
+}
+
+/// What is taken even if it does not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Least {
+    /// Nothing.
+    Nothing,
+    /// The first publication, so that one larger than a whole budget gets through.
+    One,
 }
 
 /// All that is encoded of one variant, in order, with holes where nobody has asked yet.

@@ -28,6 +28,15 @@ use crate::item::{Entry, Item, Variant};
 use crate::limits::HistoryLimits;
 use crate::names::{ChannelName, Epoch, Offset, Position};
 
+/// Whether a log keeps its last publications for readers, whatever the history's limits say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LiveWindow {
+    /// Somebody is attached.
+    Kept,
+    /// Nobody is: the history's limits are all that counts.
+    Off,
+}
+
 /// Where a subscriber stands in a log: all that a subscriber is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cursor {
@@ -235,9 +244,9 @@ impl Log {
         self.state.lock().expire(uptime);
     }
 
-    /// Whether readers are to be served beyond the history: true while anyone is attached.
-    pub fn keep_live_window(&self, keep: bool) {
-        self.state.lock().keep_live(keep);
+    /// Whether readers are served beyond the history from now on.
+    pub fn keep_live_window(&self, live: LiveWindow) {
+        self.state.lock().keep_live(live);
     }
 
     /// Whether no publication is kept.

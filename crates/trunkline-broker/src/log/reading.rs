@@ -5,7 +5,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::chunks::Chunk;
+use super::chunks::{Chunk, Least};
 use super::state::{Place, State};
 use super::window::Seq;
 use super::{Cursor, Log};
@@ -163,7 +163,8 @@ impl Reading<'_> {
             let Some(at) = chunks.find(seq) else { return Look::Encode(seq) };
             chunks.join_from(at, window);
             let Some(chunk) = chunks.chunk(at) else { return Look::Encode(seq) };
-            let (bytes, entries) = chunk.take(seq, self.budget, !self.took);
+            let least = if self.took { Least::Nothing } else { Least::One };
+            let (bytes, entries) = chunk.take(seq, self.budget, least);
             if entries == 0 {
                 return Look::Stop(ReadOutcome::More);
             }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use slab::Slab;
 
+use super::LiveWindow;
 use super::chunks::Chunks;
 use super::subscription::Unpark;
 use super::window::{Seq, Slot, Window};
@@ -37,7 +38,7 @@ pub(super) struct State {
     /// The head that is answered until the first publication.
     absent: Epoch,
     head: Offset,
-    live: bool,
+    live: LiveWindow,
     subscriptions: u32,
     /// Rises with everything that a parked reader must see: who parked in an earlier one has been unparked.
     pub(super) generation: u64,
@@ -77,7 +78,7 @@ impl State {
             since,
             absent: now.max(since),
             head: Offset(0),
-            live: false,
+            live: LiveWindow::Off,
             subscriptions: 0,
             generation: 1,
             parked: Slab::new(),
@@ -204,8 +205,8 @@ impl State {
         }
     }
 
-    pub(super) fn keep_live(&mut self, keep: bool) {
-        self.live = keep;
+    pub(super) fn keep_live(&mut self, live: LiveWindow) {
+        self.live = live;
     }
 
     pub(super) fn subscribed(&mut self) {

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::LiveWindow;
 use crate::defaults::{LIVE_WINDOW_BYTES, LIVE_WINDOW_COUNT, LIVE_WINDOW_TTL};
 use crate::item::{Entry, Item};
 use crate::limits::HistoryLimits;
@@ -112,8 +113,8 @@ impl Window {
         }
     }
 
-    /// Adds a publication, and drops what the limits then no longer keep. `live` says whether anyone is attached.
-    pub(super) fn push(&mut self, slot: Slot, live: bool) {
+    /// Adds a publication, and drops what the limits then no longer keep.
+    pub(super) fn push(&mut self, slot: Slot, live: LiveWindow) {
         let (cost, now) = (slot.item.cost(), slot.kept_since);
         self.slots.push_back(slot);
         self.history.bytes += cost;
@@ -127,7 +128,7 @@ impl Window {
     }
 
     /// Drops what neither the history nor the live window keeps at this time.
-    pub(super) fn trim(&mut self, now: Duration, live: bool) {
+    pub(super) fn trim(&mut self, now: Duration, live: LiveWindow) {
         let end = self.end();
         let mut history = self.history;
         while history.first < end && !self.keeps(&history, self.limits, now) {
@@ -138,7 +139,7 @@ impl Window {
             // The newest is kept whatever its size: a publication larger than the window must reach its readers.
             let young = self.age(window.first, now) < LIVE.ttl;
             let newest = window.first + 1 == end && young;
-            if live && (newest || self.keeps(&window, LIVE, now)) {
+            if live == LiveWindow::Kept && (newest || self.keeps(&window, LIVE, now)) {
                 break;
             }
             self.advance(&mut window);

@@ -18,7 +18,7 @@ use super::time::Time;
 use crate::broker::{Attached, Attachment, BrokerError, Direction, Page, PublishOptions, Published};
 use crate::defaults::{CHANNEL_MEMORY, IDEMPOTENCY_KEY_BYTES};
 use crate::item::Item;
-use crate::log::Log;
+use crate::log::{LiveWindow, Log};
 use crate::names::{ChannelName, Epoch, Position};
 
 /// Enough that two cores seldom meet on one lock, few enough that sweeping one is short.
@@ -105,7 +105,7 @@ impl Channels {
     ) -> Result<Attached, BrokerError> {
         let log = self.with_channel(name, |channel| {
             channel.attachments += 1;
-            channel.log.keep_live_window(true);
+            channel.log.keep_live_window(LiveWindow::Kept);
             channel.log.clone()
         })?;
         let guard = Detach { channels: self.clone(), channel: name.clone() };
@@ -270,7 +270,7 @@ impl Channels {
         if channel.attachments > 0 {
             return;
         }
-        channel.log.keep_live_window(false);
+        channel.log.keep_live_window(LiveWindow::Off);
         channel.log.expire(now);
         if channel.log.epoch().is_none() && channel.is_unused() {
             shard.remove(name);

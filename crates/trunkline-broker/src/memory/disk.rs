@@ -94,7 +94,7 @@ impl Disk {
         fs::create_dir_all(&folder).map_err(storage(&folder))?;
         make_private(&folder, 0o700).map_err(storage(&folder))?;
         let path = folder.join("lock");
-        let lock = private_file(&path, false).map_err(storage(&path))?;
+        let lock = private_file(&path, Content::Kept).map_err(storage(&path))?;
         match lock.try_lock() {
             Ok(()) => Ok(Disk { folder, _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(MemoryError::InUse { path: folder }),
@@ -194,7 +194,7 @@ fn check_version(path: &Path, version: u32) -> Result<(), MemoryError> {
 /// Writes beside the file, flushes, and renames; then flushes the folder, so that the name lasts too.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("new");
-    let mut file = private_file(&beside, true)?;
+    let mut file = private_file(&beside, Content::Emptied)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     drop(file);
@@ -205,9 +205,16 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
-fn private_file(path: &Path, empty: bool) -> io::Result<File> {
+/// What becomes of what a file has in it when it is opened.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Content {
+    Kept,
+    Emptied,
+}
+
+fn private_file(path: &Path, content: Content) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(empty);
+    options.read(true).write(true).create(true).truncate(content == Content::Emptied);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options.open(path)

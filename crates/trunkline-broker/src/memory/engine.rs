@@ -21,6 +21,13 @@ use crate::broker::{Answer, BrokerError, EngineState};
 use crate::defaults::{COUNTERS_INTERVAL, FENCE_BLOCK, SWEEP_TICK};
 use crate::names::{LeaseId, NodeId};
 
+/// Whether the clock and the fences are written again, so that a restart goes on above them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Record {
+    Due,
+    NotDue,
+}
+
 /// Everything that the handles of one memory broker share.
 pub(super) struct Engine {
     time: Arc<Time>,
@@ -231,8 +238,8 @@ impl Engine {
     }
 
     /// Writes what is due: values that have ended, and now and then the clock.
-    fn tidy_disk(&self, disk: &Disk, clock: bool) -> Result<(), BrokerError> {
-        if clock {
+    fn tidy_disk(&self, disk: &Disk, clock: Record) -> Result<(), BrokerError> {
+        if clock == Record::Due {
             let below = self.fences.lock().below;
             disk.store_counters(Counters::new(self.time.last_us(), below))?;
         }
@@ -262,13 +269,13 @@ impl Engine {
                 engine.channels.sweep(shard);
                 shard = (shard + 1) % shards;
                 let stale = engine.table().stale_disk;
-                let clock = since_clock >= COUNTERS_INTERVAL;
-                if engine.disk.is_none() || !(stale || clock) {
+                let clock = if since_clock >= COUNTERS_INTERVAL { Record::Due } else { Record::NotDue };
+                if engine.disk.is_none() || !(stale || clock == Record::Due) {
                     continue;
                 }
                 let work = engine.clone();
                 match engine.write(move |disk| work.tidy_disk(disk, clock)).await {
-                    Ok(()) if clock => since_clock = Duration::ZERO,
+                    Ok(()) if clock == Record::Due => since_clock = Duration::ZERO,
                     Ok(()) => {}
                     // Nothing that was promised is lost: what has ended would come back for one ttl.
                     Err(error) => tracing::warn!(%error, "the broker's files are behind; trying again"),

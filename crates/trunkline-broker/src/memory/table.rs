@@ -220,7 +220,7 @@ impl Table {
         if self.bytes - before + cost > self.limits.bytes {
             return Err(BrokerError::Full { what: "bytes of keyed values", limit: self.limits.bytes });
         }
-        if self.durable(&edit.key, *life == Life::Forever) {
+        if *life == Life::Forever || self.is_durable_key(&edit.key) {
             let before = current.filter(|value| self.is_durable(&edit.key, value));
             let before = before.map_or(0, |value| value.cost(&edit.key));
             if self.durable_bytes - before + cost > self.limits.durable_bytes {
@@ -277,7 +277,7 @@ impl Table {
             Life::Ttl(ttl) => StoredLife::TtlMs(to_ms(ttl)),
             Life::Lease(id) => self.stored_life(Lived::Lease(id)),
         };
-        let durable = self.durable(&edit.key, life == StoredLife::Forever);
+        let durable = life == StoredLife::Forever || self.is_durable_key(&edit.key);
         let fence = self.fence_after(&edit.key, edit.condition);
         durable.then(|| StoredValue { key: edit.key.clone(), value: value.clone(), fence, life })
     }
@@ -434,11 +434,12 @@ impl Table {
     }
 
     fn is_durable(&self, key: &str, value: &Value) -> bool {
-        self.durable(key, value.life == Lived::Forever)
+        value.life == Lived::Forever || self.is_durable_key(key)
     }
 
-    fn durable(&self, key: &str, forever: bool) -> bool {
-        forever || self.limits.durable_prefixes.iter().any(|prefix| key.starts_with(prefix.as_str()))
+    /// Durable whatever its life.
+    fn is_durable_key(&self, key: &str) -> bool {
+        self.limits.durable_prefixes.iter().any(|prefix| key.starts_with(prefix.as_str()))
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::super::{Cursor, Log, Missing, Piece, ReadOutcome};
+use super::super::{Cursor, LiveWindow, Log, Missing, Piece, ReadOutcome};
 use super::support::*;
 use crate::broker::Direction;
 use crate::defaults::{LIVE_WINDOW_BYTES, LIVE_WINDOW_COUNT, LIVE_WINDOW_TTL};
@@ -193,7 +193,7 @@ fn run(limits: HistoryLimits, steps: Vec<Step>) -> Result<(), TestCaseError> {
         limits,
         now: Duration::ZERO,
     };
-    log.keep_live_window(true);
+    log.keep_live_window(LiveWindow::Kept);
     let plain = Plain::default();
     let mut cursors = [log.locate(None).0; READERS];
     let mut serial = 0_u64;
@@ -215,7 +215,7 @@ fn run(limits: HistoryLimits, steps: Vec<Step>) -> Result<(), TestCaseError> {
                 model.trim();
             }
             Step::Live(live) => {
-                log.keep_live_window(live);
+                log.keep_live_window(if live { LiveWindow::Kept } else { LiveWindow::Off });
                 model.live = live;
             }
             Step::Read { reader, budget } => check_read(&log, &model, &mut cursors[reader], &plain, budget)?,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
-use super::super::{AttachVerdict, Cursor, Log, Missing, Piece, ReadOutcome};
+use super::super::{AttachVerdict, Cursor, LiveWindow, Log, Missing, Piece, ReadOutcome};
 use super::support::*;
 use crate::broker::Direction;
 use crate::defaults::{CHUNK_BYTES, LIVE_WINDOW_COUNT, LIVE_WINDOW_TTL};
@@ -252,7 +252,7 @@ fn the_live_window_ends_by_time_and_with_the_last_attachment() {
     assert!(log.is_empty());
     assert_eq!(drain(&log, &mut cursor, &plain).1, ReadOutcome::Gap { from: at(0), next: at(1) });
     publish(&log, "b");
-    log.keep_live_window(false);
+    log.keep_live_window(LiveWindow::Off);
     log.expire(Duration::ZERO);
     assert!(log.is_empty());
     assert_eq!(log.head(), at(2), "the pair stays");

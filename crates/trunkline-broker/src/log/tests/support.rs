@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
 
-use super::super::{Log, Stamp, Unpark};
+use super::super::{LiveWindow, Log, Stamp, Unpark};
 use crate::item::{Encode, Entry, Item, Variant};
 use crate::limits::HistoryLimits;
 use crate::names::{ChannelName, Epoch, Offset, Position};
@@ -21,7 +21,7 @@ pub(super) fn channel() -> ChannelName {
 
 pub(super) fn log() -> Arc<Log> {
     let log = Log::new(channel(), Epoch(10), Epoch(20));
-    log.keep_live_window(true);
+    log.keep_live_window(LiveWindow::Kept);
     Arc::new(log)
 }
 
