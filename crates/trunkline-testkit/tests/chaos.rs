@@ -112,10 +112,10 @@ async fn a_half_open_connection_stays_silent_until_it_is_cut() {
 #[tokio::test]
 async fn a_stalled_proxy_holds_back_and_goes_on() {
     let (proxy, mut stream, _tasks) = proxied(TcpFaults::default()).await;
-    proxy.stall(true);
+    proxy.stall();
     stream.write_all(b"x").await.unwrap();
     assert!(timeout(Duration::from_millis(50), stream.read_u8()).await.is_err());
-    proxy.stall(false);
+    proxy.go_on();
     assert_eq!(timeout(DEADLINE, stream.read_u8()).await.unwrap().unwrap(), b'x');
 }
 

@@ -144,9 +144,14 @@ impl TcpProxy {
         let _ = living.wait_for(|living| living.doomed == 0).await;
     }
 
-    /// Holds back all bytes of all connections, or lets them go on.
-    pub fn stall(&self, stalled: bool) {
-        self.shared.stalled.send_replace(stalled);
+    /// Holds back all bytes of all connections, until [`TcpProxy::go_on`].
+    pub fn stall(&self) {
+        self.shared.stalled.send_replace(true);
+    }
+
+    /// Lets all bytes go on.
+    pub fn go_on(&self) {
+        self.shared.stalled.send_replace(false);
     }
 
     /// How many connections it has accepted.

@@ -141,11 +141,11 @@ async fn a_half_open_connection_is_replaced_and_can_do_nothing_more() {
     let start = TestClient::start_request("alice", "");
     let started = old.start(start.clone()).await.unwrap();
     old.prove(started.fence).await.unwrap();
-    proxy.stall(true);
+    proxy.stall();
     let at = position(&started, "user:alice");
     let (mut new, resumed) = come_back(server.ready(), Way::TCP, again(&start, &started, vec![at])).await;
     assert_eq!(resumed.verdict(), Verdict::Resumed);
-    proxy.stall(false);
+    proxy.go_on();
     assert_eq!(old.close_code().await.unwrap(), 4301);
     let outcome = upstream.push_to_user("alice", "for the new one").await.unwrap();
     assert_eq!(outcome.outcome(), PushOutcome::OutcomeDelivered);
