@@ -31,6 +31,10 @@ const AUTH_DEADLINE: Duration = Duration::from_secs(5);
 /// When a client that was refused for load comes back.
 const RETRY_AFTER_MS: u32 = 1_000;
 
+/// Protocol 0: the highest number that a client may say it has acked. What it is sent next is numbered above, and no
+/// number on the wire reaches 2^53: this leaves as many as were ever taken.
+const MAX_ACKED: u64 = 1 << 52;
+
 /// Device and platform names are for policies and people; they are short.
 const MAX_NAME: usize = 128;
 
@@ -83,6 +87,7 @@ impl Start<'_> {
     async fn run(self) -> Result<(Arc<Session>, Fence), Ending> {
         self.check_names()?;
         let identity = self.authenticate().await?;
+        self.check_numbers()?;
         self.check_groups(&identity)?;
         let token = self.resume_token(&identity)?;
         let fence = self.fence().await?;
@@ -133,6 +138,15 @@ impl Start<'_> {
             let text = format!(
                 "device_id, platform and client have at most {MAX_NAME} bytes, no control characters"
             );
+            return Err(self.bad_request(text));
+        }
+        Ok(())
+    }
+
+    fn check_numbers(&self) -> Result<(), Ending> {
+        let acked = self.request.last_acked_seq_id;
+        if acked > MAX_ACKED {
+            let text = format!("last_acked_seq_id is {acked}: nobody was ever sent so many frames");
             return Err(self.bad_request(text));
         }
         Ok(())

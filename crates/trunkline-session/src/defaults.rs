@@ -65,6 +65,13 @@ pub const UNACKED_FRAMES: usize = 1000;
 /// Protocol 0: bytes kept for unacked frames before 4001.
 pub const UNACKED_BYTES: usize = 1 << 20;
 
+/// Protocol 0: frames kept beside those when a connection ends with its reply queue full: the queue's 1,024, and as
+/// many again, since a reply with its bound pushes is several frames there.
+pub const PARKED_FRAMES: usize = 2048;
+
+/// Protocol 0: their bytes: the queue's 1 MiB, and a frame of the largest size of each running call.
+pub const PARKED_BYTES: usize = (1 << 20) + RUNNING_CALLS * MAX_FRAME_SIZE as usize;
+
 /// Protocol 0: numbers reserved in the broker at once, so that another node starts above them. About as many as
 /// may be unacked: one reservation per window of deliveries.
 pub const SEQ_BLOCK: u64 = 1024;

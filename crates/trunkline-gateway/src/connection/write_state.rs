@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use trunkline_broker::{Cursor, Log, Piece, ReadOutcome, Subscription, Unpark};
 use trunkline_proto::wire::ChannelGap;
 use trunkline_proto::{Dialect, DownBody, DownFrame};
-use trunkline_session::protocol0::{down_for_protocol0, is_numbered};
+use trunkline_session::protocol0::{LedgerError, down_for_protocol0, is_numbered};
 use trunkline_session::{Channel, Ledger, Position, Protocol, Seq};
 use trunkline_transport::Framing;
 
@@ -243,7 +243,8 @@ impl WriteState {
             let is_kept = outgoing.numbering == Some(Numbering::Next);
             if is_kept {
                 self.outbox_bytes -= outgoing.bytes.len();
-                ledger.park(outgoing.bytes.clone());
+                // Where nothing more is kept for it, the client's next START is told so.
+                let _: Result<Seq, LedgerError> = ledger.park(outgoing.bytes.clone());
             }
             !is_kept
         });
@@ -254,7 +255,8 @@ impl WriteState {
         let Some(ledger) = &self.ledger else { return };
         let mut ledger = ledger.lock();
         for frame in down_for_protocol0(frame.clone()).iter().filter(|frame| is_numbered(frame)) {
-            ledger.park(self.form.dialect.encode_down(frame).into());
+            // As above.
+            let _: Result<Seq, LedgerError> = ledger.park(self.form.dialect.encode_down(frame).into());
         }
     }
 

@@ -5,12 +5,12 @@
 //! in which they leave, without holes. A publication is kept as 16 bytes that say where the log has it; only
 //! replies are kept as bytes. The ledger writes nothing and reads no log.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use trunkline_proto::wire::ChannelPosition;
 
-use crate::defaults::{SEQ_BLOCK, UNACKED_BYTES, UNACKED_FRAMES};
+use crate::defaults::{PARKED_BYTES, PARKED_FRAMES, SEQ_BLOCK, UNACKED_BYTES, UNACKED_FRAMES};
 use crate::ids::Seq;
 use crate::position::{Channel, Position};
 
@@ -28,6 +28,8 @@ pub struct Ledger {
     frames: VecDeque<Bytes>,
     channels: Vec<Delivery>,
     bytes: usize,
+    /// More waited for the client than is kept for it: the session cannot be resumed.
+    overrun: bool,
 }
 
 /// 16 bytes: where a publication is, or that it is the next of `frames`.
@@ -56,6 +58,8 @@ struct Delivery {
     epoch: u64,
     sent: u64,
     acked: u64,
+    /// How many entries name it: while there are any, its place is theirs.
+    entries: u32,
     /// The channel is still in this epoch, and still delivered.
     current: bool,
 }
@@ -72,6 +76,9 @@ pub enum LedgerError {
     /// An ack of a number that was never taken.
     #[error("number {0} was never sent")]
     Future(Seq),
+    /// What waited for the client was too much to be kept: its session cannot be resumed.
+    #[error("too much waited for the client: its session cannot be resumed")]
+    Overrun,
 }
 
 /// A frame to send again after a resume.
@@ -100,13 +107,16 @@ impl Ledger {
             frames: VecDeque::new(),
             channels: Vec::new(),
             bytes: 0,
+            overrun: false,
         }
     }
 
-    /// The end of the block to reserve in the broker now, while half of the last one is still there to take.
+    /// The end of the block to reserve in the broker now, while half of the last one is still there to take. `None`
+    /// also where no further number is left to reserve.
     pub fn wants(&self) -> Option<Seq> {
         let left = self.reserved.saturating_sub(self.last);
-        (left <= SEQ_BLOCK / 2).then(|| Seq(self.reserved.max(self.last).saturating_add(SEQ_BLOCK)))
+        let taken = self.reserved.max(self.last);
+        (left <= SEQ_BLOCK / 2 && taken < u64::MAX).then(|| Seq(taken.saturating_add(SEQ_BLOCK)))
     }
 
     /// The broker has it.
@@ -127,7 +137,7 @@ impl Ledger {
     /// Delivery of a channel begins, or goes on, here.
     pub fn attached(&mut self, channel: &Channel, position: Position) {
         let at = self.delivery(channel, position.epoch, position.offset);
-        let delivery = &mut self.channels[at];
+        let delivery = &mut self.channels[at as usize];
         delivery.sent = delivery.sent.max(position.offset);
     }
 
@@ -143,34 +153,46 @@ impl Ledger {
     pub fn begin_publication(&mut self, channel: &Channel, position: Position) -> Result<Seq, LedgerError> {
         self.may_take(size_of::<Entry>())?;
         let at = self.delivery(channel, position.epoch, 0);
-        self.channels[at].sent = position.offset;
-        self.bytes += size_of::<Entry>();
-        // `delivery` never makes more than u32::MAX channels: each is one that the session was on.
-        Ok(self.take(Entry { offset: position.offset, channel: at as u32, kind: Kind::Publication }))
+        self.channels[at as usize].sent = position.offset;
+        self.take(Entry { offset: position.offset, channel: at, kind: Kind::Publication }, size_of::<Entry>())
     }
 
     /// Takes the number of a reply or another frame of the reply queue. `bytes`: the encoded frame without number.
     pub fn begin_frame(&mut self, bytes: Bytes) -> Result<Seq, LedgerError> {
         self.may_take(bytes.len())?;
-        Ok(self.keep_frame(bytes, NO_CHANNEL, 0))
+        self.keep_frame(bytes, NO_CHANNEL, 0)
     }
 
     /// Takes the number of the error that stands for a gap; delivery goes on from `next`.
     pub fn begin_gap(&mut self, channel: &Channel, next: Position, bytes: Bytes) -> Result<Seq, LedgerError> {
         self.may_take(bytes.len())?;
         let at = self.delivery(channel, next.epoch, 0);
-        self.channels[at].sent = next.offset;
-        Ok(self.keep_frame(bytes, at as u32, next.offset))
+        self.channels[at as usize].sent = next.offset;
+        self.keep_frame(bytes, at, next.offset)
     }
 
-    /// A frame that was still queued when the connection ended: it is numbered now and sent on a resume. The queue
-    /// has a limit of its own, so this one asks for none.
-    pub fn park(&mut self, bytes: Bytes) -> Seq {
+    /// A frame that was still queued when the connection ended: it is numbered now and sent on a resume. Beside what
+    /// was sent there is room for what one connection can have queued. A client that comes back again and again and
+    /// acks nothing passes that: nothing is kept for it any more, and its session cannot be resumed.
+    pub fn park(&mut self, bytes: Bytes) -> Result<Seq, LedgerError> {
+        if self.overrun {
+            return Err(LedgerError::Overrun);
+        }
+        let fits = self.entries.len() < UNACKED_FRAMES + PARKED_FRAMES
+            && self.bytes + bytes.len() <= UNACKED_BYTES + PARKED_BYTES;
+        if !fits || self.last == u64::MAX {
+            self.overrun = true;
+            self.forget_entries();
+            return Err(LedgerError::Overrun);
+        }
         self.keep_frame(bytes, NO_CHANNEL, 0)
     }
 
     /// Frees everything up to `seq`; answers where that leaves the channels. A lower ack than before frees nothing.
     pub fn ack(&mut self, seq: Seq) -> Result<Vec<ChannelPosition>, LedgerError> {
+        if self.overrun {
+            return Err(LedgerError::Overrun);
+        }
         if seq.0 > self.last {
             return Err(LedgerError::Future(seq));
         }
@@ -184,6 +206,7 @@ impl Ledger {
             };
             if let Some(delivery) = self.channels.get_mut(entry.channel as usize) {
                 delivery.acked = entry.offset;
+                delivery.entries -= 1;
                 if !moved.contains(&entry.channel) {
                     moved.push(entry.channel);
                 }
@@ -197,7 +220,9 @@ impl Ledger {
     /// What was not acked, with its numbers, in their order: sent after START_RESP of a resume.
     pub fn replay(&self) -> impl Iterator<Item = (Seq, Replay)> {
         let mut frames = self.frames.iter();
-        (self.acked + 1..).zip(&self.entries).filter_map(move |(seq, entry)| {
+        let first = self.acked;
+        // Every entry has a number, so the sum is one that was taken.
+        (1..).zip(&self.entries).filter_map(move |(nth, entry)| {
             let replay = match entry.kind {
                 Kind::Frame => Replay::Frame(frames.next()?.clone()),
                 Kind::Publication => {
@@ -206,7 +231,7 @@ impl Ledger {
                     Replay::Publication { channel: delivery.channel.clone(), position }
                 }
             };
-            Some((Seq(seq), replay))
+            Some((Seq(first + nth), replay))
         })
     }
 
@@ -220,18 +245,22 @@ impl Ledger {
     /// was not acked.
     pub fn acked_positions(&self) -> Vec<ChannelPosition> {
         // Of a channel with several epochs the oldest that is not acked whole is where the loss would begin.
-        let mut positions: Vec<ChannelPosition> = Vec::new();
+        let mut oldest: BTreeMap<&str, &Delivery> = BTreeMap::new();
         for delivery in
             self.channels.iter().filter(|delivery| delivery.current || delivery.acked < delivery.sent)
         {
-            if !positions.iter().any(|position| *position.channel == *delivery.channel) {
-                positions.push(delivery.acked_position());
+            let known = oldest.entry(&delivery.channel).or_insert(delivery);
+            if delivery.epoch < known.epoch {
+                *known = delivery;
             }
         }
-        positions
+        oldest.values().map(|delivery| delivery.acked_position()).collect()
     }
 
     fn may_take(&self, bytes: usize) -> Result<(), LedgerError> {
+        if self.overrun {
+            return Err(LedgerError::Overrun);
+        }
         // An empty ledger takes anything: the largest reply must be deliverable.
         let full = self.entries.len() >= UNACKED_FRAMES || self.bytes + bytes > UNACKED_BYTES;
         if full && !self.entries.is_empty() {
@@ -240,31 +269,63 @@ impl Ledger {
         if self.last >= self.reserved { Err(LedgerError::NotReserved) } else { Ok(()) }
     }
 
-    fn keep_frame(&mut self, bytes: Bytes, channel: u32, offset: u64) -> Seq {
-        self.bytes += bytes.len();
+    fn keep_frame(&mut self, bytes: Bytes, channel: u32, offset: u64) -> Result<Seq, LedgerError> {
+        let kept = bytes.len();
+        let seq = self.take(Entry { offset, channel, kind: Kind::Frame }, kept)?;
         self.frames.push_back(bytes);
-        self.take(Entry { offset, channel, kind: Kind::Frame })
+        Ok(seq)
     }
 
-    fn take(&mut self, entry: Entry) -> Seq {
+    fn take(&mut self, entry: Entry, bytes: usize) -> Result<Seq, LedgerError> {
+        // No session gets there by sending: START takes no ack beyond half of what JSON can count.
+        self.last = self.last.checked_add(1).ok_or(LedgerError::Full)?;
+        self.bytes += bytes;
+        if let Some(delivery) = self.channels.get_mut(entry.channel as usize) {
+            delivery.entries += 1;
+        }
         self.entries.push_back(entry);
-        self.last += 1;
-        Seq(self.last)
+        Ok(Seq(self.last))
     }
 
     /// The place of a channel in its epoch. A new epoch ends the channel's delivery in the last one.
-    fn delivery(&mut self, channel: &Channel, epoch: u64, from: u64) -> usize {
+    fn delivery(&mut self, channel: &Channel, epoch: u64, from: u64) -> u32 {
         let found = self.channels.iter().position(|known| known.channel == *channel && known.epoch == epoch);
-        if let Some(at) = found {
-            self.channels[at].current = true;
-            return at;
+        for known in self.channels.iter_mut().filter(|known| known.channel == *channel) {
+            known.current = false;
         }
-        for old in self.channels.iter_mut().filter(|known| known.channel == *channel) {
-            old.current = false;
+        let at = found.unwrap_or_else(|| {
+            let new = Delivery {
+                channel: channel.clone(),
+                epoch,
+                sent: from,
+                acked: from,
+                entries: 0,
+                current: true,
+            };
+            // A client that comes and goes must not make the list longer with every channel it leaves.
+            match self.channels.iter().position(|known| !known.current && known.entries == 0) {
+                Some(free) => {
+                    self.channels[free] = new;
+                    free
+                }
+                None => {
+                    self.channels.push(new);
+                    self.channels.len() - 1
+                }
+            }
+        });
+        self.channels[at].current = true;
+        // Places are reused, so there are no more than channels at once and unacked frames together: far below 2^32.
+        at as u32
+    }
+
+    fn forget_entries(&mut self) {
+        self.entries = VecDeque::new();
+        self.frames = VecDeque::new();
+        self.bytes = 0;
+        for delivery in &mut self.channels {
+            delivery.entries = 0;
         }
-        let channel = channel.clone();
-        self.channels.push(Delivery { channel, epoch, sent: from, acked: from, current: true });
-        self.channels.len() - 1
     }
 
     /// Entries name channels by their place, so places can only go when there is no entry.
@@ -343,7 +404,7 @@ mod tests {
             ledger.begin_publication(&channel, at(1)),
             ledger.begin_frame(frame("heartbeat")),
             ledger.begin_gap(&channel, at(9), frame("gap")),
-            Ok(ledger.park(frame("reply"))),
+            ledger.park(frame("reply")),
         ];
         assert_eq!(taken, [1, 2, 3, 4, 5].map(|n| Ok(Seq(n))));
         assert_eq!(ledger.sent_positions(), [at(9).to_wire("all")]);
@@ -372,6 +433,72 @@ mod tests {
         assert_eq!(by_bytes.begin_publication(&channel, at(1)), Err(LedgerError::Full));
         by_bytes.ack(Seq(1)).unwrap();
         assert_eq!(by_bytes.begin_frame(large), Ok(Seq(2)));
+    }
+
+    #[test]
+    fn a_client_that_comes_back_and_never_acks_is_not_kept_for() {
+        let mut ledger = ledger();
+        let reply = Bytes::from(vec![0; UNACKED_BYTES]);
+        assert_eq!(ledger.begin_frame(reply.clone()), Ok(Seq(1)));
+        let mut parked = 0;
+        while let Ok(seq) = ledger.park(reply.clone()) {
+            parked += 1;
+            assert_eq!(seq, Seq(parked + 1));
+            assert!(ledger.bytes <= UNACKED_BYTES + PARKED_BYTES);
+        }
+        assert_eq!(parked, (PARKED_BYTES / UNACKED_BYTES) as u64);
+        // It costs nothing from here on, and no ack brings it back: the next START begins a session.
+        assert_eq!((ledger.bytes, ledger.replay().count()), (0, 0));
+        assert_eq!(ledger.park(Bytes::new()), Err(LedgerError::Overrun));
+        assert_eq!(ledger.begin_frame(Bytes::new()), Err(LedgerError::Overrun));
+        assert_eq!(ledger.ack(Seq(1)), Err(LedgerError::Overrun));
+
+        let mut by_count = self::ledger();
+        let parked = std::iter::from_fn(|| by_count.park(Bytes::new()).ok()).count();
+        assert_eq!(parked, UNACKED_FRAMES + PARKED_FRAMES);
+    }
+
+    #[test]
+    fn what_overran_still_says_where_the_client_stands() {
+        let channel = Channel::from("user:alice");
+        let mut ledger = ledger();
+        ledger.attached(&channel, at(4));
+        ledger.begin_publication(&channel, at(5)).unwrap();
+        ledger.ack(Seq(1)).unwrap();
+        ledger.begin_publication(&channel, at(6)).unwrap();
+        while ledger.park(Bytes::from(vec![0; UNACKED_BYTES])).is_ok() {}
+        assert_eq!(ledger.acked_positions(), [at(5).to_wire("user:alice")]);
+    }
+
+    #[test]
+    fn channels_that_come_and_go_leave_nothing_behind_a_frame_that_is_not_acked() {
+        let mut ledger = ledger();
+        let kept = Channel::from("user:alice");
+        ledger.attached(&kept, at(1));
+        ledger.begin_publication(&kept, at(2)).unwrap();
+        for n in 0..10_000 {
+            let channel = Channel::from(format!("room:{n}"));
+            ledger.attached(&channel, at(n));
+            if n % 1000 == 0 {
+                ledger.begin_publication(&channel, at(n + 1)).unwrap();
+            }
+            ledger.left(&channel);
+        }
+        assert!(ledger.channels.len() <= 12, "{} places", ledger.channels.len());
+        let replayed: Vec<_> = ledger.replay().collect();
+        assert_eq!(replayed[0], (Seq(1), publication(&kept, 2)));
+        assert_eq!(replayed[10], (Seq(11), publication(&Channel::from("room:9000"), 9001)));
+    }
+
+    #[test]
+    fn numbers_end_without_an_overflow() {
+        let mut ledger = Ledger::new(Seq(u64::MAX - 1), Seq(0));
+        assert_eq!(ledger.wants(), Some(Seq(u64::MAX)));
+        ledger.reserved(Seq(u64::MAX));
+        assert_eq!(ledger.wants(), None, "nothing is left to reserve");
+        assert_eq!(ledger.begin_frame(Bytes::from_static(b"last")), Ok(Seq(u64::MAX)));
+        assert_eq!(ledger.replay().count(), 1);
+        assert_eq!(ledger.park(Bytes::new()), Err(LedgerError::Overrun));
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod world;
 mod calls;
 mod client;
 mod hostile;
+mod ledger;
 mod live;
 mod model;
 mod start;

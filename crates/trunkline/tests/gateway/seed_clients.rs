@@ -108,6 +108,24 @@ async fn a_resume_of_a_session_that_is_gone_says_410_and_goes_on_above() {
 }
 
 #[tokio::test]
+async fn a_number_that_nobody_was_sent_is_refused_and_costs_nothing() {
+    let (server, _upstream) = open_server().await;
+    for acked in [u64::MAX, u64::MAX - 1, 1 << 53] {
+        let mut client = server.connect(Way::TCP).await.unwrap();
+        let response = client.start(seed_start("max", acked)).await.unwrap();
+        assert_eq!((response.success, response.error.unwrap().error_code), (false, 400), "{acked}");
+        client.closed().await.unwrap();
+    }
+    let (mut client, start) = started(&server, Way::TCP, "max", 1 << 52).await;
+    assert_eq!(start.seq_id, (1 << 52) + 1);
+    client.send(&call_frame(2, 1, "echo", &[], "")).await.unwrap();
+    assert_eq!(client.frame().await.unwrap().seq_id, (1 << 52) + 2);
+    // What was left over at a cut is numbered too.
+    drop(client);
+    crate::common::client(&server, "bob").await.call("echo", "").await.unwrap();
+}
+
+#[tokio::test]
 async fn c13_a_restarted_seed_app_begins_anew() {
     let (server, upstream) = open_server().await;
     let (mut app, _) = started(&server, Way::TCP, "app", 0).await;

@@ -18,7 +18,7 @@ impl From<LedgerError> for Pending {
     fn from(error: LedgerError) -> Self {
         match error {
             LedgerError::NotReserved => Pending::NotReserved,
-            LedgerError::Full | LedgerError::Future(_) => Pending::Unacked,
+            LedgerError::Full | LedgerError::Overrun | LedgerError::Future(_) => Pending::Unacked,
         }
     }
 }
