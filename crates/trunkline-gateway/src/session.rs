@@ -627,13 +627,14 @@ impl Inner {
             && response.success
             && !is_numbered(frame)
         {
-            let frames = self.unacked(&ledger.lock(), link.handle.form());
-            link.handle.send_again(frames);
+            // Neither a connection's write state nor a log is looked into while the ledger is held: they come first.
+            let unacked: Vec<_> = ledger.lock().replay().collect();
+            link.handle.send_again(self.encoded(unacked, link.handle.form()));
         }
     }
 
     /// What a resumed seed client has not acked, as bytes: replies as they were, publications from their logs.
-    fn unacked(&self, ledger: &Ledger, form: WireForm) -> Vec<(Seq, Bytes)> {
+    fn encoded(&self, unacked: Vec<(Seq, Replay)>, form: WireForm) -> Vec<(Seq, Bytes)> {
         let body = |replay| match replay {
             Replay::Frame(bytes) => bytes,
             Replay::Publication { channel, position } => {
@@ -643,7 +644,7 @@ impl Inner {
                 )
             }
         };
-        ledger.replay().map(|(seq, replay)| (seq, body(replay))).collect()
+        unacked.into_iter().map(|(seq, replay)| (seq, body(replay))).collect()
     }
 
     /// Channels begin behind what was queued before: the reply that names their position goes out first.
