@@ -10,10 +10,11 @@ use trunkline_session::Channel;
 use trunkline_session::position::is_implicit_name;
 
 use crate::auth::May;
-use crate::encode::publication_size;
+use crate::encode::{publication_exceeds_as_json, publication_size};
 use crate::gateway::Node;
 use crate::session::{Attached, Session, error_message, to_session};
 use crate::upstream::Upstreams;
+use crate::words::cut_error;
 
 /// A channel's name from the wire.
 pub(crate) fn channel_name(channel: &str) -> Result<ChannelName, ErrorMessage> {
@@ -86,7 +87,7 @@ async fn authorized_upstream(
     let answer = upstreams.authorize(&session.caller(), channel, what.as_str()).await;
     let answer = answer.map_err(|status| Refusal::Unanswered(error_message(&status)))?;
     match answer.error {
-        Some(error) if !answer.allowed && !error.error_message.is_empty() => Err(Refusal::Denied(error)),
+        Some(error) if !answer.allowed && !error.error_message.is_empty() => Err(Refusal::Denied(cut_error(error))),
         _ => Ok(answer.allowed),
     }
 }
@@ -100,6 +101,7 @@ pub(crate) async fn publish(
     idempotency_key: Option<Arc<str>>,
 ) -> Result<Position, ErrorMessage> {
     check_size(node, publication_size(channel, &sender, &data))?;
+    check_json(node, |limit| publication_exceeds_as_json(channel, &sender, &data, limit))?;
     let name = channel_name(channel)?;
     let options = PublishOptions { limits: node.options().history(channel), idempotency_key };
     let published = node.broker.publish(&name, Item::publication(sender, data), options).await;
@@ -113,6 +115,17 @@ pub(crate) fn check_size(node: &Node, frame: usize) -> Result<(), ErrorMessage> 
     let limit = node.options().session.max_frame_size as usize;
     if frame > limit {
         let text = format!("its frame would have {frame} bytes, and {limit} are the most");
+        return Err(ErrorCode::TooLarge.message(text));
+    }
+    Ok(())
+}
+
+/// What subscribers receive as JSON may be longer: a client that is sent more than it takes would drop the connection,
+/// come back, and be sent the same again.
+pub(crate) fn check_json(node: &Node, exceeds: impl FnOnce(usize) -> bool) -> Result<(), ErrorMessage> {
+    let limit = node.options().session.max_frame_size_down as usize;
+    if exceeds(limit) {
+        let text = format!("as JSON its frame would have more than {limit} bytes");
         return Err(ErrorCode::TooLarge.message(text));
     }
     Ok(())

@@ -113,6 +113,39 @@ pub(crate) fn publication_size(channel: &str, sender: &str, data: &Bytes) -> usi
     frame_size(channel, PushType::PushPublication, body.encoded_len())
 }
 
+/// Would the push's frame as JSON be longer than `limit`? Nearly none can be, which is seen without encoding it.
+pub(crate) fn push_exceeds_as_json(channel: &str, response: &BusinessResponse, limit: usize) -> bool {
+    let BusinessResponse { message, msg_type, title, content, metadata, data, code: _ } = response;
+    let of_metadata: usize = metadata.iter().map(|(key, value)| key.len() + value.len() + 1).sum();
+    let text = channel.len() + message.len() + msg_type.len() + title.len() + content.len() + of_metadata;
+    json_at_most(text, data.len()) > limit
+        && json_size(channel, DownBody::BusinessData(response.clone())) > limit
+}
+
+/// As [`push_exceeds_as_json`], for a publication by `sender`.
+pub(crate) fn publication_exceeds_as_json(channel: &str, sender: &str, data: &Bytes, limit: usize) -> bool {
+    let body = || Publication {
+        offset: 0,
+        data: data.clone(),
+        timestamp: LARGEST.cast_signed(),
+        sender: sender.to_owned(),
+    };
+    json_at_most(channel.len() + sender.len(), data.len()) > limit
+        && json_size(channel, DownBody::Publication(body())) > limit
+}
+
+/// No frame of so much text and data is longer: the worst of texts are control characters, written as six bytes
+/// (\u0001), and data that is no JSON is base64.
+fn json_at_most(text: usize, data: usize) -> usize {
+    const AROUND: usize = 512;
+    AROUND + 6 * text + data.div_ceil(3) * 4
+}
+
+fn json_size(channel: &str, body: DownBody) -> usize {
+    let position = ChannelPosition { channel: channel.to_owned(), epoch: LARGEST, offset: LARGEST };
+    Dialect::Json.encode_down(&DownFrame::publication(position, body)).len()
+}
+
 fn frame_size(channel: &str, kind: PushType, body: usize) -> usize {
     let around = ServerPush {
         r#type: kind as i32,
@@ -179,6 +212,29 @@ mod tests {
             Protocol::Seed => DownFrame { seq_id: u64::MAX, ..seed_publication(&channel, entry) },
         };
         Dialect::Protobuf.encode_down(&frame).len()
+    }
+
+    #[test]
+    fn what_json_makes_of_a_push_is_never_underestimated() {
+        let worst = "\u{1}".repeat(2_000);
+        let metadata = (0..50).map(|n| (format!("{n}"), String::new())).collect();
+        let text = BusinessResponse { code: i32::MIN, content: worst, metadata, ..Default::default() };
+        let data = BusinessResponse { data: vec![0xff; 20_000].into(), ..Default::default() };
+        for response in [text, data, BusinessResponse::default()] {
+            let size = json_size("room:1", DownBody::BusinessData(response.clone()));
+            assert!(!push_exceeds_as_json("room:1", &response, size));
+            assert!(push_exceeds_as_json("room:1", &response, size - 1));
+        }
+        let data = Bytes::from(vec![0xff; 20_000]);
+        let body = Publication {
+            data: data.clone(),
+            timestamp: LARGEST.cast_signed(),
+            sender: "alice".into(),
+            offset: 0,
+        };
+        let size = json_size("room:1", DownBody::Publication(body));
+        assert!(!publication_exceeds_as_json("room:1", "alice", &data, size));
+        assert!(publication_exceeds_as_json("room:1", "alice", &data, size - 1));
     }
 
     #[test]

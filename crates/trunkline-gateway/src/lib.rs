@@ -23,6 +23,7 @@ mod start;
 mod stats;
 mod tracked;
 pub mod upstream;
+mod words;
 pub mod zone;
 
 pub use connection::Refusal;

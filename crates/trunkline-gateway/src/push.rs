@@ -13,8 +13,8 @@ use trunkline_service::{ContextError, Push, PushOutcome, SyncHint, Target};
 use trunkline_session::ClientSeq;
 use trunkline_session::engine::{BindAnswer, BindHint, BindTarget, BoundPush};
 
-use crate::channels::{broker_error, check_size};
-use crate::encode::push_size;
+use crate::channels::{broker_error, check_json, check_size};
+use crate::encode::{push_exceeds_as_json, push_size};
 use crate::gateway::Node;
 use crate::session::{Session, to_session};
 
@@ -179,6 +179,7 @@ fn check_push(
     key: &str,
 ) -> Result<(), ContextError> {
     check_size(node, push_size(channel, response.encoded_len())).map_err(from_message)?;
+    check_json(node, |limit| push_exceeds_as_json(channel, response, limit)).map_err(from_message)?;
     if key.len() > MAX_KEY {
         let text = format!("an idempotency_key has at most {MAX_KEY} bytes");
         return Err(error(ErrorCode::BadRequest.name(), text));

@@ -24,6 +24,7 @@ use crate::encode::WireForm;
 use crate::gateway::Node;
 use crate::hub::Admission;
 use crate::session::{Attached, NewSession, Session, Stands};
+use crate::words::cut_error;
 
 /// An authenticator that is no faster does not answer.
 const AUTH_DEADLINE: Duration = Duration::from_secs(5);
@@ -34,6 +35,13 @@ const RETRY_AFTER_MS: u32 = 1_000;
 /// Protocol 0: the highest number that a client may say it has acked. What it is sent next is numbered above, and no
 /// number on the wire reaches 2^53: this leaves as many as were ever taken.
 const MAX_ACKED: u64 = 1 << 52;
+
+/// A client may also list what it knows of a former session: its own channel, and groups that it is no longer in.
+const MAX_FORMER_CHANNELS: usize = 256;
+
+/// START_RESP has a channel's name up to three times (its position, its gap and the gap's end), and JSON may double
+/// it by escapes: six, and two more for all the rest.
+const NAMES_IN_ANSWER: usize = 8;
 
 /// Device and platform names are for policies and people; they are short.
 const MAX_NAME: usize = 128;
@@ -88,6 +96,7 @@ impl Start<'_> {
         self.check_names()?;
         let identity = self.authenticate().await?;
         self.check_numbers()?;
+        self.check_positions()?;
         self.check_groups(&identity)?;
         let token = self.resume_token(&identity)?;
         let fence = self.fence().await?;
@@ -115,7 +124,8 @@ impl Start<'_> {
 
     /// Sends the refusal and says how the connection ends.
     fn refuse(&self, error: ErrorMessage, ending: Ending) -> Ending {
-        let response = StartResponse { success: false, error: Some(error), ..StartResponse::default() };
+        let error = Some(cut_error(error));
+        let response = StartResponse { success: false, error, ..StartResponse::default() };
         let frame = DownFrame::new(self.msg_id, DownBody::StartResp(response));
         self.handle.send(&frame);
         ending
@@ -147,6 +157,25 @@ impl Start<'_> {
         let acked = self.request.last_acked_seq_id;
         if acked > MAX_ACKED {
             let text = format!("last_acked_seq_id is {acked}: nobody was ever sent so many frames");
+            return Err(self.bad_request(text));
+        }
+        Ok(())
+    }
+
+    /// What a START lists is answered channel by channel, so a list that no session can have had would be answered
+    /// with a frame that no client takes.
+    fn check_positions(&self) -> Result<(), Ending> {
+        let config = &self.node.session_config;
+        let positions = &self.request.positions;
+        let most = config.channels + MAX_FORMER_CHANNELS;
+        if positions.len() > most {
+            let text = format!("{} positions: a session has at most {most}", positions.len());
+            return Err(self.bad_request(text));
+        }
+        let bytes: usize = positions.iter().map(|position| position.channel.len()).sum();
+        let most = config.max_frame_size_down as usize / NAMES_IN_ANSWER;
+        if bytes > most {
+            let text = format!("the names in positions have {bytes} bytes, and {most} are the most");
             return Err(self.bad_request(text));
         }
         Ok(())

@@ -18,6 +18,7 @@ use trunkline_transport::{ConnectionInfo, Framing, Protocol as TransportProtocol
 
 use super::write_state::WriteState;
 use crate::encode::WireForm;
+use crate::words::cut;
 
 /// Why a connection ends, as its client is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,14 +30,14 @@ pub(crate) struct Ending {
 
 impl Ending {
     pub(crate) fn new(code: CloseCode, reason: impl Into<String>) -> Self {
-        Ending { code, reason: reason.into(), reconnect_after_ms: 0 }
+        Ending { code, reason: cut(reason.into()), reconnect_after_ms: 0 }
     }
 
     /// As an engine says it.
     pub(crate) fn from_notice(notice: &CloseNotice) -> Self {
         Ending {
             code: CloseCode::from_number(notice.code).unwrap_or(CloseCode::Internal),
-            reason: notice.reason.clone(),
+            reason: cut(notice.reason.clone()),
             reconnect_after_ms: notice.reconnect_after_ms,
         }
     }

@@ -2,11 +2,14 @@
 //! one byte more is refused before anything is promised.
 
 use anyhow::Result;
-use trunkline_proto::wire::{BusinessResponse, ChannelPosition, Publication, PublishRequest};
+use trunkline_gateway::auth::{Identity, sign_hs256};
+use trunkline_proto::wire::{BusinessResponse, ChannelPosition, Publication, PublishRequest, StartRequest};
 use trunkline_proto::{Dialect, DownBody, DownFrame, UpBody, UpFrame};
 use trunkline_service::{ContextError, Push, PushOutcome, SyncHint, Target};
 
-use crate::support::{Node, next_push, within};
+use trunkline_testkit::TestClient;
+
+use crate::support::{KEY, Node, next_push, within};
 
 /// Small, so that a client's own frame of that many bytes is no matter.
 const MAX_FRAME: u32 = 2_000;
@@ -109,4 +112,67 @@ async fn a_push_is_one_frame_or_refused_whatever_its_hint() -> Result<()> {
     assert_eq!(answer, Ok(PushOutcome::Delivered));
     assert_eq!(next_push(&mut client, "user:alice").await?.data.len(), room);
     node.stop(client).await
+}
+
+#[tokio::test]
+async fn a_push_that_is_too_long_as_json_is_refused() -> Result<()> {
+    let node = Node::start().await?;
+    let client = node.client("alice").await?;
+    let context = node.gateway.context();
+    let push = |content: &str, hint| Push { content: content.into(), hint, ..Push::default() };
+    let user = || Target::User("alice".into());
+    // Six bytes each as JSON, one as protobuf.
+    let escaped = "\u{1}".repeat(400 << 10);
+    for hint in [SyncHint::Immediately, SyncHint::AfterResponse] {
+        is_too_large(&context.push(user(), push(&escaped, hint)).await);
+    }
+    is_too_large(&context.broadcast(None, push(&escaped, SyncHint::Immediately)).await);
+    let plain = "x".repeat(400 << 10);
+    let answer = context.push(user(), push(&plain, SyncHint::Immediately)).await;
+    assert_eq!(answer, Ok(PushOutcome::Delivered));
+    node.stop(client).await
+}
+
+#[tokio::test]
+async fn what_a_service_has_to_say_of_a_disconnection_is_cut() -> Result<()> {
+    let node = Node::start().await?;
+    let mut client = node.client("alice").await?;
+    let context = node.gateway.context();
+    assert_eq!(context.disconnect(Target::User("alice".into()), 0, &"x".repeat(1 << 20)).await, Ok(1));
+    let (notice, _) = client.closed().await?;
+    assert_eq!(notice.map(|notice| (notice.code, notice.reason.len())), Some((4304, 1024)));
+    node.stop(client).await
+}
+
+#[tokio::test]
+async fn a_start_lists_no_more_channels_than_its_answer_can_carry() -> Result<()> {
+    let node = Node::start().await?;
+    let start = |count: usize, length: usize| {
+        let positions = (0..count).map(|n| {
+            let n = n.to_string();
+            // As JSON each quote is two bytes.
+            let channel = format!("{n}{}", "\"".repeat(length - n.len()));
+            ChannelPosition { channel, epoch: LARGEST, offset: 1 }
+        });
+        let positions = positions.collect();
+        let identity = Identity { user: "alice".into(), ..Identity::default() };
+        let token = sign_hs256(KEY, &identity);
+        token.map(|token| StartRequest { positions, ..TestClient::start_request("alice", &token) })
+    };
+    for (count, length) in [(20_000, 5), (1_281, 5), (1_280, 250), (1, 300_000)] {
+        let mut client = node.connect().await?;
+        let response = client.start(start(count, length)?).await?;
+        assert_eq!(response.error.map(|error| error.error_code), Some(400), "{count} of {length}");
+        client.closed().await?;
+    }
+    for dialect in [Dialect::Protobuf, Dialect::Json] {
+        for (count, length) in [(1_280, 200), (1_020, 255), (1_280, 5)] {
+            let mut client = TestClient::connect_tcp(node.tcp, dialect).await?;
+            let response = client.start(start(count, length)?).await?;
+            assert!(response.success, "{count} of {length}: {:?}", response.error);
+            assert_eq!(response.positions.len() + response.refused.len(), count + 4, "each is answered");
+            assert!(client.bytes_received <= 2 << 20, "{} bytes", client.bytes_received);
+        }
+    }
+    node.stop(()).await
 }
