@@ -43,6 +43,8 @@ pub(crate) struct Calls {
     highest: Option<ClientSeq>,
     /// When this session began, its client had sent calls up to this number to a former one.
     sent_before: ClientSeq,
+    /// The highest number that came on a connection of this session: what a client need not send again.
+    received: ClientSeq,
     waiting: VecDeque<ClientSeq>,
     /// Outstanding calls with `x-order: request`, by number.
     ordered: BTreeSet<ClientSeq>,
@@ -91,6 +93,7 @@ impl Calls {
             highest: None,
             sent_before: ClientSeq(0),
             waiting: VecDeque::new(),
+            received: ClientSeq(0),
             ordered: BTreeSet::new(),
             running: 0,
             outstanding: 0,
@@ -103,7 +106,7 @@ impl Calls {
 
     /// `StartResponse.last_client_seq`.
     pub(crate) fn last_client_seq(&self) -> u64 {
-        self.highest.map_or(0, |seq| seq.0)
+        self.received.0
     }
 
     /// The session is new: calls up to this number went to a former one, if anywhere.
@@ -121,6 +124,9 @@ impl Calls {
         let hash = replies::content_hash(&arrival.request);
         match self.slots.get(&arrival.seq) {
             Some(slot) if slot.hash() != hash => {
+        if self.highest.is_none_or(|highest| arrival.seq.0 <= highest.0.saturating_add(1)) {
+            self.received = self.received.max(arrival.seq);
+        }
                 let error = ErrorCode::SeqReused.message("this call number was used with other content");
                 cx.send(replies::error_frame(arrival.msg_id, arrival.seq, error));
             }
@@ -433,7 +439,8 @@ impl Calls {
 
     /// The session is over: nothing that waits will run, nothing is kept.
     pub(crate) fn clear(&mut self) {
-        *self = Calls { highest: self.highest, ..Calls::new(self.budget.clone()) };
+        let (highest, received) = (self.highest, self.received);
+        *self = Calls { highest, received, ..Calls::new(self.budget.clone()) };
     }
 }
 
