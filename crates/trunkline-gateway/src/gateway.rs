@@ -7,7 +7,7 @@ mod waiting;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
@@ -70,6 +70,8 @@ pub(crate) struct Node {
     pub(crate) events: Events,
     pub(crate) stats: Stats,
     pub(crate) reply_budget: ReplyBudget,
+    /// Whether room for replies is being made.
+    pub(crate) making_room: AtomicBool,
     call_rate: ArcSwapOption<CallRate>,
     waiting: Waiting,
     lease: KeptLease,
@@ -99,6 +101,7 @@ impl Gateway {
         let node = Arc::new(Node {
             session_config: Arc::new(options.session.clone()),
             reply_budget: ReplyBudget::new(options.reply_cache_bytes),
+            making_room: AtomicBool::new(false),
             call_rate: ArcSwapOption::new(options.calls.map(CallRate::new).map(Arc::new)),
             services: Services::new(upstreams),
             hub: Hub::default(),

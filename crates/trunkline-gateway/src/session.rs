@@ -11,11 +11,13 @@ mod jobs;
 mod membership;
 mod operations;
 mod refresh;
+mod replies;
 mod waiters;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use trunkline_session::protocol0::{Replay, is_numbered, lost_publication};
+use std::time::Duration;
+use trunkline_session::protocol0::{Acked, Replay, is_numbered, lost_publication};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
@@ -24,8 +26,8 @@ use trunkline_proto::wire::{ChannelPosition, CloseNotice, ErrorMessage};
 use trunkline_proto::{CloseCode, DecodeError, DownBody, DownFrame, UpFrame};
 use trunkline_service::{Caller, SessionEvent};
 use trunkline_session::engine::{
-    Answer, BindAnswer, BoundPush, CallRequest, ChannelKind, Event, Input, OperationId, Output, Pressure,
-    SentPositions, StartAccepted, StartFacts, TokenlessStart,
+    Answer, BindAnswer, BoundPush, CallRequest, ChannelKind, Event, GiveUp, Input, OperationId, Output,
+    Pressure, SentPositions, StartAccepted, StartFacts, TokenlessStart,
 };
 use trunkline_session::{
     ByChannel, Channel, ClientSeq, ConnectionId, Engine, Fence, Ledger, Position, Protocol, Seq, SessionId,
@@ -199,6 +201,16 @@ impl Session {
     /// The connection that holds the session, if one does.
     pub(crate) fn connection(&self) -> Option<ConnectionId> {
         self.inner.lock().link.as_ref().map(|link| link.handle.id)
+    /// See [`Engine::cached_since`].
+    pub(crate) fn cached_since(&self) -> Option<Duration> {
+        self.inner.lock().engine.cached_since()
+    }
+
+    /// See [`Engine::give_up_replies`].
+    pub(crate) fn give_up_replies(&self, which: GiveUp) {
+        self.inner.lock().engine.give_up_replies(which);
+    }
+
     }
 
     pub(crate) fn identity(&self) -> Identity {
@@ -494,7 +506,10 @@ impl Session {
         for effect in effects {
             match effect {
                 Effect::Call(call) => operations::spawn_call(node, self, *call),
-                Effect::CallRefused => node.stats.calls_refused.one(),
+                Effect::CallRefused => {
+                    node.stats.calls_refused.one();
+                    replies::make_room(node);
+                }
                 Effect::Job(job) => self.jobs.add(node, self, job),
                 Effect::LetGo(channels) => drop(channels),
                 Effect::Leave(channel) => self.jobs.add(node, self, Job::Leave(channel)),
@@ -554,7 +569,9 @@ impl Inner {
             Output::AckedSeq(seq) => {
                 // The engine has judged the number already, so it is one that was taken.
                 let acked = self.ledger.as_ref().and_then(|ledger| ledger.lock().ack(seq).ok());
-                self.waiters.acked(&acked.unwrap_or_default());
+                let Acked { positions, answers } = acked.unwrap_or_default();
+                self.engine.answers_acked(&answers);
+                self.waiters.acked(&positions);
             }
             Output::Close { connection, notice } => {
                 let is_ours = self.link.as_ref().is_some_and(|link| link.handle.id == connection);

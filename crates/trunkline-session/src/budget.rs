@@ -27,6 +27,16 @@ impl ReplyBudget {
         self.used() < self.0.limit
     }
 
+    /// Is so much cached that room should be made, before calls have to be refused?
+    pub fn is_short(&self) -> bool {
+        self.used() > self.0.limit - self.0.limit / 8
+    }
+
+    /// Has enough room been made? Half as much again as [`ReplyBudget::is_short`] leaves, so that it lasts a while.
+    pub fn is_relaxed(&self) -> bool {
+        self.used() <= self.0.limit - self.0.limit / 4
+    }
+
     /// Bytes that are cached now.
     pub fn used(&self) -> u64 {
         self.0.used.load(Ordering::Relaxed)

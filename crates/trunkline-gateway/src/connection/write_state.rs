@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use trunkline_broker::{Cursor, Log, Piece, ReadOutcome, Subscription, Unpark};
 use trunkline_proto::wire::ChannelGap;
 use trunkline_proto::{Dialect, DownBody, DownFrame};
-use trunkline_session::protocol0::{LedgerError, down_for_protocol0, is_numbered};
+use trunkline_session::protocol0::{LedgerError, answers, down_for_protocol0, is_numbered};
 use trunkline_session::{Channel, Ledger, Position, Protocol, Seq};
 use trunkline_transport::Framing;
 
@@ -44,8 +44,8 @@ struct Outgoing {
 /// Which number a protocol 0 frame bears.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Numbering {
-    /// The next one, kept until it is acked.
-    Next,
+    /// The next one, kept until it is acked; where it answers a call, its `msg_id`, else 0.
+    Next { answers: u32 },
     /// This one: it is kept already, or (0) it is not part of the numbered stream.
     Fixed(Seq),
 }
@@ -157,7 +157,8 @@ impl WriteState {
             Protocol::Seed => {
                 for frame in down_for_protocol0(frame.clone()) {
                     let numbered = is_numbered(&frame) && self.ledger.is_some();
-                    let numbering = if numbered { Numbering::Next } else { Numbering::Fixed(Seq(0)) };
+                    let next = Numbering::Next { answers: answers(&frame) };
+                    let numbering = if numbered { next } else { Numbering::Fixed(Seq(0)) };
                     self.queue(self.form.dialect.encode_down(&frame).into(), Some(numbering));
                 }
             }
@@ -240,13 +241,11 @@ impl WriteState {
         self.is_numbering = false;
         let mut ledger = ledger.lock();
         self.outbox.retain(|outgoing| {
-            let is_kept = outgoing.numbering == Some(Numbering::Next);
-            if is_kept {
-                self.outbox_bytes -= outgoing.bytes.len();
-                // Where nothing more is kept for it, the client's next START is told so.
-                let _: Result<Seq, LedgerError> = ledger.park(outgoing.bytes.clone());
-            }
-            !is_kept
+            let Some(Numbering::Next { answers }) = outgoing.numbering else { return true };
+            self.outbox_bytes -= outgoing.bytes.len();
+            // Where nothing more is kept for it, the client's next START is told so.
+            let _: Result<Seq, LedgerError> = ledger.park(outgoing.bytes.clone(), answers);
+            false
         });
     }
 
@@ -256,7 +255,8 @@ impl WriteState {
         let mut ledger = ledger.lock();
         for frame in down_for_protocol0(frame.clone()).iter().filter(|frame| is_numbered(frame)) {
             // As above.
-            let _: Result<Seq, LedgerError> = ledger.park(self.form.dialect.encode_down(frame).into());
+            let body = self.form.dialect.encode_down(frame).into();
+            let _: Result<Seq, LedgerError> = ledger.park(body, answers(frame));
         }
     }
 

@@ -58,6 +58,7 @@ pub(super) fn spawn_call(node: &Arc<Node>, session: &Arc<Session>, call: CallReq
             }
         };
         session.apply(&node, Input::CallEnded { seq, outcome });
+        super::replies::make_room(&node);
         session.calling.fetch_sub(1, SeqCst);
         drop(running);
     });

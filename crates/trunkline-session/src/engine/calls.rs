@@ -11,7 +11,9 @@ use trunkline_proto::wire::{BusinessRequest, ErrorMessage};
 use trunkline_proto::{Dialect, DownFrame, ErrorCode};
 
 use super::cache::Cache;
-use super::io::{BindAnswer, BindHint, BoundPush, CallHistory, CallOutcome, CallRequest, Output, Pressure};
+use super::io::{
+    BindAnswer, BindHint, BoundPush, CallHistory, CallOutcome, CallRequest, GiveUp, Output, Pressure,
+};
 use super::replies::{self, Answered, Fate};
 use crate::budget::ReplyBudget;
 use crate::config::{Protocol, SessionConfig};
@@ -41,10 +43,10 @@ pub(crate) struct Calls {
     slots: BTreeMap<ClientSeq, Slot>,
     /// The highest number seen; the next expected is one more.
     highest: Option<ClientSeq>,
-    /// When this session began, its client had sent calls up to this number to a former one.
-    sent_before: ClientSeq,
     /// The highest number that came on a connection of this session: what a client need not send again.
     received: ClientSeq,
+    /// When this session began, its client had sent calls up to this number to a former one.
+    sent_before: ClientSeq,
     waiting: VecDeque<ClientSeq>,
     /// Outstanding calls with `x-order: request`, by number.
     ordered: BTreeSet<ClientSeq>,
@@ -91,9 +93,9 @@ impl Calls {
         Calls {
             slots: BTreeMap::new(),
             highest: None,
+            received: ClientSeq(0),
             sent_before: ClientSeq(0),
             waiting: VecDeque::new(),
-            received: ClientSeq(0),
             ordered: BTreeSet::new(),
             running: 0,
             outstanding: 0,
@@ -122,11 +124,11 @@ impl Calls {
 
     pub(crate) fn receive(&mut self, cx: &mut Cx<'_>, arrival: Arrival) {
         let hash = replies::content_hash(&arrival.request);
-        match self.slots.get(&arrival.seq) {
-            Some(slot) if slot.hash() != hash => {
         if self.highest.is_none_or(|highest| arrival.seq.0 <= highest.0.saturating_add(1)) {
             self.received = self.received.max(arrival.seq);
         }
+        match self.slots.get(&arrival.seq) {
+            Some(slot) if slot.hash() != hash => {
                 let error = ErrorCode::SeqReused.message("this call number was used with other content");
                 cx.send(replies::error_frame(arrival.msg_id, arrival.seq, error));
             }
@@ -376,6 +378,35 @@ impl Calls {
         for seq in ended.map(|(seq, _)| *seq).collect::<Vec<_>>() {
             self.forget(seq);
         }
+    }
+
+    /// Protocol 0: the client has acked what answered these `msg_id`s. Replies come in the order in which they left, so
+    /// of several calls with one `msg_id` the first is meant.
+    pub(crate) fn acked(&mut self, msg_ids: &[u32]) {
+        for msg_id in msg_ids {
+            let answered = self.slots.iter().find(|(_, slot)| match slot {
+                Slot::Ended(_, answered) => answered.left && answered.msg_id == *msg_id,
+                _ => false,
+            });
+            if let Some(seq) = answered.map(|(seq, _)| *seq) {
+                self.forget(seq);
+            }
+        }
+    }
+
+    /// Gives the cached replies' room back: of those that left, or of all.
+    pub(crate) fn give_up(&mut self, which: GiveUp) {
+        let given = self.slots.iter().filter(|(_, slot)| match slot {
+            Slot::Ended(_, answered) => which == GiveUp::All || answered.left,
+            _ => false,
+        });
+        for seq in given.map(|(seq, _)| *seq).collect::<Vec<_>>() {
+            self.forget(seq);
+        }
+    }
+
+    pub(crate) fn has_cached(&self) -> bool {
+        self.cache.bytes() > 0
     }
 
     /// Forgets numbers that left the window. What is outstanding is never forgotten.

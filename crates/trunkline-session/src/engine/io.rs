@@ -204,6 +204,16 @@ pub enum BindAnswer {
     NoSuchCall,
 }
 
+/// Which cached replies a session gives up, so that others' calls can run; see
+/// [`Engine::give_up_replies`](super::Engine::give_up_replies).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GiveUp {
+    /// Those that were put on a connection: their clients most likely have them.
+    Left,
+    /// All of them.
+    All,
+}
+
 /// Whether the reply queue of the connection takes more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pressure {

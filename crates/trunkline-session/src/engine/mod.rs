@@ -60,6 +60,8 @@ pub struct Engine {
     bucket: Bucket,
     undecodable: u32,
     heard_at: Duration,
+    /// When the last call ended.
+    replied_at: Duration,
     lost_at: Option<Duration>,
     /// The reply queue is full, so the gateway does not read: silence is then its own.
     is_full: bool,
@@ -108,6 +110,7 @@ impl Engine {
             bucket: Bucket::new(config.frame_burst),
             undecodable: 0,
             heard_at: Duration::ZERO,
+            replied_at: Duration::ZERO,
             lost_at: None,
             is_full: false,
             expiry: None,
@@ -136,7 +139,10 @@ impl Engine {
                 self.undecodable(now, &detail);
             }
             Input::Answer { id, result } => self.answer(now, id, result),
-            Input::CallEnded { seq, outcome } => self.with_calls(|calls, cx| calls.ended(cx, seq, outcome)),
+            Input::CallEnded { seq, outcome } => {
+                self.replied_at = now.at;
+                self.with_calls(|calls, cx| calls.ended(cx, seq, outcome));
+            }
             Input::Joined { channel, position } => self.joined(channel, position),
             Input::Withdrawn { channel, error } => self.withdrawn(&channel, error),
             Input::Pressure(pressure) => self.pressure(now, pressure),
@@ -182,6 +188,23 @@ impl Engine {
     /// Does this call run, or wait to run? For pushes that name a user with several sessions.
     pub fn runs(&self, seq: ClientSeq) -> bool {
         self.calls.runs(seq)
+    }
+
+    /// Protocol 0: the client's ack tells that it has the answers to frames with these `msg_id`s: their cached replies
+    /// are of no more use.
+    pub fn answers_acked(&mut self, msg_ids: &[u32]) {
+        self.calls.acked(msg_ids);
+    }
+
+    /// When the newest of the cached replies was made; `None` where none is cached. Where a node's budget is short,
+    /// sessions give up theirs in this order.
+    pub fn cached_since(&self) -> Option<Duration> {
+        self.calls.has_cached().then_some(self.replied_at)
+    }
+
+    /// Gives cached replies up: a call whose reply is asked for again is `RESULT_UNKNOWN`.
+    pub fn give_up_replies(&mut self, which: GiveUp) {
+        self.calls.give_up(which);
     }
 
     /// Whether frames of the connection may be given: after START_RESP, until its end.

@@ -35,7 +35,7 @@ pub struct Ledger {
 /// 16 bytes: where a publication is, or that it is the next of `frames`.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
-    /// The offset in its channel; of a gap: where delivery went on.
+    /// The offset in its channel; of a gap: where delivery went on; of an answer: the `msg_id` that it answers.
     offset: u64,
     /// Into `channels`; [`NO_CHANNEL`] where the frame moves none.
     channel: u32,
@@ -79,6 +79,15 @@ pub enum LedgerError {
     /// What waited for the client was too much to be kept: its session cannot be resumed.
     #[error("too much waited for the client: its session cannot be resumed")]
     Overrun,
+}
+
+/// What an ack has freed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Acked {
+    /// Where it leaves the channels.
+    pub positions: Vec<ChannelPosition>,
+    /// Which `msg_id`s the freed frames had answered.
+    pub answers: Vec<u32>,
 }
 
 /// A frame to send again after a resume.
@@ -157,10 +166,11 @@ impl Ledger {
         self.take(Entry { offset: position.offset, channel: at, kind: Kind::Publication }, size_of::<Entry>())
     }
 
-    /// Takes the number of a reply or another frame of the reply queue. `bytes`: the encoded frame without number.
-    pub fn begin_frame(&mut self, bytes: Bytes) -> Result<Seq, LedgerError> {
+    /// Takes the number of a reply or another frame of the reply queue. `bytes`: the encoded frame without number;
+    /// `answers`: the `msg_id` of the call that it answers, else 0.
+    pub fn begin_frame(&mut self, bytes: Bytes, answers: u32) -> Result<Seq, LedgerError> {
         self.may_take(bytes.len())?;
-        self.keep_frame(bytes, NO_CHANNEL, 0)
+        self.keep_frame(bytes, NO_CHANNEL, u64::from(answers))
     }
 
     /// Takes the number of the error that stands for a gap; delivery goes on from `next`.
@@ -174,7 +184,7 @@ impl Ledger {
     /// A frame that was still queued when the connection ended: it is numbered now and sent on a resume. Beside what
     /// was sent there is room for what one connection can have queued. A client that comes back again and again and
     /// acks nothing passes that: nothing is kept for it any more, and its session cannot be resumed.
-    pub fn park(&mut self, bytes: Bytes) -> Result<Seq, LedgerError> {
+    pub fn park(&mut self, bytes: Bytes, answers: u32) -> Result<Seq, LedgerError> {
         if self.overrun {
             return Err(LedgerError::Overrun);
         }
@@ -185,18 +195,18 @@ impl Ledger {
             self.forget_entries();
             return Err(LedgerError::Overrun);
         }
-        self.keep_frame(bytes, NO_CHANNEL, 0)
+        self.keep_frame(bytes, NO_CHANNEL, u64::from(answers))
     }
 
-    /// Frees everything up to `seq`; answers where that leaves the channels. A lower ack than before frees nothing.
-    pub fn ack(&mut self, seq: Seq) -> Result<Vec<ChannelPosition>, LedgerError> {
+    /// Frees everything up to `seq`, and says what that was. A lower ack than before frees nothing.
+    pub fn ack(&mut self, seq: Seq) -> Result<Acked, LedgerError> {
         if self.overrun {
             return Err(LedgerError::Overrun);
         }
         if seq.0 > self.last {
             return Err(LedgerError::Future(seq));
         }
-        let mut moved = Vec::new();
+        let (mut moved, mut answers) = (Vec::new(), Vec::new());
         while self.acked < seq.0 {
             let Some(entry) = self.entries.pop_front() else { break };
             self.acked += 1;
@@ -210,11 +220,13 @@ impl Ledger {
                 if !moved.contains(&entry.channel) {
                     moved.push(entry.channel);
                 }
+            } else if entry.offset != 0 {
+                answers.extend(u32::try_from(entry.offset).ok());
             }
         }
-        let moved = moved.into_iter().map(|at| self.channels[at as usize].acked_position()).collect();
+        let positions = moved.into_iter().map(|at| self.channels[at as usize].acked_position()).collect();
         self.prune();
-        Ok(moved)
+        Ok(Acked { positions, answers })
     }
 
     /// What was not acked, with its numbers, in their order: sent after START_RESP of a resume.
@@ -389,8 +401,8 @@ mod tests {
             ledger.begin_publication(&channel, at(n)).unwrap();
         }
         assert_eq!(ledger.ack(Seq(6)), Err(LedgerError::Future(Seq(6))));
-        assert_eq!(ledger.ack(Seq(3)), Ok(vec![at(3).to_wire("all")]));
-        assert_eq!(ledger.ack(Seq(2)), Ok(vec![]));
+        assert_eq!(ledger.ack(Seq(3)).map(|acked| acked.positions), Ok(vec![at(3).to_wire("all")]));
+        assert_eq!(ledger.ack(Seq(2)), Ok(Acked::default()));
         assert_eq!((ledger.acked(), ledger.replay().count()), (Seq(3), 2));
     }
 
@@ -400,11 +412,11 @@ mod tests {
         let mut ledger = ledger();
         let frame = |text: &'static str| Bytes::from_static(text.as_bytes());
         let taken = [
-            ledger.begin_frame(frame("start")),
+            ledger.begin_frame(frame("start"), 1),
             ledger.begin_publication(&channel, at(1)),
-            ledger.begin_frame(frame("heartbeat")),
+            ledger.begin_frame(frame("heartbeat"), 0),
             ledger.begin_gap(&channel, at(9), frame("gap")),
-            ledger.park(frame("reply")),
+            ledger.park(frame("reply"), 7),
         ];
         assert_eq!(taken, [1, 2, 3, 4, 5].map(|n| Ok(Seq(n))));
         assert_eq!(ledger.sent_positions(), [at(9).to_wire("all")]);
@@ -413,7 +425,9 @@ mod tests {
         assert_eq!(replay[0], (Seq(2), publication(&channel, 1)));
         assert_eq!(replay[1], (Seq(3), Replay::Frame(frame("heartbeat"))));
         assert_eq!(replay[3], (Seq(5), Replay::Frame(frame("reply"))));
-        assert_eq!(ledger.ack(Seq(4)), Ok(vec![at(9).to_wire("all")]));
+        let gap = Acked { positions: vec![at(9).to_wire("all")], answers: vec![] };
+        assert_eq!(ledger.ack(Seq(4)), Ok(gap));
+        assert_eq!(ledger.ack(Seq(5)), Ok(Acked { positions: vec![], answers: vec![7] }), "a reply");
     }
 
     #[test]
@@ -429,19 +443,19 @@ mod tests {
 
         let mut by_bytes = ledger();
         let large = Bytes::from(vec![0; UNACKED_BYTES + 9]);
-        assert_eq!(by_bytes.begin_frame(large.clone()), Ok(Seq(1)), "the largest reply is deliverable");
+        assert_eq!(by_bytes.begin_frame(large.clone(), 0), Ok(Seq(1)), "the largest reply is deliverable");
         assert_eq!(by_bytes.begin_publication(&channel, at(1)), Err(LedgerError::Full));
         by_bytes.ack(Seq(1)).unwrap();
-        assert_eq!(by_bytes.begin_frame(large), Ok(Seq(2)));
+        assert_eq!(by_bytes.begin_frame(large, 0), Ok(Seq(2)));
     }
 
     #[test]
     fn a_client_that_comes_back_and_never_acks_is_not_kept_for() {
         let mut ledger = ledger();
         let reply = Bytes::from(vec![0; UNACKED_BYTES]);
-        assert_eq!(ledger.begin_frame(reply.clone()), Ok(Seq(1)));
+        assert_eq!(ledger.begin_frame(reply.clone(), 0), Ok(Seq(1)));
         let mut parked = 0;
-        while let Ok(seq) = ledger.park(reply.clone()) {
+        while let Ok(seq) = ledger.park(reply.clone(), 0) {
             parked += 1;
             assert_eq!(seq, Seq(parked + 1));
             assert!(ledger.bytes <= UNACKED_BYTES + PARKED_BYTES);
@@ -449,12 +463,12 @@ mod tests {
         assert_eq!(parked, (PARKED_BYTES / UNACKED_BYTES) as u64);
         // It costs nothing from here on, and no ack brings it back: the next START begins a session.
         assert_eq!((ledger.bytes, ledger.replay().count()), (0, 0));
-        assert_eq!(ledger.park(Bytes::new()), Err(LedgerError::Overrun));
-        assert_eq!(ledger.begin_frame(Bytes::new()), Err(LedgerError::Overrun));
+        assert_eq!(ledger.park(Bytes::new(), 0), Err(LedgerError::Overrun));
+        assert_eq!(ledger.begin_frame(Bytes::new(), 0), Err(LedgerError::Overrun));
         assert_eq!(ledger.ack(Seq(1)), Err(LedgerError::Overrun));
 
         let mut by_count = self::ledger();
-        let parked = std::iter::from_fn(|| by_count.park(Bytes::new()).ok()).count();
+        let parked = std::iter::from_fn(|| by_count.park(Bytes::new(), 0).ok()).count();
         assert_eq!(parked, UNACKED_FRAMES + PARKED_FRAMES);
     }
 
@@ -466,7 +480,7 @@ mod tests {
         ledger.begin_publication(&channel, at(5)).unwrap();
         ledger.ack(Seq(1)).unwrap();
         ledger.begin_publication(&channel, at(6)).unwrap();
-        while ledger.park(Bytes::from(vec![0; UNACKED_BYTES])).is_ok() {}
+        while ledger.park(Bytes::from(vec![0; UNACKED_BYTES]), 0).is_ok() {}
         assert_eq!(ledger.acked_positions(), [at(5).to_wire("user:alice")]);
     }
 
@@ -496,9 +510,9 @@ mod tests {
         assert_eq!(ledger.wants(), Some(Seq(u64::MAX)));
         ledger.reserved(Seq(u64::MAX));
         assert_eq!(ledger.wants(), None, "nothing is left to reserve");
-        assert_eq!(ledger.begin_frame(Bytes::from_static(b"last")), Ok(Seq(u64::MAX)));
+        assert_eq!(ledger.begin_frame(Bytes::from_static(b"last"), 0), Ok(Seq(u64::MAX)));
         assert_eq!(ledger.replay().count(), 1);
-        assert_eq!(ledger.park(Bytes::new()), Err(LedgerError::Overrun));
+        assert_eq!(ledger.park(Bytes::new(), 0), Err(LedgerError::Overrun));
     }
 
     #[test]
@@ -526,7 +540,8 @@ mod tests {
         ledger.begin_publication(&channel, newer).unwrap();
         assert_eq!(ledger.acked_positions(), [at(0).to_wire("all")]);
         assert_eq!(ledger.sent_positions(), [newer.to_wire("all")]);
-        assert_eq!(ledger.ack(Seq(2)), Ok(vec![at(5).to_wire("all"), newer.to_wire("all")]));
+        let moved = ledger.ack(Seq(2)).map(|acked| acked.positions);
+        assert_eq!(moved, Ok(vec![at(5).to_wire("all"), newer.to_wire("all")]));
         assert_eq!(ledger.acked_positions(), [newer.to_wire("all")]);
         ledger.left("all");
         assert_eq!((ledger.acked_positions(), ledger.sent_positions()), (vec![], vec![]));

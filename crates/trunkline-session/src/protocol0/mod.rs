@@ -6,5 +6,5 @@
 mod ledger;
 mod translate;
 
-pub use ledger::{Ledger, LedgerError, Replay};
-pub use translate::{down_for_protocol0, is_numbered, lost_publication};
+pub use ledger::{Acked, Ledger, LedgerError, Replay};
+pub use translate::{answers, down_for_protocol0, is_numbered, lost_publication};

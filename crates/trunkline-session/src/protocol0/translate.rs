@@ -40,6 +40,14 @@ pub fn is_numbered(frame: &DownFrame) -> bool {
     }
 }
 
+/// The `msg_id` of the call that this frame may be the answer to, else 0.
+pub fn answers(frame: &DownFrame) -> u32 {
+    match &frame.body {
+        DownBody::BusinessData(_) | DownBody::Error(_) => frame.msg_id,
+        _ => 0,
+    }
+}
+
 /// In a number's place whose publication the log no longer has: the numbers have no hole, and the loss is told.
 pub fn lost_publication(channel: &str, offset: u64) -> DownFrame {
     error(0, ErrorCode::Gone.message(format!("{channel}: the push at {offset} is lost")))

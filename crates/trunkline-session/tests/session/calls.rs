@@ -5,9 +5,9 @@ use std::time::Duration;
 use trunkline_proto::wire::ClientAck;
 use trunkline_proto::{CloseCode, Dialect, DownBody, ErrorCode, UpBody};
 use trunkline_session::engine::{
-    BindAnswer, BindHint, BindTarget, CallHistory, CallOutcome, Input, Output, Pressure, StartFacts,
+    BindAnswer, BindHint, BindTarget, CallHistory, CallOutcome, GiveUp, Input, Output, Pressure, StartFacts,
 };
-use trunkline_session::{ClientSeq, Protocol, ReplyBudget, SessionConfig};
+use trunkline_session::{ClientSeq, Engine, Protocol, ReplyBudget, SessionConfig};
 
 use crate::rig::*;
 
@@ -389,6 +389,54 @@ fn start_resp_says_the_highest_number_and_numbers_go_on_over_a_resume() {
         assert_eq!(started_calls(&outputs)[0].history, CallHistory::New);
     }
     assert_eq!(rig.call(10), [], "it still runs");
+}
+
+#[test]
+fn start_resp_claims_no_number_that_was_never_received() {
+    let mut rig = Rig::new();
+    let facts = StartFacts { last_sent_client_seq: ClientSeq(100), ..rig.facts() };
+    let first = rig.start(facts);
+    assert_eq!(first.last_client_seq, 0, "what went to a former session was not received here");
+    rig.call(50);
+    assert_eq!(error(&rig.call(300)).error_code, 400);
+    rig.cut();
+    // A client sends again what is above and wants no reply: 51 to 100 may never have arrived.
+    let facts = StartFacts { last_sent_client_seq: ClientSeq(100), ..rig.resume(&first.resume_token) };
+    assert_eq!(rig.start(facts).last_client_seq, 50);
+}
+
+#[test]
+fn an_ack_of_protocol_0_frees_what_it_answers_and_nothing_else() {
+    let mut rig = Rig::new();
+    let budget = ReplyBudget::default();
+    rig.engine = Engine::new(SESSION, 5, rig.config.clone(), budget.clone());
+    let facts = StartFacts { protocol: Protocol::Seed, instance: 0, ..rig.facts() };
+    rig.start(facts);
+    for seq in 1..=3 {
+        rig.call(seq);
+        rig.reply(seq, "r");
+    }
+    let each = budget.used() / 3;
+    // The rig's message ids are 100 above the numbers.
+    rig.engine.answers_acked(&[102, 999]);
+    assert_eq!(budget.used(), 2 * each);
+    assert_eq!(error(&rig.call(2)).name, "RESULT_UNKNOWN");
+    assert_eq!(replied(&rig.call(1)), "r");
+    assert!(rig.engine.cached_since().is_some());
+    rig.engine.give_up_replies(GiveUp::Left);
+    assert_eq!((budget.used(), rig.engine.cached_since()), (0, None));
+}
+
+#[test]
+fn what_nobody_has_heard_is_given_up_last() {
+    let mut rig = Rig::started();
+    rig.call(1);
+    rig.cut();
+    rig.reply(1, "unheard");
+    rig.engine.give_up_replies(GiveUp::Left);
+    assert!(rig.engine.cached_since().is_some());
+    rig.engine.give_up_replies(GiveUp::All);
+    assert_eq!(rig.engine.cached_since(), None);
 }
 
 #[test]

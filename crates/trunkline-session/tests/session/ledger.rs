@@ -67,13 +67,13 @@ impl Model {
                 let taken = ledger.begin_publication(&channel, position);
                 self.taken(taken, Replay::Publication { channel, position });
             }
-            Step::Frame(size) => self.taken(ledger.begin_frame(frame(size)), Replay::Frame(frame(size))),
+            Step::Frame(size) => self.taken(ledger.begin_frame(frame(size), 3), Replay::Frame(frame(size))),
             Step::Gap(n, next) => {
                 let taken = ledger.begin_gap(&channel(n), next, frame(20));
                 self.taken(taken, Replay::Frame(frame(20)));
             }
             Step::Park(size) => {
-                let taken = ledger.park(frame(size));
+                let taken = ledger.park(frame(size), 0);
                 if taken == Err(LedgerError::Overrun) {
                     self.kept.clear();
                 }

@@ -48,8 +48,8 @@ impl WriteState {
             match outgoing.numbering {
                 None => batch.extend_from_slice(&body),
                 Some(Numbering::Fixed(seq)) => write(self.form, seq, &body, batch),
-                Some(Numbering::Next) => {
-                    let seq = self.take_number(|ledger| ledger.begin_frame(body.clone()))?;
+                Some(Numbering::Next { answers }) => {
+                    let seq = self.take_number(|ledger| ledger.begin_frame(body.clone(), answers))?;
                     write(self.form, seq, &body, batch);
                 }
             }
