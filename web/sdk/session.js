@@ -198,17 +198,37 @@ export class Requests {
     return new Set(this.#queue.filter(({ type }) => type === 'unsubscribe').map(({ payload }) => payload.channel));
   }
 
+  /** The token of the latest refresh that has no answer, while there is no session. @returns {string | undefined} */
+  refreshing() {
+    return this.#queue.findLast(({ type }) => type === 'refresh')?.payload.auth_token;
+  }
+
+  /** START went with this token of a refresh, and was refused for it. @param {string} token @param {Error} error */
+  refuseRefreshes(token, error) {
+    this.#queue = this.#queue.filter(({ type, payload, waiting }) => {
+      const refused = type === 'refresh' && payload.auth_token === token;
+      if (refused) waiting.reject(error);
+      return !refused;
+    });
+  }
+
   /**
-   * START_RESP came: the list of channels and the token went with START, so some requests are answered.
+   * START_RESP came: the list of channels went with START, and perhaps the token of a refresh, so some requests are
+   * answered.
    * @param {Channels} channels
+   * @param {string | undefined} offered
    */
-  started(channels) {
+  started(channels, offered) {
     const subscribing = new Set();
+    // Earlier ones are overtaken by it; later ones came when START had gone.
+    let refreshed = offered !== undefined;
     this.#queue = this.#queue.filter(({ type, payload, waiting }) => {
       const { channel } = payload;
       const position = channels.at(channel);
+      const overtaken = type === 'refresh' && refreshed;
+      if (overtaken) refreshed = payload.auth_token !== offered;
       const answered =
-        type === 'refresh' ||
+        overtaken ||
         (type === 'subscribe' && position) ||
         // Not while a subscription before it is still to be made.
         (type === 'unsubscribe' && !position && !subscribing.has(channel));

@@ -35,6 +35,7 @@ const QUEUE = 1024;
 const MAX_FRAME = 1 << 20;
 
 const SILENT = 4002;
+const UNAUTHENTICATED = 4302;
 
 /**
  * @typedef {import('./session.js').Position} Position
@@ -117,6 +118,8 @@ export class Client {
   #ackAt = Infinity;
   #repliedTold = 0;
   #refusal = '';
+  /** The token of a refresh without answer, where the last START went with it. @type {string | undefined} */
+  #offered;
   /** @type {string | null} */
   #redirect = null;
   #timer = 0;
@@ -213,9 +216,8 @@ export class Client {
     return (await this.#request('presence', { channel })).members ?? [];
   }
 
-  /** Uses this token from now on. @param {string} token */
+  /** Uses this token from now on, if it is good; a refused one changes nothing. @param {string} token */
   refresh(token) {
-    this.#options = { ...this.#options, token };
     return this.#request('refresh', { auth_token: token });
   }
 
@@ -323,7 +325,10 @@ export class Client {
     this.#refusal = '';
     this.#attempt += 1;
     this.#heardAt = performance.now();
-    const { user, token, device, name = 'trunkline-js/0.0' } = this.#options;
+    const { user, device, name = 'trunkline-js/0.0' } = this.#options;
+    // A new token is the page's wish, and the old one may have expired. Whether it is good the answer says.
+    this.#offered = this.#requests.refreshing();
+    const token = this.#offered ?? this.#options.token;
     const leaving = this.#requests.leaving();
     const positions = this.#channels.positions().filter(({ channel }) => !leaving.has(channel));
     this.#send({
@@ -377,7 +382,9 @@ export class Client {
     this.#maxFrame = response.max_frame_size ?? MAX_FRAME;
     this.#resumeToken = response.resume_token ?? '';
     const gaps = this.#channels.started(response, this.#requests.leaving());
-    this.#requests.started(this.#channels);
+    this.#requests.started(this.#channels, this.#offered);
+    if (this.#offered !== undefined) this.#useToken(this.#offered);
+    this.#offered = undefined;
     // The proof goes first: until it arrives the old resume token must stay good.
     this.#ack(response.fence);
     for (const frame of this.#calls.again()) this.#send(frame);
@@ -478,8 +485,16 @@ export class Client {
   /** @param {number} msgId @param {any} response */
   #refreshed(msgId, { success, error }) {
     const request = this.#requests.answered(msgId);
-    if (success) request?.waiting.resolve({});
-    else request?.waiting.reject(TrunklineError.from(error));
+    if (!request) return;
+    if (!success) return request.waiting.reject(TrunklineError.from(error));
+    // Not before: with a refused one the next START would be the last.
+    this.#useToken(request.payload.auth_token);
+    request.waiting.resolve({});
+  }
+
+  /** @param {string} token */
+  #useToken(token) {
+    this.#options = { ...this.#options, token };
   }
 
   /** Sends what may be sent now. */
@@ -490,7 +505,7 @@ export class Client {
     for (const frame of this.#calls.take(this.#nextMsgId)) this.#send(frame);
     for (const frame of this.#calls.retries(now)) this.#send(frame);
     const { unacked } = this.#channels;
-    if (unacked > 0) this.#ackAt = Math.min(this.#ackAt, now + ACK_AFTER_MS);
+    if (unacked > 0 || this.#calls.replied() > this.#repliedTold) this.#ackAt = Math.min(this.#ackAt, now + ACK_AFTER_MS);
     const many = unacked >= ACK_EVERY || this.#calls.replied() - this.#repliedTold >= ACK_EVERY;
     if (many || now >= this.#ackAt) this.#ack();
     this.#arm();
@@ -545,7 +560,13 @@ export class Client {
     link?.close(closeWith);
     this.#requests.cut();
     const why = reason || this.#refusal;
-    const what = advice(code);
+    let what = advice(code);
+    if (code === UNAUTHENTICATED && this.#offered !== undefined) {
+      // The token of the refresh is refused, not the client: it comes back with the one that it had.
+      this.#requests.refuseRefreshes(this.#offered, new TrunklineError(401, 'UNAUTHENTICATED', why));
+      this.#offered = undefined;
+      what = 'resume';
+    }
     if (what === 'stay-away' || what === 'fix-request') return this.#end(code, why);
     // The positions stay: what they have lost is told by the fresh session.
     if (what === 'fresh') this.#resumeToken = '';

@@ -50,7 +50,11 @@ impl ClientEngine {
         let leaving: Vec<String> = self.requests.leaving().map(str::to_owned).collect();
         self.channels.started(&response, &leaving, &mut self.outputs);
         let channels = &self.channels;
-        self.requests.started(|channel| channels.has(channel), &mut self.outputs);
+        let offered = self.offered.take();
+        self.requests.started(|channel| channels.has(channel), offered.as_deref(), &mut self.outputs);
+        if let Some(token) = offered {
+            self.config.auth_token = token;
+        }
         // The proof goes first: until it arrives the old token must stay good.
         self.send_ack(response.fence);
         self.calls.send_again(ClientSeq(response.last_client_seq), &mut self.outputs);
@@ -153,8 +157,12 @@ impl ClientEngine {
     }
 
     fn refreshed(&mut self, msg_id: u32, response: StartResponse) -> Matched {
-        let Some((id, _)) = self.requests.take(msg_id) else { return Matched::No };
+        let Some((id, request)) = self.requests.take(msg_id) else { return Matched::No };
         let result = if response.success {
+            // Not before: with a refused one the next START would be the last.
+            if let Request::Refresh { auth_token } = request {
+                self.config.auth_token = auth_token;
+            }
             Ok(ChannelResponse::default())
         } else {
             Err(response.error.unwrap_or_else(|| ErrorCode::Unauthenticated.message("the token was refused")))

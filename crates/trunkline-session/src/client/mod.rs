@@ -46,6 +46,10 @@ pub struct ClientEngine {
     requests: Requests,
     /// What acks have told of replies.
     replied_told: u64,
+    /// Since when replies wait to be acked.
+    replied_since: Option<Duration>,
+    /// The token of a refresh without answer, where the last START went with it.
+    offered: Option<String>,
     /// When the last heartbeat left, or START_RESP came.
     beat_at: Duration,
     heard_at: Duration,
@@ -81,6 +85,8 @@ impl ClientEngine {
             calls: Calls::default(),
             requests: Requests::default(),
             replied_told: 0,
+            replied_since: None,
+            offered: None,
             beat_at: Duration::ZERO,
             heard_at: Duration::ZERO,
             notice: None,
@@ -119,7 +125,7 @@ impl ClientEngine {
             Phase::Starting { since, .. } => Some(since + self.config.start_timeout),
             Phase::Live => {
                 let beat = (self.beat_at + self.heartbeat).min(self.heard_at + self.silence());
-                let others = [self.calls.next_retry(), self.channels.ack_due(&self.config)];
+                let others = [self.calls.next_retry(), self.ack_due()];
                 Some(others.into_iter().flatten().fold(beat, Duration::min))
             }
         }
@@ -150,9 +156,6 @@ impl ClientEngine {
         }
         if self.requests.waiting() >= self.config.queue {
             return Err(Refusal::QueueFull);
-        }
-        if let Request::Refresh { auth_token } = &request {
-            self.config.auth_token.clone_from(auth_token);
         }
         let id = self.requests.add(request, self.config.instance);
         self.flush(now);
@@ -200,6 +203,12 @@ impl ClientEngine {
         self.phase == Phase::Closed
     }
 
+    /// When the next ack leaves: of publications or of replies, whichever comes first.
+    fn ack_due(&self) -> Option<Duration> {
+        let replies = self.replied_since.map(|since| since + self.config.ack_after);
+        [self.channels.ack_due(&self.config), replies].into_iter().flatten().min()
+    }
+
     fn silence(&self) -> Duration {
         self.heartbeat * SILENCE_HALF_HEARTBEATS / 2
     }
@@ -216,11 +225,13 @@ impl ClientEngine {
         self.notice = None;
         self.attempt += 1;
         let msg_id = self.take_msg_id();
+        // A new token is the user's wish, and the old one may have expired. Whether it is good the answer says.
+        self.offered = self.requests.refreshing().map(str::to_owned);
         let mut positions = self.channels.positions();
         positions.retain(|position| !self.requests.leaving().any(|leaving| *leaving == *position.channel));
         let start = StartRequest {
             openid: self.config.user.clone(),
-            auth_token: self.config.auth_token.clone(),
+            auth_token: self.offered.as_ref().unwrap_or(&self.config.auth_token).clone(),
             resume_token: self.resume_token.clone(),
             positions,
             device_id: self.config.device_id.clone(),
@@ -243,9 +254,17 @@ impl ClientEngine {
         let notice = self.notice.take();
         // A refused START leaves a notice that has a reason only.
         let code = notice.as_ref().map(|notice| notice.code).filter(|code| *code != 0).or(code);
-        let advice = code.map_or(Advice::Resume, Advice::of);
+        let mut advice = code.map_or(Advice::Resume, Advice::of);
         self.phase = Phase::Apart;
         self.requests.cut();
+        if code == Some(CloseCode::Unauthenticated.number())
+            && let Some(refused) = self.offered.take()
+        {
+            // The token of the refresh is refused, not the client: it comes back with the one that it had.
+            let why = notice.as_ref().map(|notice| notice.reason.as_str()).unwrap_or_default();
+            self.requests.refuse_refreshes(&refused, why, &mut self.outputs);
+            advice = Advice::Resume;
+        }
         if advice == Advice::Fresh {
             // The positions stay: what they have lost is told by the fresh session.
             self.resume_token.clear();
@@ -313,15 +332,19 @@ impl ClientEngine {
         if self.calls.needs_heartbeat() {
             self.send_heartbeat(now);
         }
-        let due = self.channels.ack_due(&self.config);
-        let many = self.calls.replied() - self.replied_told >= u64::from(self.config.ack_every);
-        if many || due.is_some_and(|due| now.at >= due) {
+        let replies = self.calls.replied() - self.replied_told;
+        if replies > 0 {
+            self.replied_since.get_or_insert(now.at);
+        }
+        let many = replies >= u64::from(self.config.ack_every);
+        if many || self.ack_due().is_some_and(|due| now.at >= due) {
             self.send_ack(0);
         }
     }
 
     fn send_ack(&mut self, start_fence: u64) {
         self.replied_told = self.calls.replied();
+        self.replied_since = None;
         let ack = ClientAck {
             positions: self.channels.take_ack(),
             replied_client_seq: self.replied_told,

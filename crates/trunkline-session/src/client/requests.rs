@@ -52,9 +52,36 @@ impl Requests {
         }
     }
 
-    /// START_RESP came: a list of channels and a token went with START, so some requests are answered.
-    pub(super) fn started(&mut self, is_on: impl Fn(&str) -> bool, outputs: &mut VecDeque<ClientOutput>) {
+    /// The token of the latest refresh that has no answer, while there is no session.
+    pub(super) fn refreshing(&self) -> Option<&str> {
+        self.queue.iter().rev().find_map(|(_, request)| match request {
+            Request::Refresh { auth_token } => Some(auth_token.as_str()),
+            _ => None,
+        })
+    }
+
+    /// START went with this token of a refresh, and was refused for it.
+    pub(super) fn refuse_refreshes(&mut self, token: &str, why: &str, outputs: &mut VecDeque<ClientOutput>) {
+        self.queue.retain(|(id, request)| {
+            let refused = matches!(request, Request::Refresh { auth_token } if auth_token == token);
+            if refused {
+                outputs.push_back(ClientOutput::Answered(*id, Err(ErrorCode::Unauthenticated.message(why))));
+            }
+            !refused
+        });
+    }
+
+    /// START_RESP came: a list of channels went with START, and perhaps the token of a refresh (`offered`), so some
+    /// requests are answered.
+    pub(super) fn started(
+        &mut self,
+        is_on: impl Fn(&str) -> bool,
+        offered: Option<&str>,
+        outputs: &mut VecDeque<ClientOutput>,
+    ) {
         let mut subscribing: Vec<String> = Vec::new();
+        // Earlier ones are overtaken by it; later ones came when START had gone.
+        let mut refreshed = offered.is_some();
         self.queue.retain(|(id, request)| {
             let channel = request.channel();
             let pending = subscribing.iter().any(|pending| pending == channel);
@@ -62,7 +89,11 @@ impl Requests {
                 // Not while a subscription before it is still to be made.
                 Request::Unsubscribe { .. } => !is_on(channel) && !pending,
                 Request::Subscribe { .. } => is_on(channel),
-                Request::Refresh { .. } => true,
+                Request::Refresh { auth_token } => {
+                    let answered = refreshed;
+                    refreshed &= offered != Some(auth_token.as_str());
+                    answered
+                }
                 _ => false,
             };
             if answered {

@@ -572,6 +572,78 @@ fn a_refresh_is_answered_and_the_next_start_has_the_new_token() {
 }
 
 #[test]
+fn a_refused_refresh_changes_nothing_and_the_next_start_has_the_token_that_was_good() {
+    let mut rig = Rig::live();
+    rig.engine.set_auth_token("old".into());
+    let frames = rig.request(Request::Refresh { auth_token: "bad".into() });
+    let error = Some(ErrorCode::Unauthenticated.message("no"));
+    let refused = DownBody::StartResp(StartResponse { success: false, error, ..StartResponse::default() });
+    let outputs = rig.down(frames[0].msg_id, refused);
+    assert!(matches!(outputs[..], [ClientOutput::Answered(_, Err(_))]), "{outputs:?}");
+    cut(&mut rig);
+    assert_eq!(rig.connect().1.auth_token, "old");
+}
+
+/// A refresh that a cut left without answer goes with the next START.
+fn refreshing_through_a_cut(rig: &mut Rig) -> u32 {
+    rig.engine.set_auth_token("old".into());
+    rig.request(Request::Refresh { auth_token: "new".into() });
+    cut(rig);
+    let (msg_id, start) = rig.connect();
+    assert_eq!(start.auth_token, "new");
+    msg_id
+}
+
+#[test]
+fn a_start_that_is_refused_for_the_token_of_a_refresh_is_made_again_with_the_old_one() {
+    let mut rig = Rig::live();
+    let msg_id = refreshing_through_a_cut(&mut rig);
+    let error = Some(ErrorCode::Unauthenticated.message("expired"));
+    rig.down(msg_id, DownBody::StartResp(StartResponse { error, ..StartResponse::default() }));
+    let outputs = rig.give(ClientInput::Disconnected(Some(4302)));
+    let [ClientOutput::Answered(_, Err(error)), ClientOutput::Lost(lost)] = &outputs[..] else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!((error.error_code, error.error_message.as_str()), (401, "expired"));
+    assert_eq!((lost.advice, lost.code), (Advice::Resume, Some(4302)));
+    assert_eq!(rig.connect().1.auth_token, "old");
+    // Without a refresh the same refusal is the end.
+    let outputs = rig.give(ClientInput::Disconnected(Some(4302)));
+    assert!(matches!(&outputs[..], [ClientOutput::Lost(lost)] if lost.advice == Advice::StayAway));
+    assert!(rig.engine.is_closed());
+}
+
+#[test]
+fn a_refresh_asked_for_while_a_start_is_under_way_is_not_answered_by_it() {
+    let mut rig = Rig::live();
+    let msg_id = refreshing_through_a_cut(&mut rig);
+    assert_eq!(rig.request(Request::Refresh { auth_token: "newer".into() }), [], "there is no session");
+    let good = StartResponse { success: true, ..StartResponse::default() };
+    let outputs = rig.started(msg_id, good);
+    let answered = outputs.iter().filter(|output| matches!(output, ClientOutput::Answered(..))).count();
+    assert_eq!(answered, 1, "the one whose token START had");
+    let sent: Vec<_> = sent(&outputs).into_iter().map(|frame| frame.body.clone()).collect();
+    assert!(
+        sent.iter().any(|body| matches!(body, UpBody::Refresh(refresh) if refresh.auth_token == "newer")),
+        "{sent:?}"
+    );
+}
+
+#[test]
+fn a_few_replies_are_acked_after_a_while() {
+    let mut rig = Rig::live();
+    let (_, frames) = rig.call("x", WantReply::Yes);
+    rig.down(frames[0].msg_id, DownBody::BusinessData(BusinessResponse::default()));
+    let due = rig.engine.next_timeout().unwrap();
+    assert_eq!(due, rig.now.at + Duration::from_millis(500));
+    rig.now.at = due;
+    let outputs = rig.give(ClientInput::Timeout);
+    let UpBody::Ack(ack) = &sent(&outputs)[0].body else { panic!("{outputs:?}") };
+    assert_eq!(ack.replied_client_seq, 1);
+    assert!(rig.engine.next_timeout().unwrap() > due + Duration::from_secs(1), "told once");
+}
+
+#[test]
 fn a_service_s_join_and_a_withdrawal_are_told() {
     let mut rig = Rig::live();
     let joined = ChannelResponse { channel: "room:9".into(), epoch: 2, offset: 3, ..Default::default() };
