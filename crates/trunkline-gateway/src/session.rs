@@ -330,10 +330,10 @@ impl Session {
         let left = present.filter(|(channel, _)| !inner.is_member(channel));
         let leaves = left.map(|(channel, _)| Effect::Leave(Arc::clone(channel))).collect();
         self.begun.fetch_or(has_begun, Relaxed);
-        // What the client has by its positions, it has acked.
-        inner.wake_acked();
         self.apply_locked(node, inner, input);
         self.run_effects(node, leaves);
+        // What the client has by its positions, it has acked.
+        self.inner.lock().wake_acked();
     }
 
     /// A subscription's channel is attached: the engine says when it is delivered.

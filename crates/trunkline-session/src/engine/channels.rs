@@ -36,6 +36,8 @@ pub(crate) struct Plan {
     pub(crate) attach: Vec<AttachRequest>,
     pub(crate) gaps: Vec<ChannelGap>,
     pub(crate) refused: Vec<ChannelRefusal>,
+    /// Where the client says it is, of those that are attached.
+    pub(crate) given: BTreeMap<Channel, Position>,
 }
 
 /// Where an implicit channel goes on that the client named no position for.
@@ -111,6 +113,16 @@ impl Channels {
         }
     }
 
+    /// The client has said in START that it is at `given`, and delivery goes on from `position`. What it has is acked;
+    /// a position of the future is no ack of what comes.
+    pub(crate) fn confirm(&mut self, channel: &str, given: Position, position: Position) {
+        if given <= position
+            && let Some(subscription) = self.by_name.get_mut(channel)
+        {
+            subscription.confirm(given);
+        }
+    }
+
     /// Which channels a START attaches, and from where. What the client no longer lists is left.
     pub(crate) fn plan(&mut self, facts: &StartFacts, go_on: GoOn, limit: usize) -> Plan {
         let mut given: BTreeMap<&str, Position> = BTreeMap::new();
@@ -135,10 +147,8 @@ impl Channels {
         self.by_name.retain(|channel, _| wanted.contains_key(channel));
         for (channel, kind) in wanted {
             let given = given.get(&*channel).copied();
-            if let (Some(subscription), Some(position)) = (self.by_name.get_mut(&channel), given) {
-                subscription.confirm(position);
-            }
             let from = given.or_else(|| self.by_name.get(&channel).map(|known| known.resume_from(go_on)));
+            plan.given.extend(given.map(|position| (Channel::clone(&channel), position)));
             plan.attach.push(AttachRequest { channel, from, kind });
         }
         plan

@@ -1,5 +1,7 @@
 //! START: which of two wins, which tokens are good, and what START_RESP says (protocol.md sections 2 and 3).
 
+use std::collections::BTreeMap;
+
 use trunkline_proto::wire::{
     self, ChannelGap, ChannelRefusal, CloseNotice, ErrorMessage, StartResponse, Verdict,
 };
@@ -57,6 +59,8 @@ pub(super) struct Starting {
     last_acked_seq: Seq,
     gaps: Vec<ChannelGap>,
     refused: Vec<ChannelRefusal>,
+    /// Where the client says it is.
+    given: BTreeMap<crate::Channel, Position>,
     expires_at: Option<u64>,
     /// Joined by a service meanwhile: told and delivered behind START_RESP.
     pub(super) joined: Vec<(crate::Channel, Position)>,
@@ -105,7 +109,7 @@ impl Engine {
             self.tokens.proven = given;
         }
         let go_on = if continues == Continues::SameStart { GoOn::FromBegin } else { GoOn::FromAck };
-        let Plan { attach, gaps, refused } = self.channels.plan(&facts, go_on, self.config.channels);
+        let Plan { attach, gaps, refused, given } = self.channels.plan(&facts, go_on, self.config.channels);
         if continues != Continues::Session {
             self.calls.begin_after(facts.last_sent_client_seq);
         }
@@ -125,6 +129,7 @@ impl Engine {
             last_acked_seq: facts.last_acked_seq,
             gaps,
             refused,
+            given,
             expires_at: facts.expires_at,
             joined: Vec::new(),
         }));
@@ -196,14 +201,20 @@ impl Engine {
         let mut positions = Vec::with_capacity(channels.len());
         let mut deliver = Vec::with_capacity(channels.len());
         for start in channels {
-            // A service has taken the session off it meanwhile.
+            // A service has taken the session off it meanwhile; and where it has joined it anew since, that is told and
+            // delivered behind START_RESP.
             if starting.is_withdrawn(&start.channel) {
-                self.outputs.push_back(Output::Detach(start.channel));
+                if !starting.joins(&start.channel) {
+                    self.outputs.push_back(Output::Detach(start.channel));
+                }
                 continue;
             }
             positions.push(start.position.to_wire(&start.channel));
             starting.gaps.extend(start.gap);
             self.channels.attached(start.channel.clone(), start.kind, start.position, true);
+            if let Some(given) = starting.given.get(&start.channel) {
+                self.channels.confirm(&start.channel, *given, start.position);
+            }
             deliver.push(start.channel);
         }
         self.expires_at(now, starting.expires_at);

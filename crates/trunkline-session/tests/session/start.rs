@@ -23,6 +23,43 @@ fn refused_with(rig: &mut Rig, facts: StartFacts) -> u32 {
 }
 
 #[test]
+fn a_channel_that_a_service_takes_and_gives_back_during_a_start_is_delivered() {
+    let mut rig = Rig::started();
+    let channel = || Channel::from("room:1");
+    rig.give(Input::Joined { channel: channel(), position: at(1, 3) });
+    rig.cut();
+    let facts = rig.facts();
+    // The same first START again.
+    let (fence, attach) = rig.accepted(facts);
+    let error = ErrorCode::Forbidden.message("off");
+    assert_eq!(rig.give(Input::Withdrawn { channel: channel(), error }), []);
+    assert_eq!(rig.give(Input::Joined { channel: channel(), position: at(1, 5) }), []);
+    let outputs = rig.attach_raw(fence, attach);
+    assert!(!outputs.contains(&Output::Detach(channel())), "{outputs:?}");
+    assert_eq!(outputs.last(), Some(&Output::Deliver(vec![channel()])));
+}
+
+#[test]
+fn a_position_of_the_future_in_start_is_no_ack_of_what_comes() {
+    let mut rig = Rig::new();
+    let first = rig.begin();
+    rig.cut();
+    let positions = vec![position("all", 1, 99), position("user:a", 1, 4)];
+    let facts = StartFacts { positions, ..rig.resume(&first.resume_token) };
+    let (fence, attach) = rig.accepted(facts);
+    let channels = attach.into_iter().map(|request| ChannelStart {
+        channel: request.channel,
+        kind: request.kind,
+        // The heads.
+        position: at(1, 7),
+        gap: None,
+    });
+    let channels = channels.collect();
+    rig.give(Input::Attached { fence, channels, refused: Vec::new() });
+    assert_eq!(rig.engine.acked_positions(), [position("all", 1, 0), position("user:a", 1, 4)]);
+}
+
+#[test]
 fn the_first_start_is_fresh_and_start_resp_is_the_first_frame() {
     let mut rig = Rig::new();
     let facts = rig.facts();
