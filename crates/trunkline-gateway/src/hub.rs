@@ -108,7 +108,7 @@ impl Hub {
             LoginPolicy::Many => false,
         };
         let replaced: Vec<Arc<Session>> = mine.iter().filter(same_place).cloned().collect();
-        if policy == LoginPolicy::Refuse && replaced.iter().any(|session| session.is_live()) {
+        if policy == LoginPolicy::Refuse && replaced.iter().any(|session| session.is_taken()) {
             return Admission::DeviceLimit;
         }
         if replaced.iter().any(|session| session.fence() > new.fence()) {
@@ -181,5 +181,39 @@ fn take(map: &mut HashMap<Arc<str>, Vec<Arc<Session>>>, key: &Arc<str>, id: Sess
         if list.get().is_empty() {
             list.remove();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use trunkline_session::{Engine, Fence, ReplyBudget};
+
+    use super::*;
+    use crate::auth::Identity;
+    use crate::session::NewSession;
+
+    fn session(id: u128, fence: u64) -> Arc<Session> {
+        let id = SessionId(id);
+        Session::new(NewSession {
+            id,
+            identity: Identity { user: "alice".into(), ..Identity::default() },
+            device: format!("device {fence}"),
+            platform: String::new(),
+            fence: Fence::new(fence, 1).expect("a small number"),
+            engine: Engine::new(id, 1, Arc::default(), ReplyBudget::default()),
+            ledger: None,
+            created_ms: 0,
+        })
+    }
+
+    #[test]
+    fn a_login_that_is_under_way_is_not_replaced_where_the_policy_refuses_the_later() {
+        let hub = Hub::default();
+        let (first, second) = (session(1, 1), session(2, 2));
+        assert!(matches!(hub.admit(&first, LoginPolicy::Refuse, 10), Admission::Admitted { .. }));
+        assert!(matches!(hub.admit(&second, LoginPolicy::Refuse, 10), Admission::DeviceLimit));
+        assert!(hub.session(first.id).is_some());
+        hub.remove(&first);
+        assert!(matches!(hub.admit(&second, LoginPolicy::Refuse, 10), Admission::Admitted { .. }));
     }
 }

@@ -58,6 +58,8 @@ pub(crate) struct Session {
     fence: AtomicU64,
     /// Whether a connection holds the session now.
     live: AtomicBool,
+    /// Whether a START of the session was ever accepted: until then its first one is under way.
+    accepted: AtomicBool,
     /// Whether a START of the session was ever answered, so that it has a place in its channels.
     begun: AtomicBool,
     /// Whether a block of numbers is being reserved (protocol 0).
@@ -134,6 +136,7 @@ impl Session {
             created_ms,
             fence: AtomicU64::new(fence.number()),
             live: AtomicBool::new(false),
+            accepted: AtomicBool::new(false),
             begun: AtomicBool::new(false),
             reserving: AtomicBool::new(false),
             calling: AtomicUsize::new(0),
@@ -156,6 +159,11 @@ impl Session {
     /// Whether a connection holds the session now.
     pub(crate) fn is_live(&self) -> bool {
         self.live.load(Relaxed)
+    }
+
+    /// Whether somebody has the session now: a connection, or its first START, which is under way.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.is_live() || !self.accepted.load(Relaxed)
     }
 
     /// Whether a START of the session was ever answered.
@@ -193,14 +201,6 @@ impl Session {
         }
     }
 
-    /// Whether a call of the session runs now.
-    pub(crate) fn is_calling(&self) -> bool {
-        self.calling.load(Relaxed) > 0
-    }
-
-    /// The connection that holds the session, if one does.
-    pub(crate) fn connection(&self) -> Option<ConnectionId> {
-        self.inner.lock().link.as_ref().map(|link| link.handle.id)
     /// See [`Engine::cached_since`].
     pub(crate) fn cached_since(&self) -> Option<Duration> {
         self.inner.lock().engine.cached_since()
@@ -211,6 +211,14 @@ impl Session {
         self.inner.lock().engine.give_up_replies(which);
     }
 
+    /// Whether a call of the session runs now.
+    pub(crate) fn is_calling(&self) -> bool {
+        self.calling.load(Relaxed) > 0
+    }
+
+    /// The connection that holds the session, if one does.
+    pub(crate) fn connection(&self) -> Option<ConnectionId> {
+        self.inner.lock().link.as_ref().map(|link| link.handle.id)
     }
 
     pub(crate) fn identity(&self) -> Identity {
@@ -277,6 +285,7 @@ impl Session {
                     inner.former.extend(former);
                     self.fence.store(fence.number(), Relaxed);
                     self.live.store(true, Relaxed);
+                    self.accepted.store(true, Relaxed);
                     node.hub.regroup(self, &groups);
                     answer = Ok(accepted);
                 }
