@@ -105,7 +105,7 @@ pub struct Authenticator {
 }
 
 impl Authenticator {
-    /// With `anonymous`, a client without a JWT (a seed client's `default-token`) is who it says it is.
+    /// With `anonymous`, a client without a token (or with a seed client's `default-token`) is who it says it is.
     pub fn new(mode: AuthMode, anonymous: bool) -> Self {
         Authenticator { mode, anonymous }
     }
@@ -125,7 +125,7 @@ impl Authenticator {
                 "openid must be at most {MAX_USER} bytes without control characters"
             )));
         }
-        if self.anonymous && !looks_like_jwt(&start.auth_token) {
+        if self.anonymous && self.is_no_token(&start.auth_token) {
             return Ok(Identity { user: start.openid.clone(), ..Identity::default() });
         }
         let identity = match &self.mode {
@@ -138,11 +138,22 @@ impl Authenticator {
         Ok(identity)
     }
 
+    /// What an authenticator is asked about may look like anything; a JWT has three parts.
+    fn is_no_token(&self, token: &str) -> bool {
+        match &self.mode {
+            AuthMode::Jwt(_) => !looks_like_jwt(token),
+            AuthMode::Upstream(_) => token.is_empty() || token == SEED_TOKEN,
+        }
+    }
+
     /// Whether clients without a token are let in.
     pub fn is_anonymous(&self) -> bool {
         self.anonymous
     }
 }
+
+/// What an unchanged seed client sends.
+const SEED_TOKEN: &str = "default-token";
 
 fn looks_like_jwt(token: &str) -> bool {
     token.split('.').count() == 3

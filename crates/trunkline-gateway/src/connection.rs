@@ -127,6 +127,10 @@ impl Hold {
         let handle = Handle::new(node.next_connection(), info, framing);
         node.stats.gauge(handle.protocol).up();
         node.connections.insert(&handle);
+        // A drain looks at all connections when it has begun: who comes in behind its look is told here.
+        if node.is_stopping() {
+            handle.end(Ending::new(CloseCode::GoingAway, "the node stops: reconnect"));
+        }
         Hold { node: Arc::clone(node), handle, session: None }
     }
 }

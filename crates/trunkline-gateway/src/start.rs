@@ -93,8 +93,8 @@ pub(crate) async fn start(
 
 impl Start<'_> {
     async fn run(self) -> Result<(Arc<Session>, Fence), Ending> {
-        self.check_names()?;
         let identity = self.authenticate().await?;
+        self.check_names()?;
         self.check_numbers()?;
         self.check_positions()?;
         self.check_groups(&identity)?;

@@ -1,4 +1,5 @@
-//! A session's channel operations, one after the other: what a client published first has the lower offset.
+//! A session's channel operations, one after the other: what a client published first has the lower offset. A new
+//! token comes before them all.
 //!
 //! The queue is bounded by the engine, which refuses operations beyond its limit. One task works while there is
 //! something to do; an idle session has none.
@@ -35,7 +36,14 @@ struct Queue {
 
 impl Jobs {
     pub(super) fn add(&self, node: &Arc<Node>, session: &Arc<Session>, job: Job) {
-        self.queue.lock().waiting.push_back(job);
+        let mut queue = self.queue.lock();
+        // A new token has 60 s to be good, and an upstream that hangs may take that of what waits before it.
+        if matches!(job, Job::Operation(_, Operation::Refresh { .. })) {
+            queue.waiting.push_front(job);
+        } else {
+            queue.waiting.push_back(job);
+        }
+        drop(queue);
         self.resume(node, session);
     }
 
