@@ -87,7 +87,9 @@ async fn authorized_upstream(
     let answer = upstreams.authorize(&session.caller(), channel, what.as_str()).await;
     let answer = answer.map_err(|status| Refusal::Unanswered(error_message(&status)))?;
     match answer.error {
-        Some(error) if !answer.allowed && !error.error_message.is_empty() => Err(Refusal::Denied(cut_error(error))),
+        Some(error) if !answer.allowed && !error.error_message.is_empty() => {
+            Err(Refusal::Denied(cut_error(error)))
+        }
         _ => Ok(answer.allowed),
     }
 }

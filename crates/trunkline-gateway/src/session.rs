@@ -17,7 +17,7 @@ mod waiters;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
-use trunkline_session::protocol0::{Acked, Replay, is_numbered, lost_publication};
+use trunkline_session::protocol0::{Acked, LedgerError, Replay, is_numbered, lost_publication};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
@@ -183,6 +183,11 @@ impl Session {
     /// Protocol 0: what numbers the session's frames.
     pub(crate) fn ledger(&self) -> Option<Arc<Mutex<Ledger>>> {
         self.inner.lock().ledger.clone()
+    }
+
+    /// Protocol 0: the client has everything up to this number, as an ack or a START says.
+    pub(crate) fn ack_numbers(&self, seq: Seq) -> Result<(), LedgerError> {
+        self.inner.lock().ack_numbers(seq)
     }
 
     /// Protocol 0: reserves the next block of numbers in the broker, before the last one is used up.
@@ -529,6 +534,14 @@ impl Session {
 }
 
 impl Inner {
+    fn ack_numbers(&mut self, seq: Seq) -> Result<(), LedgerError> {
+        let Some(ledger) = &self.ledger else { return Ok(()) };
+        let Acked { positions, answers } = ledger.lock().ack(seq)?;
+        self.engine.answers_acked(&answers);
+        self.waiters.acked(&positions);
+        Ok(())
+    }
+
     /// Tells who waits for what the client has acked already.
     fn wake_acked(&mut self) {
         if self.waiters.is_empty() {
@@ -576,11 +589,8 @@ impl Inner {
             Output::Publish(target, push) => effects.push(Effect::Job(Job::Publish(target, push))),
             Output::Acked(positions) => self.waiters.acked(&positions),
             Output::AckedSeq(seq) => {
-                // The engine has judged the number already, so it is one that was taken.
-                let acked = self.ledger.as_ref().and_then(|ledger| ledger.lock().ack(seq).ok());
-                let Acked { positions, answers } = acked.unwrap_or_default();
-                self.engine.answers_acked(&answers);
-                self.waiters.acked(&positions);
+                // The engine has judged the number already; where nothing more is kept for the client, START says so.
+                let _: Result<(), LedgerError> = self.ack_numbers(seq);
             }
             Output::Close { connection, notice } => {
                 let is_ours = self.link.as_ref().is_some_and(|link| link.handle.id == connection);

@@ -290,8 +290,8 @@ impl Start<'_> {
         });
         let token = TokenFact::None;
         // A number that was never given out is of a session that this one has replaced.
-        let resumes = |ledger: &Mutex<Ledger>| last_acked > Seq(0) && ledger.lock().ack(last_acked).is_ok();
-        if let Some((session, _)) = known.as_ref().filter(|(_, ledger)| resumes(ledger)) {
+        let resumes = |session: &Session| last_acked > Seq(0) && session.ack_numbers(last_acked).is_ok();
+        if let Some((session, _)) = known.as_ref().filter(|(session, _)| resumes(session)) {
             let (session, positions, stands) = (Arc::clone(session), Vec::new(), Stands::WhereSent);
             return Ok(Chosen { session, token, former: None, held: None, positions, stands });
         }
