@@ -8,6 +8,7 @@ mod common;
 mod defects;
 mod faults;
 mod frames;
+mod killed;
 mod lasting;
 mod logins;
 mod networks;

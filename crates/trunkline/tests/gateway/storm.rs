@@ -49,7 +49,7 @@ struct Size {
 impl Size {
     fn asked() -> Size {
         Size {
-            clients: size("STORM_CLIENTS", 24),
+            clients: size("STORM_CLIENTS", 50),
             cuts: size("STORM_CUTS", 5),
             per_second: size("STORM_PER_SECOND", 200),
         }
@@ -316,7 +316,7 @@ impl Load {
 }
 
 /// Begins something so many times a second, and makes up for ticks that came late; how often it has.
-async fn paced<F>(per_second: u64, stop: CancellationToken, make: impl Fn(u64) -> F + Send + 'static) -> u64
+pub(crate) async fn paced<F>(per_second: u64, stop: CancellationToken, make: impl Fn(u64) -> F + Send + 'static) -> u64
 where
     F: Future<Output = ()> + Send + 'static,
 {
