@@ -15,7 +15,7 @@ mod tls;
 mod upstream;
 
 pub use client::{Received, TestClient};
-pub use link::{LinkClosed, Transport, Way, https};
+pub use link::{LinkClosed, Transport, Way, half_open_quic, https};
 pub use server::{Ready, Resource, ServerBuilder, Signal, TestServer};
 pub use upstream::{Handled, TestUpstream, allowed};
 

@@ -10,11 +10,13 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message, protocol::WebSocketConfig};
 use trunkline_proto::Dialect;
 
+use crate::DEADLINE;
 use crate::server::Ready;
 use crate::tls;
 
@@ -326,6 +328,16 @@ impl Drop for StreamLink {
 /// TLS with the gateway's certificate on a connection to its HTTP surface, for tests that speak HTTP by hand.
 pub async fn https(ready: &Ready) -> Result<impl AsyncRead + AsyncWrite + Unpin + Send> {
     secure(ready, TcpStream::connect(ready.http()?).await?, &[b"http/1.1"]).await
+}
+
+/// A QUIC handshake with this ALPN and nothing more. Resolves when the gateway has ended the connection.
+pub async fn half_open_quic(ready: &Ready, alpn: &str) -> Result<()> {
+    let connecting = quic_connection(ready, alpn.as_bytes(), Buffers::Loopback);
+    let (_endpoint, connection) = timeout(DEADLINE, connecting).await.context("connecting hangs")??;
+    match timeout(DEADLINE, connection.closed()).await.context("the connection is kept")? {
+        quinn::ConnectionError::ApplicationClosed(_) | quinn::ConnectionError::ConnectionClosed(_) => Ok(()),
+        other => Err(anyhow!("the gateway did not end it: {other}")),
+    }
 }
 
 async fn secure(ready: &Ready, stream: TcpStream, alpn: &[&[u8]]) -> Result<Box<dyn Duplex>> {

@@ -2,9 +2,9 @@
 
 use trunkline_proto::wire::{self, StartRequest, Verdict};
 use trunkline_proto::{Dialect, UpBody, UpFrame};
-use trunkline_testkit::{TestClient, TestServer, TestUpstream, Way};
+use trunkline_testkit::{TestClient, TestServer, TestUpstream, Transport, Way};
 
-use crate::common::{again, business, client, come_back, error, open_server, server};
+use crate::common::{again, business, client, client_by, come_back, error, open_server, server};
 
 /// A server that wants a token.
 async fn closed_server() -> TestServer {
@@ -270,4 +270,14 @@ async fn a_seed_sessions_token_begins_a_fresh_session_in_protocol_1() {
     assert!(response.success, "{response:?}");
     assert_eq!(response.verdict, Verdict::Fresh as i32);
     assert_ne!(response.session_id, first.session_id);
+}
+
+#[tokio::test]
+async fn a_quic_or_http3_connection_that_goes_no_further_ends_at_its_deadline() {
+    let config = "[limits]\nhandshake_timeout = \"300ms\"\nstart_timeout = \"300ms\"";
+    let server = server().anonymous().config(config).start().await.unwrap();
+    for alpn in ["h3", "gatesvr"] {
+        trunkline_testkit::half_open_quic(server.ready(), alpn).await.expect(alpn);
+    }
+    client_by(&server, "alice", Way { transport: Transport::WebTransport, dialect: Dialect::Json }).await;
 }
