@@ -67,7 +67,7 @@ async fn s6_a_reply_over_the_limit_is_one_error_and_the_next_flows() {
 }
 
 #[tokio::test]
-async fn a_number_again_is_answered_from_the_cache_and_runs_once() {
+async fn c12_a_number_again_is_answered_from_the_cache_and_runs_once() {
     let (server, upstream) = open_server().await;
     let mut alice = client(&server, "alice").await;
     for msg_id in [10, 11, 12] {
@@ -101,7 +101,7 @@ async fn a_jump_of_numbers_is_400_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_call_that_a_cut_interrupts_runs_once_and_its_reply_is_fetched() {
+async fn c12_a_call_that_a_cut_interrupts_runs_once_and_its_reply_is_fetched() {
     let (server, upstream) = open_server().await;
     let mut alice = server.connect(Way::TCP).await.unwrap();
     let start = TestClient::start_request("alice", "");
@@ -135,7 +135,7 @@ async fn a_call_without_msg_id_answers_only_errors() {
 }
 
 #[tokio::test]
-async fn replies_that_ask_for_order_wait_for_those_before() {
+async fn c12_replies_that_ask_for_order_wait_for_those_before() {
     let (server, upstream) = open_server().await;
     let mut alice = client(&server, "alice").await;
     let ordered = |msg_id: u32, action: &str| {

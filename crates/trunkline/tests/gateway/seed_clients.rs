@@ -66,7 +66,7 @@ async fn every_frame_is_numbered_and_a_push_has_the_seeds_form() {
 }
 
 #[tokio::test]
-async fn a_resume_brings_what_was_not_acked_under_its_numbers() {
+async fn c1_a_resume_brings_what_was_not_acked_under_its_numbers() {
     let (server, upstream) = open_server().await;
     for (round, unacked) in [0_u64, 1, 17].into_iter().enumerate() {
         let user = format!("seed{round}");
