@@ -32,6 +32,9 @@ pub trait Broker: Send + Sync + 'static {
     /// Whether the engine is there, and in which incarnation. Never changes without telling.
     fn engine(&self) -> watch::Receiver<EngineState>;
 
+    /// What it holds on this node now.
+    fn figures(&self) -> Figures;
+
     /// Appends an item to a channel, or finds that its idempotency key was there before.
     async fn publish(
         &self,
@@ -123,11 +126,22 @@ pub enum EngineState {
     Away,
 }
 
+/// What a broker holds on one node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Channels, remembered ones included.
+    pub channels: usize,
+    /// Bytes of publications in their logs, and of what is encoded of them.
+    pub log_bytes: usize,
+}
+
 /// How to publish.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PublishOptions {
     /// The channel's history, as its namespace says now.
     pub limits: HistoryLimits,
+    /// How long it may be delivered, where that is less than the limits allow: afterwards it is a gap.
+    pub ttl: Option<Duration>,
     /// The same key again within [`IDEMPOTENCY_TTL`](crate::defaults::IDEMPOTENCY_TTL) publishes nothing new.
     pub idempotency_key: Option<Arc<str>>,
 }

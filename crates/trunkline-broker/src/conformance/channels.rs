@@ -264,7 +264,7 @@ pub async fn idempotency_keys_are_per_channel_and_bounded_in_length(h: &mut dyn 
     publish_with(&broker, &room(), "x", LONG, Some("k")).await;
     assert!(!publish_with(&broker, &name("room:2"), "x", LONG, Some("k")).await.duplicate);
     for key in ["".to_owned(), "k".repeat(IDEMPOTENCY_KEY_BYTES + 1)] {
-        let options = PublishOptions { limits: LONG, idempotency_key: Some(key.into()) };
+        let options = PublishOptions { limits: LONG, ttl: None, idempotency_key: Some(key.into()) };
         let refused = broker.publish(&room(), Item::publication("", "x"), options).await;
         assert!(matches!(refused, Err(BrokerError::Invalid(_))), "{refused:?}");
     }
@@ -294,4 +294,46 @@ pub async fn a_slow_cursor_is_told_a_gap(h: &mut dyn Harness) {
         reader.expect(&[&n.to_string()]).await;
     }
     assert_eq!(reader.position(), last);
+}
+
+/// A publication with a time of its own is delivered within it, and afterwards told as a gap wherever a position lies
+/// before it: while reading, at an attachment, and in the history. What lies around it is untouched.
+pub async fn a_publication_whose_own_time_is_over_is_a_gap(h: &mut dyn Harness) {
+    let broker = h.broker();
+    let mut quick = Reader::attach(&broker, &room(), None).await;
+    let mut slow = Reader::attach(&broker, &room(), None).await;
+    let mut places = Vec::new();
+    for (text, ttl) in [("a", None), ("b", Some(10)), ("c", None), ("d", Some(10))] {
+        let ttl = ttl.map(Duration::from_secs);
+        let options = PublishOptions { limits: LONG, ttl, idempotency_key: None };
+        let item = Item::publication("alice", text.to_owned());
+        places.push(broker.publish(&room(), item, options).await.unwrap().position);
+    }
+    quick.expect(&["a", "b", "c", "d"]).await;
+    h.advance(Duration::from_secs(11)).await;
+    quick.expect_nothing();
+    slow.expect(&["a"]).await;
+    assert_eq!(slow.next().await, Seen::Gap { from: places[0], next: places[1] });
+    slow.expect(&["c"]).await;
+    assert_eq!(slow.next().await, Seen::Gap { from: places[2], next: places[3] });
+    slow.expect_nothing();
+    // Whoever has had the lost one has lost nothing.
+    let attached = broker.attach(&room(), Some(places[1]), LONG).await.unwrap();
+    assert_eq!(attached.verdict, AttachVerdict::Continued);
+    let attached = broker.attach(&room(), Some(places[0]), LONG).await.unwrap();
+    assert_eq!(attached.verdict, AttachVerdict::Gap { from: places[0], next: places[1] });
+    let room = room();
+    let page = |since| broker.history(&room, since, 100, crate::Direction::Forward);
+    let all = page(None).await.unwrap();
+    assert_eq!(texts(&all.publications), ["a", "c"]);
+    for (since, kept, whole) in
+        [(places[0], vec!["c"], false), (places[1], vec!["c"], false), (places[3], vec![], true)]
+    {
+        let page = page(Some(since)).await.unwrap();
+        assert_eq!((texts(&page.publications), page.recovered), (kept, whole), "since {since}");
+    }
+    // The log goes on.
+    publish(&broker, &room, "e").await;
+    quick.expect(&["e"]).await;
+    slow.expect(&["e"]).await;
 }

@@ -111,7 +111,7 @@ pub async fn an_engine_that_is_away_says_so(h: &mut dyn Harness) {
 
     h.go_away().await;
     within("being told", engine.wait_for(|state| *state == EngineState::Away)).await.unwrap();
-    let options = PublishOptions { limits: LONG, idempotency_key: None };
+    let options = PublishOptions { limits: LONG, ttl: None, idempotency_key: None };
     let published = within("failing", broker.publish(&room(), Item::publication("", "b"), options)).await;
     assert!(matches!(published, Err(BrokerError::Unavailable(_))), "{published:?}");
     let written = within("failing", broker.put("k", Bytes::new(), Condition::Absent, Life::Forever)).await;

@@ -122,7 +122,7 @@ pub async fn a_page_after_a_position_says_whether_it_is_whole(h: &mut dyn Harnes
 /// An item comes back as it was given, with the broker's time.
 pub async fn kind_sender_time_and_data_come_back(h: &mut dyn Harness) {
     let broker = h.broker();
-    let options = || PublishOptions { limits: LONG, idempotency_key: None };
+    let options = || PublishOptions { limits: LONG, ttl: None, idempotency_key: None };
     let items = [Item::publication("alice", vec![0, 1, 255]), Item::push("billing", "")];
     for item in items.clone() {
         broker.publish(&room(), item, options()).await.unwrap();

@@ -100,6 +100,7 @@ cases! {
         an_idempotency_key_is_forgotten_in_time,
         idempotency_keys_are_per_channel_and_bounded_in_length,
         a_slow_cursor_is_told_a_gap,
+        a_publication_whose_own_time_is_over_is_a_gap,
     }
     history {
         without_limits_there_is_no_history,

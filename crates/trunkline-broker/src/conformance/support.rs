@@ -46,7 +46,7 @@ pub(super) async fn publish_with(
     limits: HistoryLimits,
     key: Option<&str>,
 ) -> Published {
-    let options = PublishOptions { limits, idempotency_key: key.map(Arc::from) };
+    let options = PublishOptions { limits, ttl: None, idempotency_key: key.map(Arc::from) };
     let item = Item::publication("alice", data.to_owned());
     broker.publish(channel, item, options).await.unwrap()
 }

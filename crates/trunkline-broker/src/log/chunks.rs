@@ -75,6 +75,7 @@ pub(super) enum Least {
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
     chunks: VecDeque<Chunk>,
+    bytes: usize,
 }
 
 impl Chunks {
@@ -88,8 +89,14 @@ impl Chunks {
         self.chunks.get(at)
     }
 
+    /// What all chunks take.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Puts a new chunk in its place. Its publications must not be encoded yet.
     pub(super) fn insert(&mut self, chunk: Chunk) {
+        self.bytes += chunk.bytes.len();
         let at = self.chunks.partition_point(|other| other.first < chunk.first);
         self.chunks.insert(at, chunk);
     }
@@ -97,8 +104,14 @@ impl Chunks {
     /// Drops the chunks that only hold publications before `base`.
     pub(super) fn release_before(&mut self, base: Seq) {
         while self.chunks.front().is_some_and(|chunk| chunk.end() <= base) {
-            self.chunks.pop_front();
+            self.bytes -= self.chunks.pop_front().map_or(0, |chunk| chunk.bytes.len());
         }
+    }
+
+    /// Drops the chunk that holds a publication; what else it holds is encoded again when it is asked for.
+    pub(super) fn drop_holding(&mut self, seq: Seq) {
+        let chunk = self.find(seq).and_then(|at| self.chunks.remove(at));
+        self.bytes -= chunk.map_or(0, |chunk| chunk.bytes.len());
     }
 
     /// Joins the chunks from `at` on, if enough of them follow each other and fit one chunk.

@@ -2,10 +2,12 @@
 //!
 //! A slow reader costs nothing but its cursor: when the window has moved past it, it is told a gap. The log wakes
 //! only those who parked at its head, and encodes each publication once per variant, when first asked. It holds its
-//! lock for copies of references only, never while bytes are encoded or written, and has no clock, task or queue.
+//! lock for copies of references only, never while bytes are encoded or written, and has no task or queue. It asks its
+//! engine's clock only where a publication has a time of its own.
 
 mod chunks;
 mod reading;
+mod shared;
 mod state;
 mod subscription;
 #[cfg(test)]
@@ -18,8 +20,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 pub use self::reading::{Piece, ReadOutcome};
+pub use self::shared::LogsFull;
 pub use self::subscription::{Subscription, Unpark};
 
+pub(crate) use self::shared::{Share, Shared};
 pub(crate) use self::state::Woken;
 use self::state::{Place, State};
 use self::window::Slot;
@@ -80,6 +84,19 @@ pub struct Stamp {
     pub uptime: Duration,
 }
 
+/// What is appended.
+#[derive(Debug, Clone)]
+pub struct Addition {
+    /// The publication.
+    pub item: Item,
+    /// When it comes.
+    pub stamp: Stamp,
+    /// The log's history from now on.
+    pub limits: HistoryLimits,
+    /// How long it may be delivered, where that is less than the limits allow.
+    pub ttl: Option<Duration>,
+}
+
 /// What an append did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Appended {
@@ -113,13 +130,27 @@ pub struct Log {
     state: Mutex<State>,
     /// Held by the one reader that encodes a variant, so that each publication is encoded once.
     encoding: [Mutex<()>; Variant::COUNT],
+    shared: Arc<Shared>,
+    share: Share,
 }
 
 impl Log {
     /// The log of a channel that has no publication yet. A position (e, 0) with `since` ≤ e is before the first;
     /// `now` is what the log answers as its head until then.
     pub fn new(channel: ChannelName, since: Epoch, now: Epoch) -> Self {
-        Log { channel, state: Mutex::new(State::new(since, now)), encoding: Default::default() }
+        Log::within(Arc::new(Shared::unlimited()), Share::Whole, channel, since, now)
+    }
+
+    /// A log among others of its engine.
+    pub(crate) fn within(
+        shared: Arc<Shared>,
+        share: Share,
+        channel: ChannelName,
+        since: Epoch,
+        now: Epoch,
+    ) -> Self {
+        let state = Mutex::new(State::new(since, now));
+        Log { channel, state, encoding: Default::default(), shared, share }
     }
 
     /// Whose log it is.
@@ -156,27 +187,29 @@ impl Log {
 
     /// Appends an item at the next offset: the engine whose history this log is. `mint` gives the epoch if this is
     /// the first; it must be above every epoch given before.
+    ///
+    /// # Errors
+    /// The engine's logs are full, and nothing was appended.
     pub fn append_next(
         &self,
-        item: Item,
-        stamp: Stamp,
-        limits: HistoryLimits,
+        addition: Addition,
         mint: impl FnOnce() -> Epoch,
-    ) -> Appended {
-        let (appended, woken) = self.append_next_quietly(item, stamp, limits, mint);
+    ) -> Result<Appended, LogsFull> {
+        let (appended, woken) = self.append_next_quietly(addition, mint)?;
         woken.unpark();
-        appended
+        Ok(appended)
     }
 
     /// [`Log::append_next`], but the caller unparks, after it has released a lock of its own.
     pub(crate) fn append_next_quietly(
         &self,
-        item: Item,
-        stamp: Stamp,
-        limits: HistoryLimits,
+        addition: Addition,
         mint: impl FnOnce() -> Epoch,
-    ) -> (Appended, Woken) {
+    ) -> Result<(Appended, Woken), LogsFull> {
+        let Addition { item, stamp, limits, ttl } = addition;
         let mut state = self.state.lock();
+        state.expire_due(&self.shared);
+        state.admit(item.cost(), stamp.uptime, limits, &self.shared, self.share)?;
         if state.epoch().is_none() {
             state.begin(Position { epoch: mint(), offset: Offset(0) });
         }
@@ -186,10 +219,12 @@ impl Log {
             prev,
             timestamp_ms: stamp.timestamp_ms,
             kept_since: stamp.uptime,
-            item: Arc::new(item),
+            expires: ttl.map(|ttl| stamp.uptime.saturating_add(ttl)),
+            item: Some(Arc::new(item)),
         };
         let woken = state.push(slot, limits);
-        (Appended { position: state.head_position(), subscriptions: state.subscriptions() }, woken)
+        state.settle(&self.shared);
+        Ok((Appended { position: state.head_position(), subscriptions: state.subscriptions() }, woken))
     }
 
     /// Appends a publication received from an engine elsewhere, if it follows the head. One that the log has
@@ -222,9 +257,11 @@ impl Log {
             prev: entry.prev,
             timestamp_ms: entry.timestamp_ms,
             kept_since: uptime,
-            item: entry.item,
+            expires: None,
+            item: Some(entry.item),
         };
         let woken = state.push(slot, limits);
+        state.settle(&self.shared);
         drop(state);
         woken.unpark();
         Ok(())
@@ -235,13 +272,21 @@ impl Log {
     pub fn reset(&self, head: Position, since: Epoch) {
         let mut state = self.state.lock();
         let woken = state.reset(head, since);
+        state.settle(&self.shared);
         drop(state);
         woken.unpark();
     }
 
     /// Drops what the limits no longer keep at this time.
     pub fn expire(&self, uptime: Duration) {
-        self.state.lock().expire(uptime);
+        let mut state = self.state.lock();
+        state.expire(uptime);
+        state.drop_encodings_if_tight(&self.shared);
+        state.settle(&self.shared);
+    }
+
+    fn settle(&self, state: &mut State) {
+        state.settle(&self.shared);
     }
 
     /// Whether readers are served beyond the history from now on.
@@ -256,7 +301,8 @@ impl Log {
 
     /// The publication at a position, while it is kept.
     pub fn entry(&self, at: Position) -> Option<Entry> {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
+        state.expire_due(&self.shared);
         let (window, epoch) = (state.window()?, state.epoch()?);
         let before = Offset(at.offset.0.checked_sub(1)?);
         let seq = window.after(before)?;
@@ -272,5 +318,13 @@ impl Log {
     /// of readers.
     pub fn encodings(&self) -> [u64; Variant::COUNT] {
         self.state.lock().encodings()
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        let _ = state.reset(Position::default(), Epoch(0));
+        state.settle(&self.shared);
     }
 }

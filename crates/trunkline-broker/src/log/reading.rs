@@ -71,7 +71,14 @@ impl Log {
     ) -> ReadOutcome {
         let mut reading = Reading { cursor, variant, budget: max_bytes, out, took: false };
         loop {
-            let look = reading.look(&mut self.state.lock());
+            let mut state = self.state.lock();
+            state.expire_due(&self.shared);
+            let look = reading.look(&mut state);
+            if let Look::Stop(_) = look {
+                state.drop_encodings_if_tight(&self.shared);
+            }
+            self.settle(&mut state);
+            drop(state);
             match look {
                 Look::Stop(outcome) => return outcome,
                 Look::Encode(seq) => self.encode_from(seq, variant, encode),
@@ -112,6 +119,7 @@ impl Log {
                 kept.parts(variant).1.insert(Chunk::new(seq, bytes, ends));
             }
         }
+        self.settle(&mut state);
     }
 }
 

@@ -10,8 +10,9 @@ use slab::Slab;
 
 use super::LiveWindow;
 use super::chunks::Chunks;
+use super::shared::{LogsFull, Share, Shared};
 use super::subscription::Unpark;
-use super::window::{Seq, Slot, Window};
+use super::window::{self, Seq, Slot, Window};
 use crate::broker::{Direction, Page};
 use crate::item::Variant;
 use crate::limits::HistoryLimits;
@@ -48,6 +49,8 @@ pub(super) struct State {
     next_seq: Seq,
     /// Only while something is kept.
     kept: Option<Box<Kept>>,
+    /// What the engine's budget counts for this log.
+    charged: usize,
 }
 
 /// What a log has once something was published.
@@ -84,6 +87,7 @@ impl State {
             parked: Slab::new(),
             next_seq: 0,
             kept: None,
+            charged: 0,
         }
     }
 
@@ -139,7 +143,8 @@ impl State {
         match found {
             Some((seq, prev)) if prev <= at.offset => Place::At(seq),
             Some((_, prev)) => Place::Gap { next: Position { epoch, offset: prev } },
-            None => Place::Gap { next: self.oldest() },
+            // Nothing that can be read follows.
+            None => Place::Gap { next: self.head_position() },
         }
     }
 
@@ -147,6 +152,67 @@ impl State {
     pub(super) fn begin(&mut self, head: Position) {
         self.epoch = Some(head.epoch);
         self.head = head.offset;
+    }
+
+    /// Makes room for a publication: takes it from the budget, or from what it displaces in this log.
+    pub(super) fn admit(
+        &mut self,
+        cost: usize,
+        now: Duration,
+        limits: HistoryLimits,
+        shared: &Shared,
+        share: Share,
+    ) -> Result<(), LogsFull> {
+        let size = window::size(cost);
+        if shared.take(size, share).is_ok() {
+            self.charged += size;
+            return Ok(());
+        }
+        // What is encoded can be made again.
+        self.drop_encodings();
+        self.expire(now);
+        self.settle(shared);
+        let live = self.live;
+        let displaced = match &mut self.kept {
+            Some(kept) => {
+                kept.window.set_limits(limits);
+                kept.window.displaced(cost, now, live)
+            }
+            None => Window::new(0, limits).displaced(cost, now, live),
+        };
+        let grows = size.saturating_sub(displaced);
+        shared.take(grows, share)?;
+        self.charged += grows;
+        Ok(())
+    }
+
+    /// Tells the budget what this log takes now.
+    pub(super) fn settle(&mut self, shared: &Shared) {
+        let takes = self.kept.as_ref().map_or(0, |kept| kept.bytes());
+        shared.settle(self.charged, takes);
+        self.charged = takes;
+    }
+
+    fn drop_encodings(&mut self) {
+        if let Some(kept) = &mut self.kept {
+            kept.variants = Default::default();
+        }
+    }
+
+    /// Where bytes are short, nothing is kept that the next reader can make anew.
+    pub(super) fn drop_encodings_if_tight(&mut self, shared: &Shared) {
+        if shared.is_tight() {
+            self.drop_encodings();
+        }
+    }
+
+    /// Lets go of publications whose own time is over. Most logs have none, and do not ask the clock.
+    pub(super) fn expire_due(&mut self, shared: &Shared) {
+        if self.window().is_some_and(|window| window.expiry().is_some())
+            && let Some(now) = shared.uptime()
+        {
+            self.expire(now);
+        }
     }
 
     /// Appends, trims, and takes out those who are parked.
@@ -187,6 +253,9 @@ impl State {
     pub(super) fn expire(&mut self, uptime: Duration) {
         let live = self.live;
         if let Some(kept) = &mut self.kept {
+            for seq in kept.window.expire(uptime) {
+                kept.variants.iter_mut().flatten().for_each(|chunks| chunks.drop_holding(seq));
+            }
             kept.window.trim(uptime, live);
         }
         self.release();
@@ -216,10 +285,8 @@ impl State {
     /// One subscription less. With the last, what was encoded is dropped: the next reader makes it anew.
     pub(super) fn unsubscribed(&mut self) {
         self.subscriptions -= 1;
-        if self.subscriptions == 0
-            && let Some(kept) = &mut self.kept
-        {
-            kept.variants = Default::default();
+        if self.subscriptions == 0 {
+            self.drop_encodings();
         }
     }
 
@@ -231,6 +298,7 @@ impl State {
             return page;
         };
         let (first, end) = (window.history_first(), window.end());
+        let whole = |range: std::ops::Range<Seq>| since.is_none() || !window.has_expired(range);
         let from = match place {
             None if direction == Direction::Forward => first,
             None | Some(Place::Head) => end,
@@ -244,6 +312,7 @@ impl State {
             Direction::Forward => {
                 page.recovered &= from >= first;
                 let range = from.max(first)..end;
+                page.recovered &= whole(range.clone());
                 page.publications.extend(range.take(limit).filter_map(|seq| window.entry(epoch, seq)));
             }
             Direction::Reverse => {
@@ -254,8 +323,9 @@ impl State {
                         .map_or(from, |slot| if slot.offset == since.offset { from - 1 } else { from }),
                     _ => from,
                 };
-                let range = (first..until.max(first)).rev();
-                page.publications.extend(range.take(limit).filter_map(|seq| window.entry(epoch, seq)));
+                let range = first..until.max(first);
+                page.recovered &= whole(range.clone());
+                page.publications.extend(range.rev().take(limit).filter_map(|seq| window.entry(epoch, seq)));
             }
         }
         page
@@ -263,6 +333,11 @@ impl State {
 }
 
 impl Kept {
+    fn bytes(&self) -> usize {
+        let encoded: usize = self.variants.iter().flatten().map(|chunks| chunks.bytes()).sum();
+        self.window.bytes() + encoded
+    }
+
     /// What is kept, and what is encoded of it in one variant.
     pub(super) fn parts(&mut self, variant: Variant) -> (&Window, &mut Chunks) {
         (&self.window, self.variants[variant.index()].get_or_insert_default())

@@ -92,5 +92,6 @@ impl Drop for Subscription {
         let mut state = self.log.state.lock();
         self.leave(&mut state);
         state.unsubscribed();
+        self.log.settle(&mut state);
     }
 }

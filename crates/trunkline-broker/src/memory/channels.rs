@@ -15,10 +15,10 @@ use parking_lot::Mutex;
 
 use super::idempotency::Keys;
 use super::time::Time;
-use crate::broker::{Attached, Attachment, BrokerError, Direction, Page, PublishOptions, Published};
+use crate::broker::{Attached, Attachment, BrokerError, Direction, Figures, Page, PublishOptions, Published};
 use crate::defaults::{CHANNEL_MEMORY, IDEMPOTENCY_KEY_BYTES};
 use crate::item::Item;
-use crate::log::{LiveWindow, Log};
+use crate::log::{Addition, LiveWindow, Log, LogsFull, Share, Shared};
 use crate::names::{ChannelName, Epoch, Position};
 
 /// Enough that two cores seldom meet on one lock, few enough that sweeping one is short.
@@ -36,6 +36,14 @@ pub(super) struct Channels {
     /// By a hash of the name: a position (e, 0) below the mark may lie before a forgotten publication.
     marks: Box<[AtomicU64]>,
     max_per_shard: usize,
+    essential: fn(&str) -> bool,
+    shared: Arc<Shared>,
+}
+
+/// How many channels there may be, and which of them may use all of it.
+pub(super) struct Limits {
+    pub(super) channels: usize,
+    pub(super) essential: fn(&str) -> bool,
 }
 
 /// One channel.
@@ -53,13 +61,15 @@ struct Detach {
 }
 
 impl Channels {
-    pub(super) fn new(time: Arc<Time>, max_channels: usize) -> Self {
+    pub(super) fn new(time: Arc<Time>, shared: Arc<Shared>, limits: Limits) -> Self {
         Channels {
             time,
             hasher: RandomState::new(),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             marks: (0..MARKS).map(|_| AtomicU64::new(0)).collect(),
-            max_per_shard: max_channels.div_ceil(SHARDS),
+            max_per_shard: limits.channels.div_ceil(SHARDS),
+            essential: limits.essential,
+            shared,
         }
     }
 
@@ -77,13 +87,16 @@ impl Channels {
             return Err(BrokerError::Invalid(reason));
         }
         let (log, keys) = self.with_channel(name, |channel| {
-            let keys = keyed.then(|| channel.keys.get_or_insert_default().clone());
+            let new = || Arc::new(Mutex::new(Keys::new(Arc::clone(&self.shared))));
+            let keys = keyed.then(|| channel.keys.get_or_insert_with(new).clone());
             (channel.log.clone(), keys)
         })?;
+        let PublishOptions { limits, ttl, idempotency_key } = options;
         let stamp = self.time.stamp();
+        let addition = Addition { item, stamp, limits, ttl };
         let mint = || self.time.mint();
-        let Some((key, keys)) = options.idempotency_key.zip(keys) else {
-            let appended = log.append_next(item, stamp, options.limits, mint);
+        let Some((key, keys)) = idempotency_key.zip(keys) else {
+            let appended = log.append_next(addition, mint).map_err(full)?;
             let (position, live) = (appended.position, Some(appended.subscriptions));
             return Ok(Published { position, duplicate: false, live });
         };
@@ -91,8 +104,9 @@ impl Channels {
         if let Some(position) = seen.find(&key, stamp.uptime) {
             return Ok(Published { position, duplicate: true, live: Some(log.subscriptions()) });
         }
-        let (appended, woken) = log.append_next_quietly(item, stamp, options.limits, mint);
-        seen.remember(key, appended.position, stamp.uptime);
+        let place = seen.reserve(key, self.share(name)).map_err(full)?;
+        let (appended, woken) = log.append_next_quietly(addition, mint).map_err(full)?;
+        seen.remember(place, appended.position, stamp.uptime);
         drop(seen);
         woken.unpark();
         Ok(Published { position: appended.position, duplicate: false, live: Some(appended.subscriptions) })
@@ -146,17 +160,7 @@ impl Channels {
         let now = self.time.uptime();
         let mut shard = shard.lock();
         shard.retain(|name, channel| {
-            channel.log.expire(now);
-            if let Some(keys) = &channel.keys {
-                let mut seen = keys.lock();
-                seen.expire(now);
-                let empty = seen.is_empty();
-                drop(seen);
-                // Whoever else holds the keys is about to remember one.
-                if empty && Arc::strong_count(keys) == 1 {
-                    channel.keys = None;
-                }
-            }
+            channel.expire(now);
             let idle = seconds(now).saturating_sub(channel.last_used_s) >= seconds(CHANNEL_MEMORY);
             let needless = channel.log.epoch().is_none();
             let gone = (idle || needless) && channel.is_unused();
@@ -178,7 +182,7 @@ impl Channels {
             let shard = shard.lock();
             let logs: Vec<Arc<Log>> = shard.values().map(|channel| channel.log.clone()).collect();
             for keys in shard.values().filter_map(|channel| channel.keys.as_ref()) {
-                *keys.lock() = Keys::default();
+                *keys.lock() = Keys::new(Arc::clone(&self.shared));
             }
             drop(shard);
             for log in logs {
@@ -187,9 +191,13 @@ impl Channels {
         }
     }
 
-    /// How many channels are held, for figures and tests.
-    pub(super) fn count(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().len()).sum()
+    pub(super) fn figures(&self) -> Figures {
+        let channels = self.shards.iter().map(|shard| shard.lock().len()).sum();
+        Figures { channels, log_bytes: self.shared.used() }
+    }
+
+    fn share(&self, name: &ChannelName) -> Share {
+        if (self.essential)(name.as_str()) { Share::Whole } else { Share::Ordinary }
     }
 
     fn shard(&self, name: &ChannelName) -> &Mutex<HashMap<ChannelName, Channel>> {
@@ -205,7 +213,7 @@ impl Channels {
     fn new_log(&self, name: &ChannelName) -> Log {
         let mark = self.mark(name).load(Ordering::Relaxed);
         let since = Epoch(mark.max(self.time.incarnation().0));
-        Log::new(name.clone(), since, self.time.mint())
+        Log::within(Arc::clone(&self.shared), self.share(name), name.clone(), since, self.time.mint())
     }
 
     /// Finds a channel or makes it, and uses it.
@@ -216,8 +224,9 @@ impl Channels {
     ) -> Result<T, BrokerError> {
         let now_s = seconds(self.time.uptime());
         let mut shard = self.shard(name).lock();
-        if shard.len() >= self.max_per_shard && !shard.contains_key(name) && !self.make_room(&mut shard) {
-            let limit = self.max_per_shard * SHARDS;
+        let room = self.share(name).of(self.max_per_shard);
+        if shard.len() >= room && !shard.contains_key(name) && !self.make_room(&mut shard) {
+            let limit = room * SHARDS;
             return Err(BrokerError::Full { what: "channels", limit });
         }
         let channel = match shard.entry(name.clone()) {
@@ -234,19 +243,22 @@ impl Channels {
     }
 
     /// Forgets the unused channels of a full shard that were used longest ago, an eighth of it at a time, so that
-    /// a flood of new names does not search the shard for each.
+    /// a flood of new names does not search the shard for each. Where there are none, those go that are remembered
+    /// for their keys alone: a publication that is repeated later than all of that is the lesser evil.
     fn make_room(&self, shard: &mut HashMap<ChannelName, Channel>) -> bool {
         let now = self.time.uptime();
-        let mut unused: Vec<(u32, ChannelName)> = Vec::new();
-        for (name, channel) in shard.iter() {
-            channel.log.expire(now);
-            if channel.is_unused() {
-                unused.push((channel.last_used_s, name.clone()));
+        let mut unused: Vec<(bool, u32, ChannelName)> = Vec::new();
+        for (name, channel) in shard.iter_mut() {
+            channel.expire(now);
+            if channel.is_idle() {
+                unused.push((channel.keys.is_some(), channel.last_used_s, name.clone()));
             }
         }
         unused.sort_unstable();
-        unused.truncate(self.max_per_shard.div_ceil(8));
-        for (_, name) in &unused {
+        let first_keyed = unused.partition_point(|(keyed, ..)| !keyed);
+        let most = self.max_per_shard.div_ceil(8);
+        unused.truncate(if first_keyed > 0 { first_keyed.min(most) } else { most });
+        for (_, _, name) in &unused {
             if let Some(channel) = shard.remove(name) {
                 self.mark_forgotten(name, &channel);
             }
@@ -279,13 +291,30 @@ impl Channels {
 }
 
 impl Channel {
-    /// Whether nobody would miss it: nobody is attached, nothing is kept, and nobody is about to publish. A
-    /// publisher takes its reference under the shard's lock, which the caller holds.
+    /// Drops what is no longer kept.
+    fn expire(&mut self, now: Duration) {
+        self.log.expire(now);
+        if let Some(keys) = &self.keys {
+            let mut seen = keys.lock();
+            seen.expire(now);
+            let empty = seen.is_empty();
+            drop(seen);
+            // Whoever else holds the keys is about to remember one.
+            if empty && Arc::strong_count(keys) == 1 {
+                self.keys = None;
+            }
+        }
+    }
+
+    /// Whether nobody would miss it: it is idle, and no key is remembered.
     fn is_unused(&self) -> bool {
-        self.attachments == 0
-            && Arc::strong_count(&self.log) == 1
-            && self.keys.is_none()
-            && self.log.is_empty()
+        self.keys.is_none() && self.is_idle()
+    }
+
+    /// Whether nobody is attached, nothing is kept, and nobody is about to publish. A publisher takes its reference
+    /// under the shard's lock, which the caller holds.
+    fn is_idle(&self) -> bool {
+        self.attachments == 0 && Arc::strong_count(&self.log) == 1 && self.log.is_empty()
     }
 }
 
@@ -293,6 +322,10 @@ impl Drop for Detach {
     fn drop(&mut self) {
         self.channels.detach(&self.channel);
     }
+}
+
+fn full(full: LogsFull) -> BrokerError {
+    BrokerError::Full { what: "bytes of publications", limit: full.limit }
 }
 
 fn seconds(uptime: Duration) -> u32 {

@@ -12,13 +12,14 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
-use super::channels::Channels;
+use super::channels::{Channels, Limits};
 use super::disk::{Counters, Disk};
 use super::table::{Edit, Edited, Table, TableLimits};
 use super::time::Time;
 use super::{MemoryError, MemoryOptions, Outage, Sweeping};
 use crate::broker::{Answer, BrokerError, EngineState};
 use crate::defaults::{COUNTERS_INTERVAL, FENCE_BLOCK, SWEEP_TICK};
+use crate::log::Shared;
 use crate::names::{LeaseId, NodeId};
 
 /// Whether the clock and the fences are written again, so that a restart goes on above them.
@@ -54,6 +55,8 @@ impl Engine {
     pub(super) fn open(options: MemoryOptions) -> Result<Arc<Self>, MemoryError> {
         let disk = options.data_dir.as_deref().map(Disk::open).transpose()?;
         let counters = disk.as_ref().map(Disk::load_counters).transpose()?.unwrap_or(Counters::new(0, 0));
+        let shared = Arc::new(Shared::new(options.max_log_bytes, Arc::clone(&options.clock)));
+        let limits = Limits { channels: options.max_channels, essential: options.essential };
         let time = Arc::new(Time::new(options.clock, counters.clock_us));
         let incarnation = time.incarnation();
         // Beginning at the clock too, the counter does not fall even where the data directory was removed.
@@ -75,7 +78,7 @@ impl Engine {
             stored.map_err(MemoryError::from_write)?;
         }
         let engine = Arc::new(Engine {
-            channels: Arc::new(Channels::new(time.clone(), options.max_channels)),
+            channels: Arc::new(Channels::new(time.clone(), shared, limits)),
             time,
             table: Mutex::new(table),
             fences: Mutex::new(Fences { next, below }),

@@ -26,8 +26,8 @@ use self::engine::Engine;
 use self::table::Edit;
 use self::watchers::Source;
 use crate::broker::{
-    Answer, Attached, Broker, BrokerError, Condition, Deleted, Direction, EngineState, Life, Member, Members,
-    Page, PublishOptions, Published, Versioned, Written,
+    Answer, Attached, Broker, BrokerError, Condition, Deleted, Direction, EngineState, Figures, Life, Member,
+    Members, Page, PublishOptions, Published, Versioned, Written,
 };
 use crate::clock::{Clock, SystemClock};
 use crate::defaults;
@@ -50,6 +50,11 @@ pub struct MemoryOptions {
     pub durable_prefixes: Vec<String>,
     /// Channels held at most.
     pub max_channels: usize,
+    /// Bytes of all logs at most; a publication that does not fit is refused.
+    pub max_log_bytes: usize,
+    /// Which channels, by their names, the node's sessions cannot do without. All others may have three quarters of
+    /// the channels and of the bytes, so that no client can use up what every START needs.
+    pub essential: fn(&str) -> bool,
     /// Bytes of keyed values at most.
     pub max_keyed_bytes: usize,
     /// Bytes of durable keyed values at most.
@@ -76,6 +81,8 @@ impl MemoryOptions {
             clock: Arc::new(SystemClock::default()),
             durable_prefixes: Vec::new(),
             max_channels: defaults::MAX_CHANNELS,
+            max_log_bytes: defaults::MAX_LOG_BYTES,
+            essential: |_| false,
             max_keyed_bytes: defaults::MAX_KEYED_BYTES,
             max_durable_bytes: defaults::MAX_DURABLE_BYTES,
             sweeping: Sweeping::Background,
@@ -149,7 +156,7 @@ impl MemoryBroker {
 
     /// How many channels are held, remembered ones included.
     pub fn channels(&self) -> usize {
-        self.engine.channels().count()
+        self.engine.channels().figures().channels
     }
 
     /// Plays an outage, for tests of what stands on a broker.
@@ -178,6 +185,10 @@ impl Broker for MemoryBroker {
 
     fn engine(&self) -> watch::Receiver<EngineState> {
         self.engine.state()
+    }
+
+    fn figures(&self) -> Figures {
+        self.engine.channels().figures()
     }
 
     async fn publish(

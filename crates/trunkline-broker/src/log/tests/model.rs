@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::super::{Cursor, LiveWindow, Log, Missing, Piece, ReadOutcome};
+use super::super::{Addition, Cursor, LiveWindow, Log, Missing, Piece, ReadOutcome};
 use super::support::*;
 use crate::broker::Direction;
 use crate::defaults::{LIVE_WINDOW_BYTES, LIVE_WINDOW_COUNT, LIVE_WINDOW_TTL};
@@ -64,7 +64,7 @@ struct Model {
     all: Vec<Publication>,
     history: usize,
     window: usize,
-    live: bool,
+    live: LiveWindow,
     limits: HistoryLimits,
     now: Duration,
 }
@@ -204,7 +204,8 @@ fn run(limits: HistoryLimits, steps: Vec<Step>) -> Result<(), TestCaseError> {
                     serial += 1;
                     let data = Bytes::from([&serial.to_be_bytes()[..], &vec![0; size]].concat());
                     let item = Item::publication("", data.clone());
-                    log.append_next(item, stamp(model.now), limits, || Epoch(model.epoch));
+                    let addition = Addition { item, stamp: stamp(model.now), limits, ttl: None };
+                    log.append_next(addition, || Epoch(model.epoch)).unwrap();
                     model.all.push(Publication { data, since: model.now });
                     model.trim();
                 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
-use super::super::{AttachVerdict, Cursor, LiveWindow, Log, Missing, Piece, ReadOutcome};
+use super::super::{Addition, AttachVerdict, Cursor, LiveWindow, Log, Missing, Piece, ReadOutcome};
 use super::support::*;
 use crate::broker::Direction;
 use crate::defaults::{CHUNK_BYTES, LIVE_WINDOW_COUNT, LIVE_WINDOW_TTL};
@@ -236,7 +236,8 @@ fn a_reset_tells_every_cursor() {
     assert_eq!(drain(&log, &mut cursor, &plain).1, ReadOutcome::AtHead);
     let stamp = stamp(Duration::ZERO);
     let item = Item::publication("", "b");
-    log.append_next(item, stamp, HistoryLimits::NONE, || Epoch(9_001));
+    let addition = Addition { item, stamp, limits: HistoryLimits::NONE, ttl: None };
+    log.append_next(addition, || Epoch(9_001)).unwrap();
     let (pieces, _) = drain(&log, &mut cursor, &plain);
     assert_eq!(decode(pieces[0].bytes.clone())[0].0, Position::new(9_001, 1));
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
 
-use super::super::{LiveWindow, Log, Stamp, Unpark};
+use super::super::{Addition, LiveWindow, Log, Stamp, Unpark};
 use crate::item::{Encode, Entry, Item, Variant};
 use crate::limits::HistoryLimits;
 use crate::names::{ChannelName, Epoch, Offset, Position};
@@ -44,7 +44,9 @@ pub(super) fn publish_with(
     uptime: Duration,
     limits: HistoryLimits,
 ) -> Position {
-    log.append_next(Item::publication("", data), stamp(uptime), limits, || Epoch(EPOCH)).position
+    let item = Item::publication("", data);
+    let addition = Addition { item, stamp: stamp(uptime), limits, ttl: None };
+    log.append_next(addition, || Epoch(EPOCH)).unwrap().position
 }
 
 pub(super) fn at(offset: u64) -> Position {

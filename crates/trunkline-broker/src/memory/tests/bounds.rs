@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::*;
 use crate::broker::{BrokerError, Condition, Deleted, Direction, Life, PublishOptions, Published, Written};
 use crate::defaults::{CHANNEL_MEMORY, IDEMPOTENCY_KEYS};
-use crate::item::Item;
+use crate::item::{Encode, Entry, Item, Variant};
 use crate::limits::HistoryLimits;
-use crate::log::AttachVerdict;
-use crate::names::{ChannelName, Position};
+use crate::log::{AttachVerdict, Cursor, ReadOutcome, Unpark};
+use crate::names::{ChannelName, Offset, Position};
 use crate::watching::Change;
 
 const LONG: HistoryLimits = HistoryLimits { count: 99, bytes: 9_999, ttl: Duration::from_secs(60) };
@@ -26,7 +26,7 @@ async fn publish(
     limits: HistoryLimits,
     key: Option<String>,
 ) -> Result<Published, BrokerError> {
-    let options = PublishOptions { limits, idempotency_key: key.map(Into::into) };
+    let options = PublishOptions { limits, ttl: None, idempotency_key: key.map(Into::into) };
     broker.publish(channel, Item::publication("", "x"), options).await
 }
 
@@ -197,4 +197,149 @@ async fn a_watcher_that_is_gone_leaves_no_queue() {
         drop(broker.watch("k").await.unwrap());
     }
     assert!(broker.engine.table().watchers.len() <= 1);
+}
+
+fn is_essential(name: &str) -> bool {
+    name.starts_with("user:")
+}
+
+fn user(n: usize) -> ChannelName {
+    ChannelName::new(format!("user:{n}")).unwrap()
+}
+
+async fn publish_large(broker: &MemoryBroker, channel: &ChannelName) -> Result<Published, BrokerError> {
+    let item = Item::publication("", vec![7; 100_000]);
+    let options = PublishOptions { limits: HistoryLimits::NONE, ..PublishOptions::default() };
+    broker.publish(channel, item, options).await
+}
+
+/// Writes the payload as it is.
+struct AsItIs;
+
+impl Encode for AsItIs {
+    fn encode(&self, _: &ChannelName, entry: &Entry, out: &mut BytesMut) {
+        out.extend_from_slice(&entry.item.data);
+    }
+}
+
+struct Nobody;
+
+impl Unpark for Nobody {
+    fn unpark(&self) {}
+}
+
+#[tokio::test]
+async fn all_logs_together_keep_no_more_bytes_than_they_may() {
+    const LIMIT: usize = 1_000_000;
+    let (broker, _) = open(|options| {
+        options.max_log_bytes = LIMIT;
+        options.essential = is_essential;
+    });
+    let mut attached = Vec::new();
+    for n in 0..20 {
+        attached.push(broker.attach(&room(n), None, HistoryLimits::NONE).await.unwrap());
+    }
+    let mut accepted = 0;
+    let refused = loop {
+        match publish_large(&broker, &room(accepted)).await {
+            Ok(_) => accepted += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, BrokerError::Full { limit: 750_000, .. }), "{refused}");
+    assert_eq!(accepted, 7, "three quarters of the bytes");
+    // What sessions cannot do without has the rest.
+    attached.push(broker.attach(&user(1), None, HistoryLimits::NONE).await.unwrap());
+    publish_large(&broker, &user(1)).await.unwrap();
+    // A channel goes on with what it displaces: its live window holds two of these.
+    publish_large(&broker, &user(1)).await.unwrap();
+    assert!(publish_large(&broker, &room(0)).await.is_err(), "the first channel would grow");
+    for _ in 0..10 {
+        publish_large(&broker, &user(1)).await.unwrap();
+    }
+    // What is encoded for readers is not kept beyond the limit, and every reader gets it all the same.
+    for variant in 0..4 {
+        for attached in &attached {
+            let _subscription = attached.log.subscribe(Arc::new(Nobody));
+            let (mut cursor, mut pieces) = (attached.log.locate(None).0, Vec::new());
+            let from = attached.log.page(None, 0, Direction::Forward).position;
+            cursor = Cursor::at(Position { offset: Offset(0), ..from }.min(cursor.position()));
+            while attached.log.read(
+                &mut cursor,
+                Variant::new(variant).unwrap(),
+                &AsItIs,
+                1 << 20,
+                &mut pieces,
+            ) != ReadOutcome::AtHead
+            {}
+            assert!(broker.figures().log_bytes <= LIMIT + 100_000, "{:?}", broker.figures());
+        }
+    }
+    drop(attached);
+    broker.sweep();
+    assert_eq!(broker.figures().log_bytes, 0);
+    let _attached = broker.attach(&room(0), None, HistoryLimits::NONE).await.unwrap();
+    publish_large(&broker, &room(0)).await.unwrap();
+}
+
+#[tokio::test]
+async fn idempotency_keys_count_as_bytes_of_the_logs() {
+    let (broker, clock) = open(|options| options.max_log_bytes = 40_000);
+    let mut accepted = 0;
+    let publish =
+        async |n: usize| publish(&broker, &room(n), HistoryLimits::NONE, Some(format!("{n:0>100}"))).await;
+    while publish(accepted).await.is_ok() {
+        accepted += 1;
+        assert!(accepted < 1_000, "nothing is ever refused");
+    }
+    assert!(broker.figures().log_bytes <= 30_000);
+    clock.advance(CHANNEL_MEMORY);
+    broker.sweep();
+    assert_eq!(broker.figures().log_bytes, 0);
+    publish(accepted).await.unwrap();
+}
+
+#[tokio::test]
+async fn channels_that_clients_name_leave_room_for_those_that_sessions_need() {
+    let (broker, clock) = open(|options| {
+        options.max_channels = 64 * 32;
+        options.essential = is_essential;
+    });
+    // In use for good, or remembered for their keys: as many as there may be.
+    let mut attached = Vec::new();
+    for n in 0..20_000 {
+        attached.extend(broker.attach(&room(n), None, LONG).await);
+    }
+    assert_eq!(attached.len(), 64 * 24, "three quarters, all shards being full");
+    attached.truncate(64);
+    for n in 20_000..40_000 {
+        let key = Some("key".to_owned());
+        publish(&broker, &room(n), HistoryLimits::NONE, key).await.unwrap();
+    }
+    for n in 0..64 * 4 {
+        attached.push(broker.attach(&user(n), None, LONG).await.unwrap());
+    }
+    clock.advance(CHANNEL_MEMORY);
+    broker.sweep();
+    assert_eq!(broker.channels(), attached.len());
+}
+
+#[tokio::test]
+async fn a_publication_is_never_read_after_its_own_time_however_late_the_sweeper_is() {
+    let (broker, clock) = open(|_| {});
+    let attached = broker.attach(&room(1), None, LONG).await.unwrap();
+    let options = PublishOptions { limits: LONG, ttl: Some(Duration::from_secs(5)), idempotency_key: None };
+    broker.publish(&room(1), Item::publication("", "x"), options).await.unwrap();
+    let variant = Variant::new(0).unwrap();
+    let (mut pieces, log) = (Vec::new(), &attached.log);
+    let mut early = attached.cursor;
+    assert_eq!(log.read(&mut early, variant, &AsItIs, 99, &mut pieces), ReadOutcome::AtHead);
+    assert_eq!(pieces.len(), 1);
+    clock.advance(Duration::from_secs(5));
+    let mut late = attached.cursor;
+    let outcome = log.read(&mut late, variant, &AsItIs, 99, &mut pieces);
+    assert!(matches!(outcome, ReadOutcome::Gap { .. }), "{outcome:?}");
+    assert_eq!(pieces.len(), 1, "nothing more was read");
+    assert_eq!(log.read(&mut late, variant, &AsItIs, 99, &mut pieces), ReadOutcome::AtHead);
+    assert_eq!(late, early);
 }
