@@ -1,6 +1,7 @@
 //! Channels as sessions use them: rights, attachment, members.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use trunkline_broker::{AttachVerdict, BrokerError, ChannelName, Item, Position, PublishOptions};
@@ -100,12 +101,13 @@ pub(crate) async fn publish(
     channel: &str,
     sender: Arc<str>,
     data: Bytes,
+    ttl: Option<Duration>,
     idempotency_key: Option<Arc<str>>,
 ) -> Result<Position, ErrorMessage> {
     check_size(node, publication_size(channel, &sender, &data))?;
     check_json(node, |limit| publication_exceeds_as_json(channel, &sender, &data, limit))?;
     let name = channel_name(channel)?;
-    let options = PublishOptions { limits: node.options().history(channel), idempotency_key };
+    let options = PublishOptions { limits: node.options().history(channel), ttl, idempotency_key };
     let published = node.broker.publish(&name, Item::publication(sender, data), options).await;
     let published = published.map_err(|error| broker_error(&error))?;
     node.stats.publications.one();

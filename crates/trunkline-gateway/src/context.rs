@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use trunkline_proto::wire::ErrorMessage;
 use trunkline_proto::{CloseCode, ErrorCode};
-use trunkline_service::{Context, ContextError, Member, Push, PushOutcome, Target};
+use trunkline_service::{Context, ContextError, Member, PublishOptions, Push, PushOutcome, Target};
 
 use crate::channels;
 use crate::gateway::Node;
@@ -73,7 +73,7 @@ impl Context for NodeContext {
         &self,
         channel: &str,
         data: Bytes,
-        idempotency_key: &str,
+        options: PublishOptions,
     ) -> Result<(u64, u64), ContextError> {
         if is_implicit_name(channel) {
             return Err(error(
@@ -81,8 +81,9 @@ impl Context for NodeContext {
                 "implicit channels carry pushes: use push or broadcast",
             ));
         }
+        let PublishOptions { idempotency_key, ttl } = options;
         let key = (!idempotency_key.is_empty()).then(|| format!("service\n{idempotency_key}").into());
-        let published = channels::publish(&self.node, channel, "".into(), data, key).await;
+        let published = channels::publish(&self.node, channel, "".into(), data, ttl, key).await;
         let position = published.map_err(from_message)?;
         Ok((position.epoch.0, position.offset.0))
     }

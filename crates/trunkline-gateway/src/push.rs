@@ -162,6 +162,7 @@ pub(crate) async fn publish_response(
         ChannelName::new(channel).map_err(|bad| error(ErrorCode::BadRequest.name(), bad.to_string()))?;
     let options = PublishOptions {
         limits: node.options().history(channel),
+        ttl: None,
         idempotency_key: key.map(|key| format!("push\n{key}").into()),
     };
     let item = Item::push("", response.encode_to_vec());

@@ -1,5 +1,7 @@
 //! What a service may ask of the gateway: the same powers in the process and behind gRPC.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -29,6 +31,23 @@ pub struct Member {
     pub info: Bytes,
 }
 
+/// How a service publishes to a channel.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PublishOptions {
+    /// The same key again publishes nothing new and answers the first one's place. Empty: none.
+    pub idempotency_key: String,
+    /// How long the publication may be delivered, where that is less than the channel's history allows: whoever has
+    /// not had it by then is told a gap. In whole milliseconds, at most 49 days. `None`: as long as it is kept.
+    pub ttl: Option<Duration>,
+}
+
+impl PublishOptions {
+    /// With this key.
+    pub fn keyed(idempotency_key: impl Into<String>) -> Self {
+        PublishOptions { idempotency_key: idempotency_key.into(), ttl: None }
+    }
+}
+
 /// Why the gateway did not do what a service asked. `code` is a name of the gateway's table of error codes or of
 /// a bound push's refusals (`BIND_TOO_LATE`, …).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,7 +71,7 @@ pub trait Context: Send + Sync + 'static {
         &self,
         channel: &str,
         data: Bytes,
-        idempotency_key: &str,
+        options: PublishOptions,
     ) -> Result<(u64, u64), ContextError>;
     /// Subscribes the target's sessions to a channel; answers how many.
     async fn subscribe(&self, target: Target, channel: &str) -> Result<u32, ContextError>;

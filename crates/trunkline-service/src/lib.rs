@@ -13,6 +13,6 @@ mod push;
 mod service;
 
 pub use caller::{Caller, Role};
-pub use context::{Context, ContextError, Member, Target};
+pub use context::{Context, ContextError, Member, PublishOptions, Target};
 pub use push::{Push, PushOutcome, SyncHint};
 pub use service::{Call, Code, Reply, Service, SessionEvent, Status};

@@ -20,8 +20,8 @@ use std::sync::{Arc, OnceLock};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use trunkline_service::{
-    Call, Caller, Code, Context, ContextError, Push, PushOutcome, Reply, Role, Service, SessionEvent, Status,
-    SyncHint, Target,
+    Call, Caller, Code, Context, ContextError, PublishOptions, Push, PushOutcome, Reply, Role, Service,
+    SessionEvent, Status, SyncHint, Target,
 };
 
 /// A client that joins closes with this code when it is kicked: KICKED, stay away.
@@ -62,7 +62,8 @@ impl Rooms {
         let channel = channel(&call)?;
         // (session, number) names the call, so that one that is sent again after a cut is heard once.
         let key = format!("{}/{}", caller.session, call.client_seq);
-        let said = self.context()?.publish(&channel, call.data, &key).await.map_err(failed)?;
+        let said =
+            self.context()?.publish(&channel, call.data, PublishOptions::keyed(key)).await.map_err(failed)?;
         let mut rooms = self.said.lock();
         if rooms.len() >= MAX_ROOMS && !rooms.contains_key(&channel) {
             return Ok(Reply::code(507, "too many rooms"));

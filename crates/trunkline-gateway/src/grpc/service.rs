@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 use trunkline_proto::wire::gateway_service_server::GatewayService;
 use trunkline_proto::{ErrorCode, wire};
 use trunkline_service::grpc::convert;
-use trunkline_service::{Code, Context, ContextError, Target};
+use trunkline_service::{Code, Context, ContextError, PublishOptions, Target};
 
 use super::broadcast;
 use super::options::{BATCH_WAIT, BATCH_WAITING, MAX_TARGETS};
@@ -138,15 +138,8 @@ impl GatewayService for Surface {
 
     async fn publish(&self, request: Request<wire::ServicePublishRequest>) -> Answer<wire::ChannelResponse> {
         let wire::ServicePublishRequest { channel, data, idempotency_key, ttl_ms } = request.into_inner();
-        let answer = if ttl_ms > 0 {
-            Err(ContextError {
-                code: ErrorCode::BadRequest.name().to_owned(),
-                message: "a channel's history ages as its namespace says: leave ttl_ms out".to_owned(),
-            })
-        } else {
-            self.context.publish(&channel, data, &idempotency_key).await
-        };
-        Ok(Response::new(match answer {
+        let options = PublishOptions { idempotency_key, ttl: convert::ttl_from_wire(ttl_ms) };
+        Ok(Response::new(match self.context.publish(&channel, data, options).await {
             Ok((epoch, offset)) => wire::ChannelResponse { channel, epoch, offset, ..Default::default() },
             Err(error) => refused(channel, error),
         }))

@@ -275,7 +275,7 @@ async fn publish(
     let key = (!request.idempotency_key.is_empty())
         .then(|| format!("client\n{}\n{}", session.user, request.idempotency_key).into());
     let sender = Arc::clone(&session.user);
-    let position = channels::publish(node, &request.channel, sender, request.data, key).await?;
+    let position = channels::publish(node, &request.channel, sender, request.data, None, key).await?;
     Ok(ChannelResponse {
         channel: request.channel,
         epoch: position.epoch.0,

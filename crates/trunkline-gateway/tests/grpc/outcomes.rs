@@ -4,7 +4,7 @@ use anyhow::Result;
 use trunkline_gateway::auth::Identity;
 use trunkline_proto::wire::{self, PushOutcome as Outcome};
 use trunkline_service::grpc::{GatewayAddress, GrpcContext};
-use trunkline_service::{Context, ContextError, Push, PushOutcome, Target};
+use trunkline_service::{Context, ContextError, PublishOptions, Push, PushOutcome, Target};
 
 use crate::support::{Node, next_push, push_to, seen, session_of, within};
 
@@ -252,7 +252,10 @@ async fn the_process_and_grpc_are_told_the_same() -> Result<()> {
         let large = Push { data: vec![0; 2 << 20].into(), ..Push::default() };
         assert_eq!(code(context.push(user("alice"), large).await), "TOO_LARGE");
         refusals.push(context.broadcast(Some("nowhere".into()), Push::default()).await.unwrap_err());
-        assert_eq!(code(context.publish("user:alice", "x".into(), "").await), "FORBIDDEN");
+        assert_eq!(
+            code(context.publish("user:alice", "x".into(), PublishOptions::default()).await),
+            "FORBIDDEN"
+        );
         assert_eq!(code(context.subscribe(user("alice"), "all").await), "FORBIDDEN");
         assert_eq!(code(context.disconnect(user("alice"), 77, "").await), "BAD_REQUEST");
         assert_eq!(context.subscribe(user("carol"), "room:1").await, Ok(0));
@@ -260,8 +263,11 @@ async fn the_process_and_grpc_are_told_the_same() -> Result<()> {
         let members = within("presence", context.presence("room:1")).await??;
         assert_eq!(members.iter().map(|member| member.user.as_str()).collect::<Vec<_>>(), ["alice"]);
         assert_eq!(context.unsubscribe(user("alice"), "room:1").await, Ok(1));
-        let (epoch, offset) = context.publish("room:1", "x".into(), "key").await?;
-        assert_eq!(context.publish("room:1", "y".into(), "key").await?, (epoch, offset));
+        let (epoch, offset) = context.publish("room:1", "x".into(), PublishOptions::keyed("key")).await?;
+        assert_eq!(
+            context.publish("room:1", "y".into(), PublishOptions::keyed("key")).await?,
+            (epoch, offset)
+        );
     }
     assert_eq!(refusals[0].code, "INVALID_ZONE_ID");
     assert_eq!(refusals[0], refusals[1], "the code is not in the text as well");

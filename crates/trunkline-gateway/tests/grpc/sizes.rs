@@ -5,7 +5,7 @@ use anyhow::Result;
 use trunkline_gateway::auth::{Identity, sign_hs256};
 use trunkline_proto::wire::{BusinessResponse, ChannelPosition, Publication, PublishRequest, StartRequest};
 use trunkline_proto::{Dialect, DownBody, DownFrame, UpBody, UpFrame};
-use trunkline_service::{ContextError, Push, PushOutcome, SyncHint, Target};
+use trunkline_service::{ContextError, PublishOptions, Push, PushOutcome, SyncHint, Target};
 
 use trunkline_testkit::TestClient;
 
@@ -58,8 +58,8 @@ async fn a_services_publication_is_one_frame_or_refused() -> Result<()> {
         ..Default::default()
     };
     let context = node.gateway.context();
-    context.publish("room:1", vec![7; room].into(), "").await?;
-    is_too_large(&context.publish("room:1", vec![7; room + 1].into(), "").await);
+    context.publish("room:1", vec![7; room].into(), PublishOptions::default()).await?;
+    is_too_large(&context.publish("room:1", vec![7; room + 1].into(), PublishOptions::default()).await);
     assert_eq!(service.publish(publish(room)).await?.into_inner().error, None);
     let refused = service.publish(publish(room + 1)).await?.into_inner().error;
     assert_eq!(refused.map(|error| (error.error_code, error.name)), Some((413, "TOO_LARGE".into())));

@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 use trunkline_gateway::auth::{Identity, Rights, sign_hs256};
 use trunkline_proto::wire::{self, PushOutcome as Outcome, RefreshRequest};
 use trunkline_proto::{DownBody, DownFrame, UpBody};
+use trunkline_service::PublishOptions;
 use trunkline_testkit::{TestClient, TestUpstream, allowed};
 
 use crate::support::{KEY, Node, next_push, push_to};
@@ -39,14 +40,14 @@ async fn an_upstream_that_cannot_answer_withdraws_no_channel() -> Result<()> {
     upstream.authorize_with(|_| Err(tonic::Status::internal("broken for a moment")));
     assert!(refresh(&mut client, &member_of(&[])).await?.success);
     let context = node.gateway.context();
-    context.publish("open:1", "still there".into(), "").await?;
+    context.publish("open:1", "still there".into(), PublishOptions::default()).await?;
     let frame = client.push().await?;
     assert!(matches!(&frame.body, DownBody::Publication(_)), "{frame:?}");
     // A no is a no.
     upstream.authorize_with(|_| Ok(allowed(false)));
     assert!(refresh(&mut client, &member_of(&[])).await?.success);
     assert_eq!(told(client.push().await?)?, ("open:1".into(), 0, 403));
-    context.publish("open:1", "not for alice".into(), "").await?;
+    context.publish("open:1", "not for alice".into(), PublishOptions::default()).await?;
     assert_eq!(client.drain().await?, []);
     node.stop((client, upstream)).await
 }

@@ -375,6 +375,16 @@ pub fn status_from_grpc(grpc: &tonic::Status) -> Option<Status> {
     Some(Status { code, message: grpc.message().to_owned(), retry_after })
 }
 
+/// A publication's own time. Less than a millisecond is one, since 0 stands for none.
+pub fn ttl_to_wire(ttl: Duration) -> u32 {
+    u32::try_from(ttl.as_millis()).unwrap_or(u32::MAX).max(1)
+}
+
+/// The same back.
+pub fn ttl_from_wire(ttl_ms: u32) -> Option<Duration> {
+    (ttl_ms > 0).then(|| Duration::from_millis(ttl_ms.into()))
+}
+
 fn bad_request(message: &str) -> ContextError {
     ContextError { code: Code::BadRequest.name().to_owned(), message: message.to_owned() }
 }

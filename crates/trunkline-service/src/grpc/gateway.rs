@@ -15,7 +15,7 @@ use trunkline_proto::wire;
 use trunkline_proto::wire::gateway_service_client::GatewayServiceClient;
 
 use super::convert;
-use crate::{Code, Context, ContextError, Member, Push, PushOutcome, Target};
+use crate::{Code, Context, ContextError, Member, PublishOptions, Push, PushOutcome, Target};
 
 /// How long one call to the gateway may take, beyond what it was asked to wait for.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -161,13 +161,14 @@ impl Context for GrpcContext {
         &self,
         channel: &str,
         data: Bytes,
-        idempotency_key: &str,
+        options: PublishOptions,
     ) -> Result<(u64, u64), ContextError> {
+        let PublishOptions { idempotency_key, ttl } = options;
         let message = wire::ServicePublishRequest {
             channel: channel.to_owned(),
             data,
-            idempotency_key: idempotency_key.to_owned(),
-            ttl_ms: 0,
+            idempotency_key,
+            ttl_ms: ttl.map_or(0, convert::ttl_to_wire),
         };
         let response = answer(self.client().publish(self.request(message, CALL_TIMEOUT)).await)?;
         let response = channel_answer(response)?;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use clap::Args;
 use trunkline_service::grpc::{GatewayAddress, GrpcContext};
-use trunkline_service::{Context, ContextError, Push as Content, PushOutcome, Target};
+use trunkline_service::{Context, ContextError, PublishOptions, Push as Content, PushOutcome, Target};
 
 use super::call::{param, read_data};
 use super::reach::{block_on, reachable};
@@ -139,7 +139,8 @@ impl Push {
         channel: &str,
         data: Bytes,
     ) -> Result<anyhow::Result<()>, ContextError> {
-        let (_, offset) = context.publish(channel, data, &self.idempotency_key).await?;
+        let (_, offset) =
+            context.publish(channel, data, PublishOptions::keyed(&self.idempotency_key)).await?;
         output::result(&format!("{} {offset}", shown::line(channel)));
         Ok(Ok(()))
     }
