@@ -266,6 +266,7 @@ impl Actor {
             let written = state.take_written();
             hold.node.stats.deliveries.add(written.deliveries);
             hold.node.stats.gaps_told.add(written.gaps);
+            hold.node.stats.publications_encoded.add(written.encoded);
             match pending {
                 write_state::Pending::Bytes => {}
                 other => {

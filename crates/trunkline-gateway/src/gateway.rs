@@ -184,6 +184,7 @@ impl Gateway {
         let node = &self.node;
         let live = node.hub.live() as u64;
         let (queued_frames, queued_bytes) = node.connections.queued();
+        let held = node.broker.figures();
         let mut snapshot = Snapshot {
             connections: node.stats.connections(),
             sessions_live: live,
@@ -193,6 +194,8 @@ impl Gateway {
             tasks: node.tasks.len() as u64,
             queued_frames,
             queued_bytes,
+            channels: held.channels as u64,
+            publication_bytes: held.log_bytes as u64,
             counters: node.stats.counters(),
             ..Snapshot::default()
         };

@@ -90,6 +90,9 @@ counters! {
     pushes,
     /// Publications accepted from clients and services.
     publications,
+    /// Publications made into bytes for clients: once for each protocol, dialect and framing that a subscriber has,
+    /// whatever the number of its subscribers.
+    publications_encoded,
     /// Publications written to clients.
     deliveries,
     /// Gaps told to clients, while connected or at START.
@@ -197,6 +200,10 @@ pub struct Snapshot {
     pub call_durations: Durations,
     /// From the arrival of a START to its answer.
     pub start_durations: Durations,
+    /// Channels that the node holds or remembers.
+    pub channels: u64,
+    /// Bytes of publications in the channels' logs, and of what is encoded of them.
+    pub publication_bytes: u64,
     /// Everything that only rises.
     pub counters: Counters,
 }
@@ -237,6 +244,8 @@ impl std::ops::AddAssign for Snapshot {
         self.tasks += other.tasks;
         self.queued_frames += other.queued_frames;
         self.queued_bytes += other.queued_bytes;
+        self.channels += other.channels;
+        self.publication_bytes += other.publication_bytes;
         add(&mut self.calls_failed_by, other.calls_failed_by);
         add(&mut self.connections_closed_by, other.connections_closed_by);
         add(&mut self.connections_refused_by, other.connections_refused_by);

@@ -28,8 +28,9 @@ use trunkline_gateway::auth::{AuthMode as GatewayAuth, Authenticator, JwtVerifie
 use trunkline_gateway::upstream::Upstreams;
 use trunkline_gateway::{Gateway, Snapshot};
 use trunkline_session::TokenKey;
+use trunkline_session::position::is_implicit_name;
 
-use crate::config::{AuthMode, Config, Loaded};
+use crate::config::{AuthMode, Config, Limits, Loaded};
 use crate::data_dir::DataDir;
 use crate::logging::LogHandle;
 use crate::ready::{Published, RunningNode};
@@ -62,7 +63,7 @@ async fn serve(config: Config, log: LogHandle, ready_file: Option<&Path>) -> any
     let certificate = certificate::load(&config.tls, &dir)?;
     // Before the first word about it: a renewal from here on is told.
     let renewals = certificate.renewals();
-    let broker = open_broker(&dir)?;
+    let broker = open_broker(&dir, &config.limits)?;
     let upstreams = Upstreams::new(options::upstream_options(&config)?, Arc::clone(&broker));
     let (authenticator, verifier) = authenticator(&config, &dir, &upstreams).await?;
     let key = TokenKey::new(keys::resume_key(&dir)?);
@@ -125,10 +126,12 @@ async fn keep_published(
     }
 }
 
-fn open_broker(dir: &DataDir) -> anyhow::Result<Arc<dyn Broker>> {
+fn open_broker(dir: &DataDir, limits: &Limits) -> anyhow::Result<Arc<dyn Broker>> {
     let options = MemoryOptions {
         data_dir: Some(dir.join("broker")),
         durable_prefixes: vec![DURABLE_PREFIX.to_owned()],
+        max_log_bytes: limits.publication_bytes.0 as usize,
+        essential: is_implicit_name,
         ..MemoryOptions::new(NodeId(0))
     };
     Ok(Arc::new(MemoryBroker::open(options)?))

@@ -9,10 +9,11 @@ mod numbered;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
-use trunkline_broker::{Cursor, Log, Piece, ReadOutcome, Subscription, Unpark};
+use trunkline_broker::{ChannelName, Cursor, Encode, Entry, Log, Piece, ReadOutcome, Subscription, Unpark};
 use trunkline_proto::wire::ChannelGap;
 use trunkline_proto::{Dialect, DownBody, DownFrame};
 use trunkline_session::protocol0::{LedgerError, answers, down_for_protocol0, is_numbered};
@@ -94,6 +95,8 @@ pub(crate) enum Pending {
 pub(crate) struct Written {
     pub(crate) deliveries: u64,
     pub(crate) gaps: u64,
+    /// Publications that were made into bytes here first.
+    pub(crate) encoded: u64,
 }
 
 /// See the module.
@@ -316,9 +319,11 @@ impl WriteState {
         let mut cursor = live.cursor;
         let mut budget = TURN_BYTES;
         let mut pieces = Vec::new();
+        let encode = Counting::new(self.form);
         while budget > 0 && !room.is_used() {
             let most = budget.min(room.bytes);
-            let outcome = live.log.read(&mut cursor, self.form.variant(), &self.form, most, &mut pieces);
+            let outcome = live.log.read(&mut cursor, self.form.variant(), &encode, most, &mut pieces);
+            self.written.encoded += encode.take();
             for Piece { bytes, last, entries } in pieces.drain(..) {
                 budget = budget.saturating_sub(bytes.len());
                 let source = Source::Channel { index, last: Cursor::at(last), entries };
@@ -361,7 +366,9 @@ impl WriteState {
                     self.begun = if is_cut { Bytes::copy_from_slice(&bytes[now..]) } else { Bytes::new() };
                 }
                 Source::Channel { index, last, entries } => {
-                    let cut = is_cut.then(|| cut(&self.channels[index], self.form, now)).flatten();
+                    let encode = Counting::new(self.form);
+                    let cut = is_cut.then(|| cut(&self.channels[index], &encode, now)).flatten();
+                    self.written.encoded += encode.take();
                     let cut = cut.unwrap_or_else(|| Cut {
                         cursor: last,
                         entries,
@@ -411,12 +418,12 @@ struct Cut {
 
 /// Finds the publication that a write ended in, by reading the run again. `None`: the log has lost it meanwhile, so
 /// the whole run has to stay begun.
-fn cut(live: &Live, form: WireForm, mut left: usize) -> Option<Cut> {
+fn cut(live: &Live, encode: &Counting, mut left: usize) -> Option<Cut> {
     let mut cursor = live.cursor;
     let mut found = Cut { cursor, entries: 0, tail: Bytes::new() };
     let mut pieces = Vec::new();
     while left > 0 {
-        let outcome = live.log.read(&mut cursor, form.variant(), &form, left, &mut pieces);
+        let outcome = live.log.read(&mut cursor, encode.form.variant(), encode, left, &mut pieces);
         if matches!(outcome, ReadOutcome::Gap { .. }) || pieces.is_empty() {
             return None;
         }
@@ -432,6 +439,29 @@ fn cut(live: &Live, form: WireForm, mut left: usize) -> Option<Cut> {
         }
     }
     Some(found)
+}
+
+/// A form that counts what is made in it: the first reader of a publication makes its bytes for all.
+struct Counting {
+    form: WireForm,
+    made: AtomicU64,
+}
+
+impl Counting {
+    fn new(form: WireForm) -> Self {
+        Counting { form, made: AtomicU64::new(0) }
+    }
+
+    fn take(&self) -> u64 {
+        self.made.swap(0, Relaxed)
+    }
+}
+
+impl Encode for Counting {
+    fn encode(&self, channel: &ChannelName, entry: &Entry, out: &mut BytesMut) {
+        self.made.fetch_add(1, Relaxed);
+        self.form.encode(channel, entry, out);
+    }
 }
 
 /// What is left of one vectored write while it is gathered.

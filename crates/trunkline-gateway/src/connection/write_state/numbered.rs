@@ -6,7 +6,7 @@ use trunkline_broker::ReadOutcome;
 use trunkline_session::protocol0::LedgerError;
 use trunkline_session::{Ledger, Seq};
 
-use super::{Numbering, Pending, WriteState, gap_frame};
+use super::{Counting, Numbering, Pending, WriteState, gap_frame};
 use crate::encode::WireForm;
 use crate::session::to_session;
 
@@ -79,7 +79,10 @@ impl WriteState {
             let name = live.name.clone();
             let mut cursor = live.cursor;
             // One publication at a time: each has a number of its own.
-            let outcome = live.log.read(&mut cursor, form.variant(), &form, 0, &mut pieces);
+            let encode = Counting::new(form);
+            let outcome = live.log.read(&mut cursor, form.variant(), &encode, 0, &mut pieces);
+            self.written.encoded += encode.take();
+            let live = &self.channels[index];
             if outcome == ReadOutcome::AtHead && pieces.is_empty() && live.subscription.park(&cursor) {
                 return Ok(());
             }

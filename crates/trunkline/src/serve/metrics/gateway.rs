@@ -22,6 +22,13 @@ pub(super) fn families(of: &Snapshot) -> Vec<Family> {
         )
         .is(of.queued_frames),
         Family::gauge(Bytes, "trunkline_queued_bytes", "Bytes of these frames.").is(of.queued_bytes),
+        Family::gauge(Count, "trunkline_channels", "Channels that the node holds or remembers.").is(of.channels),
+        Family::gauge(
+            Bytes,
+            "trunkline_publication_bytes",
+            "Publications in the channels' logs, and what is encoded of them.",
+        )
+        .is(of.publication_bytes),
         Family::durations(
             "trunkline_call_duration_seconds",
             "From the arrival of a call that ran to its outcome.",
