@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval};
 use trunkline_proto::wire::StopRequest;
 use trunkline_proto::{UpBody, UpFrame};
 use trunkline_testkit::{DEADLINE, Ready, TestClient, TestServer, Way};
 
-use crate::common::{millis, percentile, reading, server, size};
+use crate::common::{find, get, millis, percentile, reading, server, size};
 
 /// How often the node is looked at, always when nobody is connected.
 const LOOKS: u64 = 20;
@@ -113,21 +112,4 @@ async fn quiet(server: &TestServer) -> Look {
         }
         assert!(begin.elapsed() < DEADLINE, "{status}");
     }
-}
-
-/// The body of a page of the metrics' address.
-async fn get(ready: &Ready, path: &str) -> String {
-    let mut stream = tokio::net::TcpStream::connect(ready.metrics().unwrap()).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer.split_once("\r\n\r\n").expect("a head").1.to_owned()
-}
-
-/// A number anywhere in the figures by its name.
-fn find(value: &serde_json::Value, name: &str) -> Option<u64> {
-    let members = value.as_object()?;
-    let own = members.get(name).and_then(serde_json::Value::as_u64);
-    own.or_else(|| members.values().find_map(|member| find(member, name)))
 }

@@ -1,6 +1,7 @@
 //! What the tests of this binary share.
 
 use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use trunkline_proto::wire::{
     self, BusinessResponse, ChannelPosition, ErrorMessage, StartRequest, StartResponse,
 };
@@ -143,4 +144,21 @@ pub(crate) fn call_frame(
     let params = params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let request = wire::BusinessRequest { action: action.into(), params, data: data.into() };
     UpFrame::new(msg_id, seq, UpBody::Business(request))
+}
+
+/// The body of a page of the metrics' address.
+pub(crate) async fn get(ready: &Ready, path: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(ready.metrics().unwrap()).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer.split_once("\r\n\r\n").expect("a head").1.to_owned()
+}
+
+/// A number anywhere in the figures by its name.
+pub(crate) fn find(value: &serde_json::Value, name: &str) -> Option<u64> {
+    let members = value.as_object()?;
+    let own = members.get(name).and_then(serde_json::Value::as_u64);
+    own.or_else(|| members.values().find_map(|member| find(member, name)))
 }

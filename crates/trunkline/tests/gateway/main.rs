@@ -6,6 +6,7 @@ mod calls;
 mod churn;
 mod common;
 mod defects;
+mod fan_out;
 mod faults;
 mod frames;
 mod killed;
