@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use trunkline_broker::HistoryLimits;
 use trunkline_gateway::auth::{self, ChannelPattern, JwtOptions, LoginPolicy, Rights};
-use trunkline_gateway::upstream::{HealthOptions, Registration, Route, UpstreamOptions};
+use trunkline_gateway::upstream::{HealthOptions, Registration, Route, UpstreamOptions, defaults};
 use trunkline_gateway::zone::{Zone, ZoneError, ZoneMap};
 use trunkline_gateway::{CallLimit, GatewayOptions, Namespace};
 use trunkline_proto::wire::UpstreamRegisterRequest;
@@ -170,7 +170,8 @@ pub(crate) fn registration(instance: &Instance, zones: &ZoneMap) -> Result<Regis
         service_name: instance.service.clone(),
         weight: instance.weight,
         session_events: instance.session_events,
-        ..UpstreamRegisterRequest::default()
+        idempotent_actions: instance.idempotent_actions.clone(),
+        max_in_flight: instance.max_in_flight.unwrap_or(0),
     };
     Registration::parse(&request, zones).map_err(|error| error.to_string())
 }
@@ -190,10 +191,13 @@ pub(crate) fn upstream_options(config: &Config) -> anyhow::Result<UpstreamOption
         .routes
         .iter()
         .map(|(prefix, service)| Route { prefix: prefix.clone(), service: service.clone() });
+    let frame = config.session.max_frame_size.0 as usize;
     Ok(UpstreamOptions {
         zones,
         routes: routes.collect(),
         statics,
+        max_reply: defaults::max_reply(frame),
+        max_response: defaults::max_response(frame, config.session.max_frame_size_down.0 as usize),
         idempotent_actions: upstreams.idempotent.clone(),
         call_timeout: config.session.call_timeout,
         max_in_flight: upstreams.in_flight,
@@ -298,7 +302,11 @@ mod tests {
             service: String::new(),
             weight: 3,
             session_events: true,
+            max_in_flight: Some(7),
+            idempotent_actions: vec!["get*".into()],
         }];
+        config.session.max_frame_size.0 = 64 * 1024;
+        config.session.max_frame_size_down.0 = 128 * 1024;
         let options = upstream_options(&config).unwrap();
         assert_eq!(options.call_timeout, Duration::from_secs(7));
         assert_eq!(options.routes, [Route { prefix: "pay.".into(), service: "payments".into() }]);
@@ -306,5 +314,9 @@ mod tests {
         assert_eq!(options.health.slow_after, None);
         assert_eq!((options.statics[0].weight, options.statics[0].session_events), (3, true));
         assert_eq!(options.statics[0].zone.as_str(), "001");
+        assert_eq!(options.statics[0].max_in_flight, Some(7));
+        assert_eq!(options.statics[0].idempotent_actions, ["get*"]);
+        // A reply must fit a frame, and with its pushes a group.
+        assert_eq!((options.max_reply, options.max_response), (63 * 1024, 124 * 1024));
     }
 }

@@ -18,9 +18,9 @@ pub const MAX_IN_FLIGHT: u32 = 1_000;
 /// One HTTP/2 connection carries the calls of an instance.
 pub const CHANNELS: usize = 1;
 /// The largest answer that is read: a reply of 1 MiB with its pushes stays below a group frame's 2 MiB.
-pub const MAX_RESPONSE: usize = 2 * 1024 * 1024 - 64 * 1024;
+pub const MAX_RESPONSE: usize = max_response(1024 * 1024, 2 * 1024 * 1024);
 /// The largest reply without its pushes: a frame of 1 MiB, less what the frame around it adds.
-pub const MAX_REPLY: usize = 1024 * 1024 - 1024;
+pub const MAX_REPLY: usize = max_reply(1024 * 1024);
 /// Attempts of one idempotent call that an instance broke: with three, two instances may die at once.
 pub const MAX_ATTEMPTS: u32 = 3;
 /// A registration is forgotten when its instance has not answered for this long: a slow deployment's length.
@@ -62,3 +62,15 @@ pub const EVENT_BATCH: usize = 256;
 pub const AUTHORIZE_CACHE: usize = 10_000;
 /// An upstream may ask for an answer to be remembered no longer than this.
 pub const AUTHORIZE_CACHE_TTL: Duration = Duration::from_secs(300);
+
+/// The largest reply without its pushes where a frame has at most so many bytes: less what the frame around it adds.
+pub const fn max_reply(max_frame_size: usize) -> usize {
+    max_frame_size.saturating_sub(1024)
+}
+
+/// The largest answer with its pushes where a group frame has at most so many bytes: less what the frames in it add, a
+/// thirty-second part. What fits a frame without pushes is read in any case.
+pub const fn max_response(max_frame_size: usize, max_frame_size_down: usize) -> usize {
+    let group = max_frame_size_down - max_frame_size_down / 32;
+    if group > max_frame_size { group } else { max_frame_size }
+}

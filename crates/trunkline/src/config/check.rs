@@ -182,6 +182,13 @@ impl Checks<'_> {
                 "must not be less than session.max_frame_size: its replies would not pass",
             );
         }
+        // A quarter is left to what sessions need, so that it holds one publication of the largest frame.
+        if self.config.limits.publication_bytes.0 / 4 < session.max_frame_size.0 {
+            self.wrong(
+                "limits.publication_bytes",
+                "must be at least four times session.max_frame_size, so that every publication fits",
+            );
+        }
         if session.frames_per_second == 0 {
             self.useless("session.frame_burst", "session.frames_per_second is 0, so there is no limit");
         } else if session.frame_burst == 0 {

@@ -266,6 +266,10 @@ pub(crate) struct Instance {
     pub(crate) weight: u32,
     /// Whether it is told of sessions that start, resume, lose their connection and end.
     pub(crate) session_events: bool,
+    /// Calls that it takes at once; `None`: as many as the others.
+    pub(crate) max_in_flight: Option<u32>,
+    /// Actions that may run twice for the same call.
+    pub(crate) idempotent_actions: Vec<String>,
 }
 
 impl Setting for Instance {
@@ -281,6 +285,8 @@ impl Setting for Instance {
             service: members.optional("service").unwrap_or_default(),
             weight: members.optional("weight").unwrap_or(1),
             session_events: members.optional("session_events").unwrap_or(false),
+            max_in_flight: members.optional("max_in_flight"),
+            idempotent_actions: members.optional("idempotent_actions").unwrap_or_default(),
         };
         members.finish(instance)
     }
@@ -296,6 +302,12 @@ impl Setting for Instance {
         }
         if self.session_events {
             members.push("session_events = true".to_owned());
+        }
+        if let Some(limit) = self.max_in_flight {
+            members.push(format!("max_in_flight = {limit}"));
+        }
+        if !self.idempotent_actions.is_empty() {
+            members.push(format!("idempotent_actions = {}", self.idempotent_actions.show()?));
         }
         Some(format!("{{ {} }}", members.join(", ")))
     }
