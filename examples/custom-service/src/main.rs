@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::Parser;
 use custom_service::{Rooms, serve};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use trunkline_service::grpc::{GatewayAddress, RegistrationState};
 
@@ -48,9 +49,12 @@ async fn main() -> anyhow::Result<()> {
     };
     let serving = serve(Arc::new(Rooms::default()), listener, &gateway, tell, stop.clone());
     tokio::pin!(serving);
+    // Ctrl-C from a person, SIGTERM from whatever runs services.
+    let mut terminated = signal(SignalKind::terminate())?;
     tokio::select! {
         result = &mut serving => return result,
         result = tokio::signal::ctrl_c() => result?,
+        _ = terminated.recv() => {}
     }
     stop.cancel();
     serving.await
