@@ -16,7 +16,8 @@ pub enum Target {
     User(String),
     /// All sessions of a group (`gid`).
     Group(String),
-    /// All sessions of a device.
+    /// All sessions that call themselves this device, whoever their users are. A device's id is its client's own word,
+    /// so anybody can claim it: what only one user may see goes to the user or the session.
     Device(String),
 }
 
