@@ -20,11 +20,12 @@ use trunkline_transport::{ConnectOptions, Connection, Endpoint};
 use crate::client::{Caller, Control, Wanted};
 use crate::defaults;
 use crate::error::{CallError, ConnectError};
-use crate::event::{Closed, Event, EventQueue};
+use crate::event::{Closed, Event};
 use crate::link::{Arrived, Reader, Writer, split};
 use crate::options::Options;
 use crate::outputs::refuse;
 use crate::race::{Unreachable, race};
+use crate::unread::EventQueue;
 
 pub(crate) type Answer<T> = oneshot::Sender<Result<T, CallError>>;
 

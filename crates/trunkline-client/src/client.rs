@@ -16,8 +16,9 @@ use trunkline_session::client::{ClientCall, Request, WantReply};
 use crate::actor::{Actor, LastRefusal};
 use crate::defaults;
 use crate::error::{CallError, ConnectError};
-use crate::event::{Closed, EventQueue, Position, Publication, Push, Pushes};
+use crate::event::{Closed, Position, Publication, Push};
 use crate::options::Options;
+use crate::unread::{EventQueue, Pushes};
 
 /// A client of a gateway: one session, kept alive over any number of connections by one task.
 ///

@@ -13,6 +13,10 @@ pub(crate) const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 /// resume window of 120 s, so that several attempts fall within it.
 pub(crate) const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
+/// A connection that lived for so long was no failed attempt: the waits begin anew. A gateway that lets clients in and
+/// puts them off at once, by a limit or in a crash loop, does so within it.
+pub(crate) const LIVED: Duration = Duration::from_secs(1);
+
 /// For a whole connection attempt, over all endpoints.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -17,12 +17,14 @@ mod link;
 mod options;
 mod outputs;
 mod race;
+mod unread;
 
 pub use client::{Call, Client, Member, Order, Reply, Subscribed};
 pub use error::{CallError, ConnectError};
-pub use event::{Closed, Event, Gap, Position, Publication, Push, Pushes, Started, Verdict};
+pub use event::{Closed, Event, Gap, Position, Publication, Push, Started, Verdict};
 pub use options::{Backoff, Options};
 pub use race::Unreachable;
 pub use trunkline_proto::wire::ErrorMessage;
 pub use trunkline_proto::{CloseCode, Dialect, ErrorCode};
 pub use trunkline_transport::{ClientTls, Endpoint, Protocol};
+pub use unread::Pushes;

@@ -13,6 +13,7 @@ use trunkline_transport::Endpoint;
 
 use crate::actor::{Actor, Answer, Keeping, State};
 use crate::client::{Caller, OnRefusal, Reply};
+use crate::defaults;
 use crate::error::CallError;
 use crate::event::{Closed, Event, Gap, Position, Publication, Push, Started, Verdict};
 
@@ -177,8 +178,7 @@ impl Actor {
 
     /// How long to wait before the next attempt: full jitter, unless the gateway has said.
     pub(crate) fn retry_in(&mut self, told: Option<Duration>) -> Duration {
-        // A connection that lived for a second was no failed attempt.
-        if self.live_since.take().is_some_and(|since| since.elapsed() >= Duration::from_secs(1)) {
+        if self.live_since.take().is_some_and(|since| since.elapsed() >= defaults::LIVED) {
             self.attempt = 0;
         }
         let wait = self.options.backoff.wait(self.attempt, rand::random());
