@@ -56,6 +56,11 @@ pub const RECONNECT_GRACE: Duration = Duration::from_secs(1);
 pub const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// Session events kept for one instance that does not take them: 8,192 of about 300 bytes are 2.5 MB.
 pub const EVENT_QUEUE: usize = 8_192;
+/// The first wait before session events are sent again to an instance that did not take them; it doubles. A restart
+/// takes about that long.
+pub const EVENT_BACK_OFF: Duration = Duration::from_millis(100);
+/// The longest such wait: an instance that is back hears of its sessions within it.
+pub const EVENT_BACK_OFF_MOST: Duration = Duration::from_secs(5);
 /// Session events in one request.
 pub const EVENT_BATCH: usize = 256;
 /// Answers of `Authorize` that are remembered: about 200 bytes each, 2 MB.

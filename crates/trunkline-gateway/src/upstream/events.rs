@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -17,9 +16,6 @@ use super::defaults;
 use super::keeper::jittered;
 use super::peer::Peer;
 use super::signal::Changes;
-
-const BACK_OFF_MIN: Duration = Duration::from_millis(100);
-const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 
 /// Events that one instance has not taken yet.
 #[derive(Default)]
@@ -88,7 +84,7 @@ async fn send_all(peer: &Peer, changes: &Changes) {
 
 /// Returns when the instance has taken the events, or says that it never will.
 async fn send(peer: &Peer, changes: &Changes, batch: wire::SessionEventsRequest) {
-    let mut back_off = BACK_OFF_MIN;
+    let mut back_off = defaults::EVENT_BACK_OFF;
     loop {
         let mut changed = changes.subscribe();
         let Some(link) = peer.link() else {
@@ -108,7 +104,7 @@ async fn send(peer: &Peer, changes: &Changes, batch: wire::SessionEventsRequest)
             Err(_) => tracing::debug!(address = %peer.address, "session events timed out"),
         }
         tokio::time::sleep(jittered(back_off)).await;
-        back_off = (back_off * 2).min(BACK_OFF_MAX);
+        back_off = (back_off * 2).min(defaults::EVENT_BACK_OFF_MOST);
     }
 }
 

@@ -63,6 +63,9 @@ impl Surfaces {
 /// What requests of upstreams and pages may still take once nobody new is let in, if there is as much time.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
+/// What a peer that is not served may take to hear why: as long as a handshake, since it takes as many round trips.
+const NOTICE_DEADLINE: Duration = trunkline_transport::defaults::HANDSHAKE_TIMEOUT;
+
 /// What every surface is made from.
 struct Binder<'a> {
     config: &'a Config,
@@ -259,9 +262,8 @@ async fn tls_required(stream: ServerStream, max_frame: usize) {
     let reason = "connect with TLS: plain connections are not served here";
     let notice = DownFrame::new(0, DownBody::Close(code.notice(reason)));
     let notice = Dialect::Protobuf.encode_down(&notice);
-    let limit = Duration::from_secs(5);
     let told = writer.send(FrameKind::Binary, &notice);
     // A peer that is not told closes all the same.
-    drop(tokio::time::timeout(limit, told).await);
-    trunkline_transport::close(connection.reader, writer, code.number(), reason, limit).await;
+    drop(tokio::time::timeout(NOTICE_DEADLINE, told).await);
+    trunkline_transport::close(connection.reader, writer, code.number(), reason, NOTICE_DEADLINE).await;
 }
