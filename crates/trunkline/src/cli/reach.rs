@@ -52,7 +52,7 @@ pub(crate) struct Reach {
     /// A node elsewhere: tcp|tls|ws|wss|quic|wt://host:port, such as wss://gateway.example/ws
     #[arg(long, value_name = "URL", conflicts_with = "transport", help_heading = "The node")]
     url: Option<Endpoint>,
-    /// One way to the node of this machine [default: QUIC with a head start, then all at once]
+    /// One way to the node of this machine [default: QUIC with a head start, then all at once; `bench`: tcp]
     #[arg(long, value_enum, value_name = "WAY", help_heading = "The node")]
     transport: Option<Way>,
     /// SHA-256 of the node's certificate, to trust it and no other
