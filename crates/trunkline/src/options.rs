@@ -172,6 +172,7 @@ pub(crate) fn registration(instance: &Instance, zones: &ZoneMap) -> Result<Regis
         session_events: instance.session_events,
         idempotent_actions: instance.idempotent_actions.clone(),
         max_in_flight: instance.max_in_flight.unwrap_or(0),
+        ..UpstreamRegisterRequest::default()
     };
     Registration::parse(&request, zones).map_err(|error| error.to_string())
 }

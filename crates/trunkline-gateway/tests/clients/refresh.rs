@@ -6,6 +6,7 @@ use anyhow::{Result, bail, ensure};
 use trunkline_gateway::auth::{Identity, Rights, sign_hs256};
 use trunkline_proto::wire::{RefreshRequest, StartResponse};
 use trunkline_proto::{DownBody, UpBody};
+use trunkline_service::PublishOptions;
 use trunkline_testkit::TestClient;
 
 use crate::support::{KEY, Node};
@@ -31,11 +32,11 @@ async fn a_right_that_the_new_token_lacks_ends_at_once() -> Result<()> {
         ensure!(matches!(&answer.body, DownBody::ChannelResp(told) if told.error.is_none()), "{answer:?}");
     }
     let context = node.gateway.context();
-    context.publish("room:1", "before".into(), "").await?;
+    context.publish("room:1", "before".into(), PublishOptions::default()).await?;
     ensure!(matches!(client.push().await?.body, DownBody::Publication(_)));
     let refused = refresh(&mut client, sign_hs256(b"another key", &identity(None, None))?).await?;
     assert_eq!((refused.success, refused.error.map(|error| error.error_code)), (false, Some(401)));
-    context.publish("room:1", "still".into(), "").await?;
+    context.publish("room:1", "still".into(), PublishOptions::default()).await?;
     ensure!(matches!(client.push().await?.body, DownBody::Publication(_)), "a refused one changes nothing");
     let good = refresh(&mut client, sign_hs256(KEY, &identity(None, None))?).await?;
     ensure!(good.success, "{good:?}");
@@ -48,7 +49,7 @@ async fn a_right_that_the_new_token_lacks_ends_at_once() -> Result<()> {
     }
     left.sort_unstable();
     assert_eq!(left, ["room:1", "room:2"]);
-    context.publish("room:1", "after".into(), "").await?;
+    context.publish("room:1", "after".into(), PublishOptions::default()).await?;
     assert_eq!(client.drain().await?, [], "nothing is delivered any more");
     let answer = client.subscribe("room:1", None).await?;
     ensure!(

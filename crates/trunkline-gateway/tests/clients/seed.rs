@@ -5,7 +5,7 @@ use trunkline_broker::HistoryLimits;
 use trunkline_gateway::auth::{Identity, sign_hs256};
 use trunkline_proto::wire::{self, StartRequest, StartResponse};
 use trunkline_proto::{DownBody, DownFrame, UpBody, UpFrame};
-use trunkline_service::{Push, SessionEvent, Target};
+use trunkline_service::{PublishOptions, Push, SessionEvent, Target};
 use trunkline_testkit::{Received, TestClient};
 
 use crate::support::{KEY, Node, Scripted, business, within};
@@ -123,7 +123,7 @@ async fn a_gap_while_connected_has_a_number_like_every_frame() -> Result<()> {
     // More than two sockets take, while the client does not read.
     let context = node.gateway.context();
     for number in 0..COUNT {
-        context.publish("room:1", format!("{number:<60000}").into(), "").await?;
+        context.publish("room:1", format!("{number:<60000}").into(), PublishOptions::default()).await?;
     }
     let (mut expected, mut gaps, mut delivered) = (3, 0, 0);
     loop {

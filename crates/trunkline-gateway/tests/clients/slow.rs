@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use trunkline_gateway::auth::{Identity, sign_hs256};
 use trunkline_proto::wire::StartRequest;
-use trunkline_service::SessionEvent;
+use trunkline_service::{PublishOptions, SessionEvent};
 use trunkline_testkit::TestClient;
 
 use crate::support::{KEY, Node, session_of};
@@ -24,7 +24,9 @@ async fn no_write_progress_for_so_long_is_4001_and_the_session_can_be_resumed() 
     let flood = async {
         loop {
             // However much the sockets between them take, at last they take no more.
-            if let Err(refused) = context.publish("room:1", vec![b'x'; 60_000].into(), "").await {
+            if let Err(refused) =
+                context.publish("room:1", vec![b'x'; 60_000].into(), PublishOptions::default()).await
+            {
                 break refused;
             }
             tokio::task::yield_now().await;

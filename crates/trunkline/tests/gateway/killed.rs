@@ -125,7 +125,12 @@ impl World {
 
     /// Ends the load, publishes the last and waits until every client has heard it; then judges. A publication that
     /// nobody was told of as accepted is promised to nobody, so it does not count where it came all the same.
-    async fn judge(&self, stop: CancellationToken, mut load: JoinSet<u64>, mut readers: JoinSet<()>) -> Summary {
+    async fn judge(
+        &self,
+        stop: CancellationToken,
+        mut load: JoinSet<u64>,
+        mut readers: JoinSet<()>,
+    ) -> Summary {
         stop.cancel();
         let ended = async {
             while let Some(done) = load.join_next().await {
@@ -136,7 +141,9 @@ impl World {
                 done.unwrap();
             }
         };
-        timeout(DEADLINE * 4, ended).await.expect("a call or a publication never ends, or somebody hears nothing");
+        timeout(DEADLINE * 4, ended)
+            .await
+            .expect("a call or a publication never ends, or somebody hears nothing");
         let Record { seen, unanswered } = std::mem::take(&mut *self.record.lock());
         let mut history = History::default();
         for seen in seen {

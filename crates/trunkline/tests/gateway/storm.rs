@@ -316,7 +316,11 @@ impl Load {
 }
 
 /// Begins something so many times a second, and makes up for ticks that came late; how often it has.
-pub(crate) async fn paced<F>(per_second: u64, stop: CancellationToken, make: impl Fn(u64) -> F + Send + 'static) -> u64
+pub(crate) async fn paced<F>(
+    per_second: u64,
+    stop: CancellationToken,
+    make: impl Fn(u64) -> F + Send + 'static,
+) -> u64
 where
     F: Future<Output = ()> + Send + 'static,
 {

@@ -85,7 +85,8 @@ impl Model {
         };
         let live = HistoryLimits { count: LIVE_WINDOW_COUNT, bytes: LIVE_WINDOW_BYTES, ttl: LIVE_WINDOW_TTL };
         let history = suffix(self.history, self.limits, false);
-        let window = if self.live { suffix(self.window, live, true) } else { self.all.len() };
+        let window =
+            if self.live == LiveWindow::Kept { suffix(self.window, live, true) } else { self.all.len() };
         self.history = self.history.max(history);
         self.window = self.window.max(window);
     }
@@ -189,7 +190,7 @@ fn run(limits: HistoryLimits, steps: Vec<Step>) -> Result<(), TestCaseError> {
         all: Vec::new(),
         history: 0,
         window: 0,
-        live: true,
+        live: LiveWindow::Kept,
         limits,
         now: Duration::ZERO,
     };
@@ -216,8 +217,8 @@ fn run(limits: HistoryLimits, steps: Vec<Step>) -> Result<(), TestCaseError> {
                 model.trim();
             }
             Step::Live(live) => {
-                log.keep_live_window(if live { LiveWindow::Kept } else { LiveWindow::Off });
-                model.live = live;
+                model.live = if live { LiveWindow::Kept } else { LiveWindow::Off };
+                log.keep_live_window(model.live);
             }
             Step::Read { reader, budget } => check_read(&log, &model, &mut cursors[reader], &plain, budget)?,
             Step::Seek { reader, epoch, offset } => {
