@@ -258,7 +258,10 @@ fn keys_without_effect_and_contradictions_are_errors() {
         ("[auth.jwt]\njwks_authority = \"a.pem\"", "jwks_authority (line 2): has no effect"),
         ("[auth.jwt]\nrequired_claims = [\"jti\"]", "\"jti\" is none of exp, nbf, aud, iss"),
         ("[session]\nmax_frame_size = \"3 MiB\"", "session.max_frame_size_down: must not be less"),
-        ("[limits]\npublication_bytes = \"3 MiB\"", "limits.publication_bytes: must be at least four times"),
+        (
+            "[limits]\npublication_bytes = \"3 MiB\"",
+            "limits.publication_bytes (line 2): must be at least four times",
+        ),
         ("[session]\nframes_per_second = 0\nframe_burst = 5", "session.frame_burst (line 3): has no effect"),
         ("[session]\nheartbeat = \"0s\"", "every client would count as silent"),
         (
