@@ -119,7 +119,9 @@ async fn a_client_that_asks_and_does_not_read_is_not_given_more_memory() {
             assert_eq!(business(greedy.reply(msg_id).await.unwrap()).data.len(), SIZE);
         }
         let more = most.saturating_sub(before);
-        assert!(more < (REPLIES * SIZE / 2) as u64, "{transport:?}: {more} bytes more than {before}");
+        // Eight replies on their way, each in the form that came and the one that goes, beside the queue; all that was
+        // asked for would be twice 30 MB.
+        assert!(more < (REPLIES * SIZE) as u64, "{transport:?}: {more} bytes more than {before}");
     }
 }
 
