@@ -163,7 +163,12 @@ impl Session {
 
     /// Whether somebody has the session now: a connection, or its first START, which is under way.
     pub(crate) fn is_taken(&self) -> bool {
-        self.is_live() || !self.accepted.load(Relaxed)
+        self.is_live() || !self.was_accepted()
+    }
+
+    /// Whether a START of the session was ever accepted.
+    pub(crate) fn was_accepted(&self) -> bool {
+        self.accepted.load(Relaxed)
     }
 
     /// Whether a START of the session was ever answered.

@@ -107,7 +107,8 @@ impl Start<'_> {
         }
         let facts = self.facts(&identity, &chosen, fence);
         let begun = session.begin(self.node, self.handle, facts, chosen.stands, identity);
-        if begun.is_err() && chosen.held.is_some() {
+        // Not where a later START has found it in the hub and holds it now: nobody would end that one any more.
+        if begun.is_err() && chosen.held.is_some() && !session.was_accepted() {
             self.node.hub.remove(&session);
         }
         let accepted = begun?;
