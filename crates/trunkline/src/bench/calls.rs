@@ -1,37 +1,37 @@
-//! Calls: how many a second, and how long each takes.
+//! Calls: how many a second, and how long each takes; to a service of the node, or through it to an upstream, and then
+//! also straight to that upstream, in turns.
 //!
 //! In the closed loop each client has one call under way; in the open loop calls begin on a schedule, and their time
 //! counts from when they were due.
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use parking_lot::Mutex;
+use anyhow::{Context, bail};
 use serde_json::json;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
-use trunkline_client::{CallError, Client, Reply};
+use trunkline_proto::wire::UpstreamRequest;
+use trunkline_proto::wire::upstream_service_client::UpstreamServiceClient;
+use trunkline_service::grpc::convert;
+use trunkline_service::{Call, Caller};
 
+use super::callers::{Answer, CALL_TIMEOUT, Callers};
+use super::clock::{Moment, Timer};
 use super::latency::Latencies;
-use super::pace::{Paced, Schedule};
 use super::report::Report;
 use super::usage::Usage;
-use super::{Rig, shown};
+use super::{Rig, shown, upstream};
 
 /// What every node answers.
 const ACTION: &str = "trunkline.echo";
 
-/// A call that takes longer has failed: it bounds the end of a run.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Calls of one client at once: one below what a session may have outstanding (64), where the client would queue.
-const OUTSTANDING: usize = 63;
+/// How long one turn is where two ways are compared: some thousand calls, and short beside what else changes.
+const TURN: Duration = Duration::from_secs(1);
 
 /// What is asked for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Calls {
     pub(crate) clients: usize,
     /// Calls a second over all clients; 0 is a closed loop.
@@ -39,100 +39,188 @@ pub(crate) struct Calls {
     pub(crate) lasting: Duration,
     /// Bytes of each call's data.
     pub(crate) size: usize,
+    /// Another action than the one that every node answers.
+    pub(crate) action: Option<String>,
+    /// Also calls the upstream without the node, in turns. Needs a rate, and a rig with an upstream.
+    pub(crate) direct: bool,
 }
 
-/// What all clients of a run share.
-struct Run {
-    plan: Calls,
-    start: Instant,
-    data: Bytes,
-    done: AtomicU64,
-    latencies: Latencies,
-    late: Latencies,
-    errors: Mutex<BTreeMap<String, u64>>,
+/// Calls straight to the upstream.
+struct Direct {
+    client: UpstreamServiceClient<tonic::transport::Channel>,
+    request: UpstreamRequest,
+    latencies: RefCell<Rc<Latencies>>,
+    done: Cell<u64>,
+    errors: RefCell<BTreeMap<String, u64>>,
 }
 
 impl Calls {
+    /// Needs a `LocalSet` on one thread.
     pub(crate) async fn run(self, rig: &Rig) -> anyhow::Result<Report> {
-        let clients = rig.clients(self.clients).await?;
-        let usage = Usage::begin(rig.server);
-        let run = Arc::new(Run {
-            plan: self,
-            start: Instant::now(),
-            data: vec![b'x'; self.size].into(),
-            done: AtomicU64::new(0),
-            latencies: Latencies::new()?,
-            late: Latencies::new()?,
-            errors: Mutex::default(),
-        });
-        let mut tasks = JoinSet::new();
-        for (at, client) in clients.iter().enumerate() {
-            tasks.spawn(Arc::clone(&run).client(at, client.clone()));
+        let (action, answer) = match &self.action {
+            Some(action) => (action.as_str(), Answer::Any),
+            None if rig.upstream.is_some() => (upstream::ACTION, Answer::Echo),
+            None => (ACTION, Answer::Echo),
+        };
+        if self.direct && self.rate == 0 {
+            bail!("a comparison with direct calls needs a rate: both ways get the same");
         }
-        shown(self.lasting, tasks.join_all()).await;
-        let seconds = run.start.elapsed().as_secs_f64();
-        let late = (self.rate > 0).then(|| run.late.percentiles());
+        let mut callers = Callers::new(rig.sessions(self.clients).await?, action, self.size, answer)?;
+        let (through, late) = (Rc::new(Latencies::new()?), Latencies::new()?);
+        callers.record_to(&through);
+        // The first call waits until the node has looked at its upstream.
+        let direct = match self.direct {
+            true => Some(Rc::new(Direct::connect(rig, self.size).await?)),
+            false => None,
+        };
+        let usage = Usage::begin(rig.server).beside(rig.upstream.as_ref().map(upstream::OwnUpstream::pid));
+        let start = Moment::now();
+        let mut measured = BTreeMap::new();
+        let load = async {
+            match (&direct, self.rate) {
+                (Some(direct), _) => measured = self.in_turns(&mut callers, direct, &through, &late).await?,
+                (None, 0) => callers.closed(self.lasting).await?,
+                (None, rate) => callers.open(self.lasting, rate, &late).await?,
+            }
+            anyhow::Ok(())
+        };
+        let outcome = shown(self.lasting * if self.direct { 2 } else { 1 }, load).await;
+        let seconds = Moment::now().since(start).as_secs_f64();
+        let late = (self.rate > 0).then(|| late.percentiles());
         let mut report = Report::new("calls", rig.way(), usage.end(late));
-        rig.stop(clients).await;
-        let done = run.done.load(Relaxed);
-        let errors = std::mem::take(&mut *run.errors.lock());
         report.own_node = rig.own.is_some();
         for (name, value) in [
             ("clients", json!(self.clients)),
             ("rate", json!(self.rate)),
             ("seconds", json!(self.lasting.as_secs_f64())),
             ("size", json!(self.size)),
+            ("action", json!(action)),
         ] {
             report.asked.insert(name.to_owned(), value);
         }
+        let shared = callers.shared();
+        let done = shared.done.get();
         report.seconds = seconds;
-        report.counts = BTreeMap::from([("done", done), ("failed", errors.values().sum())]);
+        report.errors = shared.errors.take();
+        if !self.direct {
+            report.per_tenth = shared.tenths.take();
+        }
+        report.counts = BTreeMap::from([("done", done), ("failed", report.errors.values().sum())]);
         #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52 calls")]
-        let rate = done as f64 / seconds.max(0.001);
+        let rate = done as f64 / if self.direct { self.lasting.as_secs_f64() } else { seconds.max(0.001) };
         report.per_second = Some(rate);
-        report.failure = (done == 0).then(|| "no call succeeded".to_owned());
-        report.errors = errors;
-        report.latency_us = run.latencies.percentiles();
+        report.measured = measured;
+        report.measured.extend(shared.failing().map(|lasted| ("failing_seconds", lasted.as_secs_f64())));
+        report.failure = match outcome {
+            Err(error) => Some(format!("{error:#}")),
+            Ok(()) => (done == 0).then(|| "no call succeeded".to_owned()),
+        };
+        report.latency_us = through.percentiles();
+        if let Some(direct) = direct {
+            report.counts.insert("direct", direct.done.get());
+            report.errors.extend(direct.errors.take());
+            report.note = Some(
+                "hop: what the way through the node takes longer than the direct one, a median of turns",
+            );
+        }
         Ok(report)
+    }
+
+    /// Turns of both ways, one after the other; what the node adds in each pair, of which the median counts.
+    async fn in_turns(
+        &self,
+        callers: &mut Callers,
+        direct: &Rc<Direct>,
+        through: &Rc<Latencies>,
+        late: &Latencies,
+    ) -> anyhow::Result<BTreeMap<&'static str, f64>> {
+        let turns = u32::try_from(self.lasting.as_millis() / TURN.as_millis()).unwrap_or(1).max(1);
+        let straight = Latencies::new()?;
+        let (mut p50, mut p99) = (Vec::new(), Vec::new());
+        for _ in 0..turns {
+            let by_node = Rc::new(Latencies::new()?);
+            callers.record_to(&by_node);
+            callers.open(TURN, self.rate, late).await?;
+            let without = Rc::new(Latencies::new()?);
+            direct.latencies.replace(Rc::clone(&without));
+            Rc::clone(direct).open(TURN, self.rate, late).await?;
+            let (node, peer) = (by_node.percentiles(), without.percentiles());
+            #[expect(clippy::cast_precision_loss, reason = "a minute has fewer than 2^52 microseconds")]
+            {
+                p50.push(node.p50 as f64 - peer.p50 as f64);
+                p99.push(node.p99 as f64 - peer.p99 as f64);
+            }
+            through.add(&by_node);
+            straight.add(&without);
+        }
+        let direct = straight.percentiles();
+        #[expect(clippy::cast_precision_loss, reason = "a minute has fewer than 2^52 microseconds")]
+        Ok(BTreeMap::from([
+            ("hop_p50_us", median(p50)),
+            ("hop_p99_us", median(p99)),
+            ("direct_p50_us", direct.p50 as f64),
+            ("direct_p99_us", direct.p99 as f64),
+        ]))
     }
 }
 
-impl Run {
-    async fn client(self: Arc<Self>, at: usize, client: Client) {
-        let Calls { clients, rate, lasting, .. } = self.plan;
-        if rate == 0 {
-            let end = self.start + lasting;
-            while Instant::now() < end {
-                let begun = Instant::now();
-                self.ended(at, begun, self.call(&client).await);
+impl Direct {
+    async fn connect(rig: &Rig, size: usize) -> anyhow::Result<Self> {
+        let upstream = rig.upstream.as_ref().context("there is no upstream to call")?;
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", upstream.address))?;
+        let channel = endpoint.tcp_nodelay(true).connect().await?;
+        // What the node itself sends for one of its sessions.
+        let caller = Caller {
+            user: super::user(0),
+            session: "0".repeat(32),
+            transport: rig.way(),
+            remote_address: "127.0.0.1:50000".to_owned(),
+            ..Caller::default()
+        };
+        let call =
+            Call { action: upstream::ACTION.to_owned(), data: vec![b'x'; size].into(), ..Call::default() };
+        Ok(Direct {
+            client: UpstreamServiceClient::new(channel),
+            request: convert::call_to_wire(&caller, &call, CALL_TIMEOUT),
+            latencies: RefCell::new(Rc::new(Latencies::new()?)),
+            done: Cell::new(0),
+            errors: RefCell::default(),
+        })
+    }
+
+    async fn open(self: Rc<Self>, lasting: Duration, rate: u32, late: &Latencies) -> anyhow::Result<()> {
+        let mut timer = Timer::new()?;
+        let start = Moment::now();
+        let mut calls = JoinSet::new();
+        for number in 0_u64.. {
+            let due = start.after(Duration::from_nanos(number * 1_000_000_000 / u64::from(rate.max(1))));
+            if due >= start.after(lasting) {
+                break;
             }
-            return;
+            timer.until(due).await?;
+            late.record(0, Moment::now().since(due));
+            calls.spawn_local(Rc::clone(&self).call(due));
+            while calls.try_join_next().is_some() {}
         }
-        let begin = |due: Instant| {
-            let call = self.call(&client);
-            async move { (due, call.await) }
-        };
-        let told = |paced| match paced {
-            Paced::Began { late } => self.late.record(at, late),
-            Paced::Ended((due, result)) => self.ended(at, due, result),
-        };
-        Schedule::share(self.start, lasting, rate, at, clients).run(OUTSTANDING, begin, told).await;
+        while calls.join_next().await.is_some() {}
+        Ok(())
     }
 
-    fn call(&self, client: &Client) -> impl Future<Output = Result<Reply, CallError>> + use<> {
-        client.call(ACTION).data(self.data.clone()).timeout(CALL_TIMEOUT).send()
-    }
-
-    fn ended(&self, at: usize, since: Instant, result: Result<Reply, CallError>) {
-        let failed = match result {
-            Ok(reply) if reply.code == 200 && reply.data.len() == self.plan.size => {
-                self.done.fetch_add(1, Relaxed);
-                return self.latencies.record(at, since.elapsed());
+    async fn call(self: Rc<Self>, due: Moment) {
+        let mut request = tonic::Request::new(self.request.clone());
+        request.set_timeout(CALL_TIMEOUT);
+        match self.client.clone().process_request(request).await {
+            Ok(reply) if reply.get_ref().data.len() == self.request.data.len() => {
+                self.latencies.borrow().record(0, Moment::now().since(due));
+                self.done.set(self.done.get() + 1);
             }
-            Ok(reply) => format!("code {} with {} bytes", reply.code, reply.data.len()),
-            Err(CallError::Refused(error)) => error.name,
-            Err(error) => error.to_string(),
-        };
-        *self.errors.lock().entry(failed).or_default() += 1;
+            Ok(_) => *self.errors.borrow_mut().entry("another's data".to_owned()).or_default() += 1,
+            Err(status) => *self.errors.borrow_mut().entry(format!("direct: {status}")).or_default() += 1,
+        }
     }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
 }

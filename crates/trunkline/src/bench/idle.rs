@@ -137,7 +137,7 @@ async fn idle(mut session: RawSession, stop: CancellationToken) -> anyhow::Resul
                 session.stop().await;
                 return Ok(sent);
             }
-            frame = session.link.one() => {
+            frame = session.link.reader.one() => {
                 frame?;
             }
             _ = beat.tick() => {

@@ -42,6 +42,14 @@ impl Latencies {
         self.shards[who % SHARDS].lock().saturating_record(micros);
     }
 
+    /// Takes over what another one recorded.
+    pub(super) fn add(&self, other: &Latencies) {
+        for (mine, others) in self.shards.iter().zip(&other.shards) {
+            // Both have the same bounds, which is all that adding asks for.
+            let _ = mine.lock().add(&*others.lock());
+        }
+    }
+
     pub(super) fn percentiles(&self) -> Percentiles {
         let mut all = self.shards[0].lock().clone();
         for shard in &self.shards[1..] {

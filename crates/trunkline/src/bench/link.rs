@@ -1,69 +1,66 @@
 //! A connection of the generator, as cheap as its transport allows.
 //!
-//! Plain TCP and WebSocket are read straight from the socket; everything else goes through the transport library. Of
-//! WebSocket it knows what a node sends here: whole, unmasked messages.
+//! Plain TCP and WebSocket are read straight from the socket, through a buffer that all connections of a thread share;
+//! everything else goes through the transport library.
 
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
+use std::task::ready;
 
 use anyhow::bail;
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use trunkline_transport::{
     ByteWriter, ConnectOptions, Connection, Endpoint, FrameKind, FrameReader, Framing, Incoming, Protocol,
     Role, Streams, connect,
 };
 
-/// A frame that is longer is a mistake of the bench or of a peer.
-const LONGEST: usize = 8 << 20;
+use super::wire::{Cutter, Kind, Wire};
 
 /// A response head that is longer is none.
 const LONGEST_HEAD: usize = 16 << 10;
 
+/// What one read may bring. Larger ones do not make a loaded reader faster.
+const BUFFER: usize = 256 << 10;
+
+thread_local! {
+    /// An idle connection holds no buffer, and a thread reads one connection at a time.
+    static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
+}
+
 /// See the module.
-pub(super) enum Link {
+pub(super) struct Link {
+    pub(super) reader: LinkReader,
+    pub(super) writer: LinkWriter,
+}
+
+/// What comes.
+pub(super) enum LinkReader {
     Plain(Plain),
     Framed(Box<Framed>),
 }
 
+/// What goes.
+pub(super) enum LinkWriter {
+    Plain(OwnedWriteHalf, Wire),
+    Framed(Box<ByteWriter>),
+}
+
 pub(super) struct Plain {
-    stream: TcpStream,
-    wire: Wire,
+    stream: OwnedReadHalf,
+    cutter: Cutter,
     /// The beginning of a frame that has not arrived whole.
     held: BytesMut,
 }
 
 pub(super) struct Framed {
     reader: FrameReader,
-    writer: ByteWriter,
     /// On QUIC and WebTransport they keep the connection.
     _streams: Streams,
-}
-
-/// How frames are told apart on a plain stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wire {
-    /// A big-endian `u32` before each.
-    Length,
-    /// WebSocket, from a server.
-    WebSocket,
-}
-
-/// One frame at the front of some bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Cut {
-    /// Where its payload begins and the whole frame ends.
-    payload: usize,
-    end: usize,
-    kind: Kind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Data,
-    Ping,
-    Close,
-    Other,
 }
 
 impl Link {
@@ -71,27 +68,75 @@ impl Link {
     pub(super) async fn open(endpoint: &Endpoint, options: &ConnectOptions) -> anyhow::Result<Self> {
         let address = (endpoint.host.as_str(), endpoint.port);
         Ok(match endpoint.protocol {
-            Protocol::Tcp => Link::Plain(Plain::connect(address, Wire::Length).await?),
+            Protocol::Tcp => Link::plain(address, Wire::Length).await?,
             Protocol::WebSocket => {
-                let mut plain = Plain::connect(address, Wire::WebSocket).await?;
-                plain.upgrade(&endpoint.authority(), &endpoint.path_and_query).await?;
-                Link::Plain(plain)
+                Link::websocket(address, &endpoint.authority(), &endpoint.path_and_query).await?
             }
             _ => {
                 let Connection { reader, writer, streams, .. } = connect(endpoint, options).await?;
-                Link::Framed(Box::new(Framed { reader, writer, _streams: streams }))
+                let reader = LinkReader::Framed(Box::new(Framed { reader, _streams: streams }));
+                Link { reader, writer: LinkWriter::Framed(Box::new(writer)) }
             }
         })
     }
 
+    /// Connects by plain TCP.
+    pub(super) async fn plain(address: (&str, u16), wire: Wire) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Link::of(stream, wire, BytesMut::new()))
+    }
+
+    /// Connects, and asks for WebSocket. Whether the answer's key is right is not this program's business: it
+    /// measures.
+    pub(super) async fn websocket(address: (&str, u16), authority: &str, path: &str) -> anyhow::Result<Self> {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dHJ1bmtsaW5lIGJlbmNoIQ==\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let mut head = BytesMut::with_capacity(1024);
+        let end = loop {
+            if let Some(at) = head.windows(4).position(|four| four == b"\r\n\r\n") {
+                break at + 4;
+            }
+            if head.len() > LONGEST_HEAD || stream.read_buf(&mut head).await? == 0 {
+                bail!("no answer to the WebSocket request");
+            }
+        };
+        if !head.starts_with(b"HTTP/1.1 101") {
+            let line = head[..].split(|byte| *byte == b'\r').next().unwrap_or_default();
+            bail!("the WebSocket request was answered {}", line.escape_ascii());
+        }
+        head.advance(end);
+        Ok(Link::of(stream, Wire::WebSocket, head))
+    }
+
+    fn of(stream: TcpStream, wire: Wire, held: BytesMut) -> Self {
+        let (reader, writer) = stream.into_split();
+        let reader = LinkReader::Plain(Plain { stream: reader, cutter: Cutter::new(wire), held });
+        Link { reader, writer: LinkWriter::Plain(writer, wire) }
+    }
+}
+
+impl LinkWriter {
     /// Appends this payload in the link's framing, for `write`.
-    fn frame(&self, payload: &[u8], out: &mut Vec<u8>) {
+    pub(super) fn frame(&self, payload: &[u8], out: &mut Vec<u8>) {
+        let framing = match self {
+            LinkWriter::Plain(_, Wire::Length) => Framing::Length,
+            LinkWriter::Plain(_, Wire::WebSocket) => Framing::WebSocket { role: Role::Client },
+            // A command of Redis is its own frame.
+            LinkWriter::Plain(_, Wire::Redis) => return out.extend_from_slice(payload),
+            LinkWriter::Framed(writer) => writer.framing(),
+        };
         // A mask of zeros, under which the payload is its own masked form: masking is no part of what is measured.
-        self.framing().write_header(FrameKind::Binary, payload.len(), out);
+        framing.write_header(FrameKind::Binary, payload.len(), out);
         out.extend_from_slice(payload);
     }
 
-    /// Sends one frame.
+    /// Sends one frame. Not cancel safe.
     pub(super) async fn send(&mut self, payload: &[u8]) -> io::Result<()> {
         let mut framed = Vec::with_capacity(Framing::MAX_HEADER + payload.len());
         self.frame(payload, &mut framed);
@@ -99,26 +144,28 @@ impl Link {
     }
 
     /// Sends bytes that are framed already. Not cancel safe.
-    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
-            Link::Plain(plain) => plain.stream.write_all(bytes).await,
-            Link::Framed(framed) => framed.writer.write_all(bytes).await,
+            LinkWriter::Plain(stream, _) => stream.write_all(bytes).await,
+            LinkWriter::Framed(writer) => writer.write_all(bytes).await,
         }
     }
+}
 
+impl LinkReader {
     /// Waits for one frame and takes it. Cancel safe.
     pub(super) async fn one(&mut self) -> anyhow::Result<Bytes> {
         match self {
-            Link::Plain(plain) => plain.one().await,
-            Link::Framed(framed) => framed.next().await,
+            LinkReader::Plain(plain) => plain.one().await,
+            LinkReader::Framed(framed) => framed.next().await,
         }
     }
 
-    fn framing(&self) -> Framing {
+    /// Waits until something comes, and takes all the frames that came with it. Cancel safe.
+    pub(super) async fn some(&mut self, take: &mut impl FnMut(&[u8])) -> anyhow::Result<()> {
         match self {
-            Link::Plain(Plain { wire: Wire::Length, .. }) => Framing::Length,
-            Link::Plain(Plain { wire: Wire::WebSocket, .. }) => Framing::WebSocket { role: Role::Client },
-            Link::Framed(framed) => framed.writer.framing(),
+            LinkReader::Plain(plain) => plain.some(take).await,
+            LinkReader::Framed(framed) => framed.next().await.map(|frame| take(&frame)),
         }
     }
 }
@@ -137,44 +184,16 @@ impl Framed {
 }
 
 impl Plain {
-    async fn connect(address: (&str, u16), wire: Wire) -> anyhow::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        Ok(Plain { stream, wire, held: BytesMut::new() })
-    }
-
-    /// Asks for WebSocket. Whether the answer's key is right is not this program's business: it measures.
-    async fn upgrade(&mut self, authority: &str, path: &str) -> anyhow::Result<()> {
-        let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dHJ1bmtsaW5lIGJlbmNoIQ==\r\n\r\n"
-        );
-        self.stream.write_all(request.as_bytes()).await?;
-        let mut head = BytesMut::with_capacity(1024);
-        let end = loop {
-            if let Some(at) = head.windows(4).position(|four| four == b"\r\n\r\n") {
-                break at + 4;
-            }
-            if head.len() > LONGEST_HEAD || self.stream.read_buf(&mut head).await? == 0 {
-                bail!("no answer to the WebSocket request");
-            }
-        };
-        if !head.starts_with(b"HTTP/1.1 101") {
-            let line = head[..].split(|byte| *byte == b'\r').next().unwrap_or_default();
-            bail!("the WebSocket request was answered {}", line.escape_ascii());
-        }
-        head.advance(end);
-        self.held = head;
-        Ok(())
-    }
-
     async fn one(&mut self) -> anyhow::Result<Bytes> {
         loop {
-            if let Some(cut) = cut(self.wire, &self.held)? {
+            if let Some(cut) = self.cutter.next(&self.held)? {
                 let mut frame = self.held.split_to(cut.end);
+                frame.truncate(cut.payload_end);
                 frame.advance(cut.payload);
                 match cut.kind {
                     Kind::Data => return Ok(frame.freeze()),
+                    // Of Redis every value is waited for.
+                    Kind::Other if self.cutter.wire() == Wire::Redis => return Ok(frame.freeze()),
                     kind => aside(kind, &frame, &self.stream)?,
                 }
                 continue;
@@ -184,100 +203,57 @@ impl Plain {
             }
         }
     }
+
+    async fn some(&mut self, take: &mut impl FnMut(&[u8])) -> anyhow::Result<()> {
+        poll_fn(|cx| {
+            READ.with_borrow_mut(|buffer| {
+                let held = self.held.len();
+                if held + BUFFER / 4 > buffer.len() {
+                    buffer.resize(held + BUFFER, 0);
+                }
+                buffer[..held].copy_from_slice(&self.held);
+                let mut read = ReadBuf::new(&mut buffer[held..]);
+                ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+                let came = held + read.filled().len();
+                if came == held {
+                    return std::task::Poll::Ready(Err(anyhow::anyhow!("the connection ended")));
+                }
+                std::task::Poll::Ready(self.take_all(&buffer[..came], take))
+            })
+        })
+        .await
+    }
+
+    fn take_all(&mut self, bytes: &[u8], take: &mut impl FnMut(&[u8])) -> anyhow::Result<()> {
+        let mut rest = bytes;
+        while let Some(cut) = self.cutter.next(rest)? {
+            let payload = &rest[cut.payload..cut.payload_end];
+            match cut.kind {
+                Kind::Data => take(payload),
+                kind => aside(kind, payload, &self.stream)?,
+            }
+            rest = &rest[cut.end..];
+        }
+        self.held.clear();
+        self.held.extend_from_slice(rest);
+        Ok(())
+    }
 }
 
-/// A WebSocket frame that is no message.
-fn aside(kind: Kind, payload: &[u8], stream: &TcpStream) -> anyhow::Result<()> {
+/// A frame that is no message.
+fn aside(kind: Kind, payload: &[u8], stream: &OwnedReadHalf) -> anyhow::Result<()> {
     match kind {
         Kind::Data | Kind::Other => Ok(()),
         Kind::Ping => {
             // A socket that takes no more six bytes is under load, and that is sign of life enough.
             if let Some(pong) = (Framing::WebSocket { role: Role::Client }).pong(payload) {
-                let _ = stream.try_write(&pong);
+                let _ = stream.as_ref().try_write(&pong);
             }
             Ok(())
         }
         Kind::Close => {
             let code = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
             bail!("closed with {code:?} {}", payload.get(2..).unwrap_or_default().escape_ascii())
-        }
-    }
-}
-
-/// The frame at the front, if it is whole.
-fn cut(wire: Wire, bytes: &[u8]) -> anyhow::Result<Option<Cut>> {
-    let found = match wire {
-        Wire::Length => bytes.first_chunk().map(|length| Cut {
-            payload: 4,
-            end: (u32::from_be_bytes(*length) as usize).saturating_add(4),
-            kind: Kind::Data,
-        }),
-        Wire::WebSocket => message(bytes)?,
-    };
-    match found {
-        Some(cut) if cut.end > LONGEST => bail!("a frame of {} bytes", cut.end),
-        Some(cut) if cut.end <= bytes.len() => Ok(Some(cut)),
-        _ => Ok(None),
-    }
-}
-
-/// A server's WebSocket frame (RFC 6455 section 5.2).
-fn message(bytes: &[u8]) -> anyhow::Result<Option<Cut>> {
-    let [first, second, rest @ ..] = bytes else { return Ok(None) };
-    let kind = match first {
-        0x81 | 0x82 => Kind::Data,
-        0x88 => Kind::Close,
-        0x89 => Kind::Ping,
-        0x8a => Kind::Other,
-        other => bail!("a WebSocket frame that begins with {other:#x}: neither whole nor known"),
-    };
-    let (payload, length) = match second {
-        126 => match rest.first_chunk::<2>() {
-            Some(length) => (4, usize::from(u16::from_be_bytes(*length))),
-            None => return Ok(None),
-        },
-        127 => match rest.first_chunk::<8>() {
-            Some(length) => (10, usize::try_from(u64::from_be_bytes(*length)).unwrap_or(usize::MAX)),
-            None => return Ok(None),
-        },
-        masked if masked & 0x80 != 0 => bail!("a masked frame from a server"),
-        length => (2, usize::from(*length)),
-    };
-    Ok(Some(Cut { payload, end: length.saturating_add(payload), kind }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ends(wire: Wire, bytes: &[u8]) -> Option<(usize, usize)> {
-        cut(wire, bytes).unwrap().map(|cut| (cut.payload, cut.end))
-    }
-
-    #[test]
-    fn frames_are_cut_where_they_end_and_only_when_whole() {
-        let frames: [(Wire, &[u8], usize); 3] = [
-            (Wire::Length, b"\0\0\0\x02ab", 4),
-            (Wire::WebSocket, b"\x82\x02ab", 2),
-            (Wire::WebSocket, &[&[0x82, 126, 0, 130][..], &[7; 130]].concat(), 4),
-        ];
-        for (wire, frame, payload) in frames {
-            let followed = [frame, frame].concat();
-            assert_eq!(ends(wire, &followed), Some((payload, frame.len())), "{wire:?}");
-            for short in 0..frame.len() {
-                assert_eq!(ends(wire, &frame[..short]), None, "{wire:?} {short}");
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_no_frame_is_refused() {
-        for (wire, bytes) in [
-            (Wire::Length, &[0xff; 8][..]),
-            (Wire::WebSocket, &[0x02, 1, 1]),
-            (Wire::WebSocket, &[0x82, 0x81, 1, 2, 3, 4, 5]),
-        ] {
-            assert!(cut(wire, bytes).is_err(), "{wire:?} {}", bytes.escape_ascii());
         }
     }
 }

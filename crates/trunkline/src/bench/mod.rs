@@ -4,7 +4,12 @@
 //! the limit. Where the client is what is measured too (calls, resume) it is the one of `trunkline-client`; where only
 //! the node is, sessions are raw ones that cost next to nothing. Every run is bounded in count and time.
 
+mod audience;
+mod callers;
 mod calls;
+mod cast;
+mod clock;
+mod connect;
 mod fanout;
 mod idle;
 mod latency;
@@ -12,10 +17,14 @@ mod link;
 mod listeners;
 mod node;
 mod pace;
+mod peer;
+mod push;
 mod raw;
 mod report;
 mod resume;
+mod upstream;
 mod usage;
+mod wire;
 
 use std::time::Duration;
 
@@ -24,19 +33,29 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use trunkline_client::{Client, Options};
 
+pub(crate) use audience::STAMP as FANOUT_SMALLEST;
 pub(crate) use calls::Calls;
-pub(crate) use fanout::Fanout;
+pub(crate) use cast::Cast;
+pub(crate) use connect::Connect;
+pub(crate) use fanout::{Fanout, WINDOW as FANOUT_WINDOW};
 pub(crate) use idle::Idle;
+pub(crate) use peer::Peer;
+pub(crate) use push::Push;
 pub(crate) use report::Report;
 pub(crate) use resume::Resume;
+pub(crate) use upstream::{IN_FLIGHT as UPSTREAM_IN_FLIGHT, Like as UpstreamLike, serve as serve_upstream};
 
 use crate::cli::reach::{self, Reach, Way};
 use crate::config::May;
 use crate::descriptors::raise_limit;
 use node::OwnNode;
+use raw::{RawSession, Sockets};
+use trunkline_service::grpc::GatewayAddress;
+use upstream::OwnUpstream;
 
-/// Handshakes under way at once: enough to keep two cores busy, few enough for nobody to time out.
-const CONNECTING: usize = 64;
+/// Handshakes under way at once: enough to keep two cores busy, few enough for nobody to time out, not even with
+/// WebTransport and a debug build on a machine that does much else.
+const CONNECTING: usize = 16;
 
 /// Descriptors beside those of the clients.
 const OTHER_DESCRIPTORS: usize = 64;
@@ -61,6 +80,8 @@ pub(crate) struct Rig {
     reach: Reach,
     /// The server's process, where it is on this machine.
     server: Option<u32>,
+    /// Dropping it ends the process.
+    upstream: Option<OwnUpstream>,
     /// Dropping it ends the node.
     own: Option<OwnNode>,
 }
@@ -72,21 +93,49 @@ impl Rig {
         let reach = reach.clone().by_default(Way::Tcp);
         if !reach.names_nothing() {
             let server = reach.node()?.map(|node| node.pid);
-            return Ok(Rig { reach, server, own: None });
+            return Ok(Rig { reach, server, upstream: None, own: None });
         }
         let own = OwnNode::start(OWN_CONFIG).await?;
-        Ok(Rig { reach: reach.at(own.data_dir()), server: Some(own.pid()), own: Some(own) })
+        let server = Some(own.pid());
+        Ok(Rig { reach: reach.at(own.data_dir()), server, upstream: None, own: Some(own) })
+    }
+
+    /// The same, with an upstream in a process of its own, which the node knows.
+    pub(crate) async fn with_upstream(mut self) -> anyhow::Result<Self> {
+        let gateway = self.gateway()?;
+        self.upstream = Some(OwnUpstream::start(gateway.as_str()).await?);
+        Ok(self)
+    }
+
+    /// The node's gRPC surface.
+    fn gateway(&self) -> anyhow::Result<GatewayAddress> {
+        self.reach.gateway()
+    }
+
+    /// Another server in a node's place, of which only the process is known, if that.
+    pub(crate) fn of_peer(reach: &Reach, server: Option<u32>) -> Self {
+        Rig { reach: reach.clone(), server, upstream: None, own: None }
     }
 
     /// Options of so many clients, each a user of its own, if this process may have so many connections.
     fn crowd(&self, count: usize) -> anyhow::Result<Vec<Options>> {
-        let limit = raise_limit();
-        if count + OTHER_DESCRIPTORS > limit {
-            bail!(
-                "{count} clients need more files than this process may open ({limit}): fewer, or raise `ulimit -Hn`"
-            );
-        }
+        descriptors(count)?;
         self.reach.crowd(count, CHANNELS, &[May::Subscribe, May::Publish, May::History])
+    }
+
+    /// Starts so many raw sessions, each a user of its own.
+    async fn sessions(&self, count: usize) -> anyhow::Result<Vec<RawSession>> {
+        let options = self.crowd(count)?;
+        let sockets = Sockets::open(&options[0], count)?;
+        let bar = progress(count as u64, "connecting {pos}/{len} {bar:30}");
+        let started = stream::iter(options.iter().enumerate()).map(async |(at, options)| {
+            let session = RawSession::start(options, &sockets, at).await?;
+            bar.inc(1);
+            anyhow::Ok(session)
+        });
+        let started = started.buffered(CONNECTING).try_collect().await;
+        bar.finish_and_clear();
+        started.context("not every session could start")
     }
 
     /// Connects so many clients, each a user of its own.
@@ -117,6 +166,22 @@ impl Rig {
     fn way(&self) -> String {
         self.reach.way_named()
     }
+}
+
+/// The user of one client: no other bench's, so that several can load one node.
+pub(crate) fn user(at: usize) -> String {
+    format!("bench-{}-{at}", std::process::id())
+}
+
+/// Says whether this process may open so many connections.
+fn descriptors(count: usize) -> anyhow::Result<()> {
+    let limit = raise_limit();
+    if count + OTHER_DESCRIPTORS > limit {
+        bail!(
+            "{count} clients need more files than this process may open ({limit}): fewer, or raise `ulimit -Hn`"
+        );
+    }
+    Ok(())
 }
 
 /// A bar on a terminal, nothing elsewhere.

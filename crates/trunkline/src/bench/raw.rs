@@ -94,12 +94,12 @@ impl RawSession {
     /// Sends one frame.
     pub(super) async fn send(&mut self, msg_id: u32, seq: u64, body: UpBody) -> anyhow::Result<()> {
         let payload = Dialect::Protobuf.encode_up(&UpFrame::new(msg_id, seq, body));
-        Ok(self.link.send(&payload).await?)
+        Ok(self.link.writer.send(&payload).await?)
     }
 
     /// The next frame.
     pub(super) async fn frame(&mut self) -> anyhow::Result<DownFrame> {
-        let bytes = self.link.one().await?;
+        let bytes = self.link.reader.one().await?;
         Ok(Dialect::Protobuf.decode_down(&bytes)?)
     }
 
@@ -118,7 +118,7 @@ impl RawSession {
         let stop = StopRequest { reason: stop_request::Reason::AppClose.into() };
         // Who cannot be told any more has ended.
         let _ = timeout(START_TIMEOUT, self.send(0, 0, UpBody::Stop(stop))).await;
-        let ended = async { while self.link.one().await.is_ok() {} };
+        let ended = async { while self.link.reader.one().await.is_ok() {} };
         let _ = timeout(STOP_TIMEOUT, ended).await;
     }
 }

@@ -26,6 +26,9 @@ pub(crate) struct Report {
     pub(super) counts: BTreeMap<&'static str, u64>,
     /// What was done in a second, where that is the point.
     pub(super) per_second: Option<f64>,
+    /// How many were done in each tenth of a second.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) per_tenth: Vec<u32>,
     /// Figures of this bench alone.
     pub(super) measured: BTreeMap<&'static str, f64>,
     /// How often what failed, by its name.
@@ -50,6 +53,7 @@ impl Report {
             seconds: 0.0,
             counts: BTreeMap::new(),
             per_second: None,
+            per_tenth: Vec::new(),
             measured: BTreeMap::new(),
             errors: BTreeMap::new(),
             latency_us: Percentiles::default(),

@@ -7,11 +7,11 @@ use anyhow::Context;
 use futures_util::{StreamExt, stream};
 use serde_json::json;
 use tokio::time::Instant;
+use trunkline_client::{CallError, Client, Position};
 
-use super::fanout::publish;
 use super::latency::Latencies;
 use super::listeners::{Listeners, reaches};
-use super::pace::Schedule;
+use super::pace::{Paced, Schedule};
 use super::report::Report;
 use super::usage::Usage;
 use super::{CONNECTING, Rig, shown};
@@ -20,6 +20,9 @@ const CHANNEL: &str = "bench:resume";
 
 /// How long clients may take to hear the first publication, and to come back.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Publications of the one publisher that wait for their answer at once.
+const OUTSTANDING: usize = 63;
 
 /// Bytes of each publication.
 const SIZE: usize = 64;
@@ -32,6 +35,16 @@ pub(crate) struct Resume {
     pub(crate) rate: u32,
     /// How long publications go on: a part before the cut, the rest after it.
     pub(crate) lasting: Duration,
+}
+
+/// What a publisher did.
+#[derive(Debug, Default)]
+struct Published {
+    count: u64,
+    failed: u64,
+    /// The offset of the last one.
+    last: u64,
+    error: Option<String>,
 }
 
 impl Resume {
@@ -52,7 +65,7 @@ impl Resume {
             let back = reaches(&shared.returned, self.clients, PATIENCE).await;
             (hearing, back)
         };
-        let publishing = publish(&publisher, CHANNEL, &listeners, schedule, SIZE, &late);
+        let publishing = publish(&publisher, &listeners, schedule, SIZE, &late);
         let (published, (hearing, back)) =
             shown(self.lasting, async { tokio::join!(publishing, cutting) }).await;
         let returned = *shared.returned.borrow();
@@ -88,4 +101,29 @@ impl Resume {
         };
         Ok(report)
     }
+}
+
+/// Publishes on a schedule, stamped, until it ends.
+async fn publish(
+    publisher: &Client,
+    listeners: &Listeners,
+    schedule: Schedule,
+    size: usize,
+    late: &Latencies,
+) -> Published {
+    let mut published = Published::default();
+    let begin = |_due| publisher.publish(CHANNEL, listeners.stamped(size));
+    let told = |paced: Paced<Result<Position, CallError>>| match paced {
+        Paced::Began { late: by } => late.record(0, by),
+        Paced::Ended(Ok(position)) => {
+            published.count += 1;
+            published.last = published.last.max(position.offset);
+        }
+        Paced::Ended(Err(error)) => {
+            published.failed += 1;
+            published.error = Some(error.to_string());
+        }
+    };
+    schedule.run(OUTSTANDING, begin, told).await;
+    published
 }

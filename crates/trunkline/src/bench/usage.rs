@@ -1,6 +1,6 @@
 //! Who was the limit: the processor time of the generator and of the server, and how late the generator was.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -20,6 +20,8 @@ pub(super) struct Usage {
     begun: Instant,
     generator: Option<Duration>,
     server: Option<(u32, Duration)>,
+    /// What works for the server: its upstream.
+    helper: Option<(u32, Duration)>,
     machine: Option<Duration>,
 }
 
@@ -44,6 +46,9 @@ pub(super) struct Used {
     /// In cores: 1.0 is one of them the whole time.
     generator_cores: f64,
     server_cores: Option<f64>,
+    /// The bench's own upstream, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream_cores: Option<f64>,
     /// What other programs took meanwhile.
     others_cores: f64,
     cores: usize,
@@ -57,8 +62,15 @@ impl Usage {
             begun: Instant::now(),
             generator: processor_time(std::process::id()),
             server: server.and_then(|pid| Some((pid, processor_time(pid)?))),
+            helper: None,
             machine: machine_time(),
         }
+    }
+
+    /// This process works for the server: its time is not that of other programs.
+    pub(super) fn beside(mut self, helper: Option<u32>) -> Self {
+        self.helper = helper.and_then(|pid| Some((pid, processor_time(pid)?)));
+        self
     }
 
     pub(super) fn end(self, late: Option<Percentiles>) -> Used {
@@ -72,9 +84,12 @@ impl Usage {
         let generator = generator.unwrap_or_default();
         let busy = self.machine.and_then(|before| Some(machine_time()?.saturating_sub(before)));
         let busy = busy.unwrap_or_default().as_secs_f64() / wall;
-        let others = (busy - generator - server.unwrap_or_default()).max(0.0);
+        let helper = self.helper.and_then(|(pid, before)| since(pid, before));
+        let helped = server.map(|server| server + helper.unwrap_or_default());
+        let others = (busy - generator - helped.unwrap_or_default()).max(0.0);
         Used {
-            limit: limit(generator, server, others, cores, late.as_ref()),
+            limit: limit(generator, helped, others, cores, late.as_ref()),
+            upstream_cores: helper,
             others_cores: others,
             generator_cores: generator,
             server_cores: server,
@@ -107,7 +122,10 @@ fn limit(
 impl fmt::Display for Used {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Used { generator_cores: generator, others_cores: others, cores, .. } = self;
-        let server = self.server_cores.map_or_else(|| "?".to_owned(), |server| format!("{server:.2}"));
+        let mut server = self.server_cores.map_or_else(|| "?".to_owned(), |server| format!("{server:.2}"));
+        if let Some(upstream) = self.upstream_cores {
+            let _infallible = write!(server, ", upstream {upstream:.2}");
+        }
         writeln!(
             f,
             "  cpu       generator {generator:.2}, server {server}, others {others:.2} of {cores} cores"

@@ -6,8 +6,11 @@ use anyhow::bail;
 use clap::{Args, Subcommand, value_parser};
 
 use super::output;
-use super::reach::{Reach, block_on};
-use crate::bench::{Calls, Fanout, Idle, Report, Resume, Rig};
+use super::reach::{Reach, block_on, block_on_one_thread};
+use crate::bench::{
+    self, Calls, Cast, Connect, FANOUT_SMALLEST, FANOUT_WINDOW, Fanout, Idle, Peer, Push, Report, Resume,
+    Rig, UPSTREAM_IN_FLIGHT, UpstreamLike,
+};
 
 /// Measures a node: one of its own in a child process, or one that is named.
 #[derive(Debug, Clone, Args)]
@@ -24,6 +27,11 @@ Examples:
   trunkline bench calls --clients 100 --seconds 10
   trunkline bench calls --clients 100 --rate 5000 --transport quic --json
   trunkline bench fanout --subscribers 1000 --rate 100
+  trunkline bench fanout --subscribers 100 --rate 0 --transport websocket
+  trunkline bench calls --clients 1000 --rate 5000 --upstream --direct
+  trunkline bench cast --sessions 50
+  trunkline bench push --sessions 1000 --rate 2000
+  trunkline bench connect --transport tls
   trunkline bench resume --clients 1000
   trunkline bench idle --sessions 9000 --transport websocket";
 
@@ -42,6 +50,60 @@ enum What {
         /// Bytes of each call's data
         #[arg(long, default_value_t = 64, value_parser = value_parser!(u32).range(0..=1_000_000))]
         size: u32,
+        /// Call this action, whatever it answers [default: one that every node answers]
+        #[arg(long)]
+        action: Option<String>,
+        /// Call an upstream in a process of the bench's own, through the node
+        #[arg(long, conflicts_with = "action")]
+        upstream: bool,
+        /// Call the upstream without the node too, in turns of a second, and say what the node adds
+        #[arg(long, requires = "upstream", requires = "rate")]
+        direct: bool,
+    },
+    /// How many one-way calls a second a service in the node takes.
+    Cast {
+        #[command(flatten)]
+        common: Common,
+        /// Sessions that send
+        #[arg(long, default_value_t = 50, value_parser = value_parser!(u32).range(1..=20_000))]
+        sessions: u32,
+        /// Bytes of each call's data
+        #[arg(long, default_value_t = 64, value_parser = value_parser!(u32).range(0..=1_000_000))]
+        size: u32,
+    },
+    /// How fast pushes of an upstream reach the users they are for.
+    Push {
+        #[command(flatten)]
+        common: Common,
+        /// Sessions, each of a user of its own
+        #[arg(long, default_value_t = 1_000, value_parser = value_parser!(u32).range(1..=20_000))]
+        sessions: u32,
+        /// Pushes a second, to one session after the other
+        #[arg(long, default_value_t = 1_000, value_parser = value_parser!(u32).range(1..=100_000))]
+        rate: u32,
+        /// Bytes of each push's data
+        #[arg(long, default_value_t = 128, value_parser = value_parser!(u32).range(i64::from(FANOUT_SMALLEST)..=1_000_000))]
+        size: u32,
+    },
+    /// How many sessions a second can be started, handshakes included.
+    Connect {
+        #[command(flatten)]
+        common: Common,
+        /// Handshakes under way at once
+        #[arg(long, default_value_t = 32, value_parser = value_parser!(u32).range(1..=1_000))]
+        at_once: u32,
+    },
+    /// The upstream of `calls --upstream`.
+    #[command(hide = true)]
+    Upstream {
+        #[arg(long)]
+        gateway: String,
+        /// How long it takes over each call, in milliseconds
+        #[arg(long, default_value_t = 0)]
+        delay_ms: u32,
+        /// Calls that it takes at once
+        #[arg(long, default_value_t = UPSTREAM_IN_FLIGHT)]
+        in_flight: u32,
     },
     /// How fast one channel reaches its subscribers.
     Fanout {
@@ -50,12 +112,22 @@ enum What {
         /// Clients that are subscribed
         #[arg(long, default_value_t = 1_000, value_parser = value_parser!(u32).range(1..=20_000))]
         subscribers: u32,
-        /// Publications a second
-        #[arg(long, default_value_t = 50, value_parser = value_parser!(u32).range(1..=100_000))]
+        /// Publications a second; 0: as many as arrive, with a window of them under way
+        #[arg(long, default_value_t = 50, value_parser = value_parser!(u32).range(0..=100_000))]
         rate: u32,
+        /// Publications under way at once, where the rate is 0
+        #[arg(long, default_value_t = FANOUT_WINDOW, value_parser = value_parser!(u32).range(1..=i64::from(FANOUT_WINDOW)))]
+        window: u32,
         /// Bytes of each publication
-        #[arg(long, default_value_t = 128, value_parser = value_parser!(u32).range(8..=1_000_000))]
+        #[arg(long, default_value_t = 128, value_parser = value_parser!(u32).range(i64::from(FANOUT_SMALLEST)..=1_000_000))]
         size: u32,
+        /// Another server instead of a node, for comparison: redis://host:port, or ws://host:port where what is sent
+        /// to /publish comes to /subscribe
+        #[arg(long, value_name = "URL", conflicts_with_all = ["data_dir", "url", "transport"])]
+        peer: Option<Peer>,
+        /// The peer's process, to read its processor time
+        #[arg(long, value_name = "PID", requires = "peer")]
+        peer_pid: Option<u32>,
     },
     /// What idle sessions cost the node, in memory and in processor time.
     Idle {
@@ -93,9 +165,26 @@ struct Common {
 
 impl Bench {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let common = self.common();
-        let report = block_on(async {
-            let rig = Rig::new(&common.reach).await?;
+        let common = match &self.what {
+            What::Upstream { gateway, delay_ms, in_flight } => {
+                let delay = Duration::from_millis((*delay_ms).into());
+                let like = UpstreamLike { delay, in_flight: *in_flight };
+                return block_on(bench::serve_upstream(gateway, like));
+            }
+            What::Calls { common, .. }
+            | What::Cast { common, .. }
+            | What::Connect { common, .. }
+            | What::Fanout { common, .. }
+            | What::Idle { common, .. }
+            | What::Push { common, .. }
+            | What::Resume { common, .. } => common,
+        };
+        let report = self.on_its_runtime(async {
+            let rig = match &self.what {
+                What::Fanout { peer: Some(_), peer_pid, .. } => Rig::of_peer(&common.reach, *peer_pid),
+                What::Calls { upstream: true, .. } => Rig::new(&common.reach).await?.with_upstream().await?,
+                _ => Rig::new(&common.reach).await?,
+            };
             self.measure(&rig, Duration::from_secs(common.seconds.into())).await
         })?;
         output::result(&if common.json { report.json()? } else { report.to_string() });
@@ -105,24 +194,32 @@ impl Bench {
         }
     }
 
-    fn common(&self) -> &Common {
-        match &self.what {
-            What::Calls { common, .. }
-            | What::Fanout { common, .. }
-            | What::Idle { common, .. }
-            | What::Resume { common, .. } => common,
+    /// Where only the node is measured the generator is one thread, which costs least.
+    fn on_its_runtime<T>(&self, run: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        match self.what {
+            What::Idle { .. } | What::Resume { .. } => block_on(run),
+            _ => block_on_one_thread(run),
         }
     }
 
     async fn measure(&self, rig: &Rig, lasting: Duration) -> anyhow::Result<Report> {
         match &self.what {
-            What::Calls { clients, rate, size, .. } => {
-                let (clients, size) = (*clients as usize, *size as usize);
-                Calls { clients, rate: *rate, lasting, size }.run(rig).await
+            What::Calls { clients, rate, size, action, direct, .. } => {
+                let (clients, size, action) = (*clients as usize, *size as usize, action.clone());
+                Calls { clients, rate: *rate, lasting, size, action, direct: *direct }.run(rig).await
             }
-            What::Fanout { subscribers, rate, size, .. } => {
-                let (subscribers, size) = (*subscribers as usize, *size as usize);
-                Fanout { subscribers, rate: *rate, lasting, size }.run(rig).await
+            What::Cast { sessions, size, .. } => {
+                Cast { sessions: *sessions as usize, lasting, size: *size as usize }.run(rig).await
+            }
+            What::Push { sessions, rate, size, .. } => {
+                let (sessions, size) = (*sessions as usize, *size as usize);
+                Push { sessions, rate: *rate, lasting, size }.run(rig).await
+            }
+            What::Connect { at_once, .. } => Connect { at_once: *at_once as usize, lasting }.run(rig).await,
+            What::Upstream { .. } => bail!("the upstream measures nothing"),
+            What::Fanout { subscribers, rate, window, size, peer, .. } => {
+                let (subscribers, size, peer) = (*subscribers as usize, *size as usize, peer.clone());
+                Fanout { subscribers, rate: *rate, window: *window, lasting, size, peer }.run(rig).await
             }
             What::Idle { sessions, .. } => Idle { sessions: *sessions as usize, lasting }.run(rig).await,
             What::Resume { clients, rate, .. } => {

@@ -14,6 +14,7 @@ use clap::{Args, ValueEnum};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use trunkline_client::{Client, ClientTls, ConnectError, Endpoint, Options};
+use trunkline_service::grpc::GatewayAddress;
 use trunkline_transport::certificate::fingerprint;
 
 use super::Place;
@@ -161,7 +162,7 @@ impl Reach {
         let rights = [Right { pattern: pattern.to_owned(), may: may.to_vec() }];
         let one = |at: usize| {
             let mut options = base.clone();
-            options.user = format!("bench-{at}");
+            options.user = crate::bench::user(at);
             if let Some(dir) = &dir {
                 let (user, ttl) = (options.user.as_str(), OWN_TOKEN_TTL);
                 let grant = Grant { user, ttl, groups: &[], rights: &rights, platform: None };
@@ -170,6 +171,11 @@ impl Reach {
             Ok(options)
         };
         (0..count).map(one).collect()
+    }
+
+    /// The gRPC surface of the node of this machine.
+    pub(crate) fn gateway(&self) -> anyhow::Result<GatewayAddress> {
+        super::push::gateway(&self.place)
     }
 
     /// The node of this machine, where the command was not sent to another.
@@ -271,6 +277,13 @@ pub(crate) async fn connect(options: Options) -> anyhow::Result<Client> {
 pub(crate) fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.context("the runtime cannot be started")?.block_on(future)
+}
+
+/// Runs a command on this thread alone, where its tasks need not be able to leave it.
+pub(crate) fn block_on_one_thread<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("the runtime cannot be started")?;
+    tokio::task::LocalSet::new().block_on(&runtime, future)
 }
 
 /// The certificates that this machine trusts anyway.

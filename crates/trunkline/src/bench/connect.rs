@@ -1,0 +1,96 @@
+//! Connecting: whole handshakes with START and the proof of its token, one after the other on so many places, and each
+//! session stopped again.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::task::JoinSet;
+use trunkline_client::Options;
+
+use super::clock::Moment;
+use super::latency::Latencies;
+use super::raw::{RawSession, Sockets};
+use super::report::Report;
+use super::usage::Usage;
+use super::{Rig, shown};
+
+/// A place whose sessions fail this often in a row gives up: the rest would fail too.
+const FAILURES: u32 = 3;
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Connect {
+    /// Handshakes under way at once.
+    pub(crate) at_once: usize,
+    pub(crate) lasting: Duration,
+}
+
+struct Shared {
+    end: Moment,
+    sockets: Sockets,
+    done: Cell<u64>,
+    latencies: Latencies,
+    errors: RefCell<BTreeMap<String, u64>>,
+}
+
+impl Connect {
+    /// Needs a `LocalSet` on one thread.
+    pub(crate) async fn run(self, rig: &Rig) -> anyhow::Result<Report> {
+        let options = rig.crowd(self.at_once)?;
+        let sockets = Sockets::open(&options[0], options.len())?;
+        let usage = Usage::begin(rig.server);
+        let start = Moment::now();
+        let shared = Rc::new(Shared {
+            end: start.after(self.lasting),
+            sockets,
+            done: Cell::new(0),
+            latencies: Latencies::new()?,
+            errors: RefCell::default(),
+        });
+        let mut tasks = JoinSet::new();
+        for (at, options) in options.into_iter().enumerate() {
+            tasks.spawn_local(Rc::clone(&shared).place(at, options));
+        }
+        shown(self.lasting, async { while tasks.join_next().await.is_some() {} }).await;
+        let seconds = Moment::now().since(start).as_secs_f64();
+        let mut report = Report::new("connect", rig.way(), usage.end(None));
+        report.own_node = rig.own.is_some();
+        report.asked.insert("at_once".to_owned(), json!(self.at_once));
+        report.asked.insert("seconds".to_owned(), json!(self.lasting.as_secs_f64()));
+        report.seconds = seconds;
+        report.errors = shared.errors.take();
+        let done = shared.done.get();
+        report.counts = BTreeMap::from([("started", done), ("failed", report.errors.values().sum())]);
+        #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52 sessions")]
+        let rate = done as f64 / seconds.max(0.001);
+        report.per_second = Some(rate);
+        report.latency_us = shared.latencies.percentiles();
+        report.note = Some("from connecting to START's answer; each session is stopped before the next");
+        report.failure = (done == 0).then(|| "no session could start".to_owned());
+        Ok(report)
+    }
+}
+
+impl Shared {
+    async fn place(self: Rc<Self>, at: usize, options: Options) {
+        let mut failures = 0;
+        while Moment::now() < self.end && failures < FAILURES {
+            let begun = Moment::now();
+            match RawSession::start(&options, &self.sockets, at).await {
+                Ok(session) => {
+                    failures = 0;
+                    self.latencies.record(at, Moment::now().since(begun));
+                    self.done.set(self.done.get() + 1);
+                    session.stop().await;
+                }
+                Err(error) => {
+                    failures += 1;
+                    *self.errors.borrow_mut().entry(format!("{error:#}")).or_default() += 1;
+                }
+            }
+        }
+    }
+}
