@@ -4,7 +4,7 @@
 //! cap a newcomer waits in the kernel's backlog until a handshake ends or the oldest has had its second; then
 //! it replaces that one. So silent peers cannot keep others out, and a storm of honest ones is not cut down.
 
-use std::{collections::VecDeque, future::Future, io};
+use std::{collections::VecDeque, fmt, future::Future, io, sync::Arc};
 
 use tokio::{
     task::{AbortHandle, JoinSet},
@@ -12,6 +12,27 @@ use tokio::{
 };
 
 use crate::defaults::{ACCEPT_BACKOFF, HANDSHAKE_GRACE};
+
+/// A question that listeners ask before they let somebody in: whether there is no place left. Cheap to clone.
+#[derive(Clone)]
+pub struct IsFull(Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl IsFull {
+    /// Asks `full` for each newcomer.
+    pub fn new(full: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(full))
+    }
+
+    pub(crate) fn get(&self) -> bool {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for IsFull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IsFull(..)")
+    }
+}
 
 /// The handshakes of one listener; dropping it ends them.
 pub(crate) struct Handshakes<T> {

@@ -128,6 +128,10 @@ impl ReloadableCertificate {
         Ok(())
     }
 
+    pub(crate) fn current(&self) -> Arc<CertifiedKey> {
+        Arc::clone(&self.0.load().key)
+    }
+
     /// The SHA-256 of the leaf certificate now in use.
     #[must_use]
     pub fn fingerprint(&self) -> [u8; 32] {
@@ -151,7 +155,7 @@ impl fmt::Debug for ReloadableCertificate {
 
 impl ResolvesServerCert for ReloadableCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0.load().key))
+        Some(self.current())
     }
 }
 

@@ -24,9 +24,9 @@ pub async fn close(
     if let Ok(Ok(())) = timeout_at(deadline, writer.finish()).await {
         let ended = async {
             match writer.sink() {
-                Sink::Tcp(_) | Sink::Tls(_) | Sink::Memory(_) => reader.drain().await,
                 Sink::Quic(sink) => sink.acknowledged().await,
                 Sink::WebTransport(sink) => sink.acknowledged().await,
+                _ => reader.drain().await,
             }
         };
         drop(timeout_at(deadline, ended).await);
@@ -35,6 +35,6 @@ pub async fn close(
     match writer.sink() {
         Sink::Quic(sink) => drop(timeout_at(deadline, sink.gone()).await),
         Sink::WebTransport(sink) => drop(timeout_at(deadline, sink.gone()).await),
-        Sink::Tcp(_) | Sink::Tls(_) | Sink::Memory(_) => {}
+        _ => {}
     }
 }

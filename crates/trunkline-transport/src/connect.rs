@@ -167,6 +167,10 @@ pub async fn connect(endpoint: &Endpoint, options: &ConnectOptions) -> Result<Co
             Protocol::WebSocket | Protocol::WebSocketTls => web_socket(endpoint, options).await,
             Protocol::Quic => raw_quic(endpoint, options).await,
             Protocol::WebTransport => web_transport(endpoint, options).await,
+            #[cfg(unix)]
+            Protocol::Unix => unix(endpoint, options).await,
+            #[cfg(not(unix))]
+            Protocol::Unix => Err(ConnectError::Io(io::ErrorKind::Unsupported.into())),
             Protocol::Memory => Err(ConnectError::Memory),
         }
     };
@@ -229,6 +233,12 @@ async fn web_transport(endpoint: &Endpoint, options: &ConnectOptions) -> Result<
     let session = wt::Session::connect(connection, request).await.map_err(|error| fail(&error))?;
     let stream = session.open_bi().await.map_err(|error| fail(&error))?;
     Ok(web_transport_connection(info, session, stream, options.max_frame, own))
+}
+
+#[cfg(unix)]
+async fn unix(endpoint: &Endpoint, options: &ConnectOptions) -> Result<Connection, ConnectError> {
+    let stream = tokio::net::UnixStream::connect(&endpoint.path_and_query).await?;
+    Ok(crate::unix::connection(stream, options.framing, options.max_frame))
 }
 
 fn quic_info(endpoint: &Endpoint, connection: &quinn::Connection) -> ConnectionInfo {

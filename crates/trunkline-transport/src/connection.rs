@@ -83,10 +83,13 @@ pub enum Protocol {
     WebTransport,
     /// A pair within one process.
     Memory,
+    /// A Unix socket.
+    Unix,
 }
 
 impl Protocol {
-    /// Every protocol, in a stable order that counters can use.
+    /// Every protocol that the listeners of the connection level have, and memory, in a stable order that counters can
+    /// use. [`Protocol::Unix`] belongs to the packet level.
     pub const ALL: [Self; 7] = [
         Self::Tcp,
         Self::Tls,
@@ -108,13 +111,14 @@ impl Protocol {
             Self::Quic => "quic",
             Self::WebTransport => "webtransport",
             Self::Memory => "memory",
+            Self::Unix => "unix",
         }
     }
 
-    /// Whether nobody between the two ends can read the bytes.
+    /// Whether the bytes are encrypted, or never leave the process.
     #[must_use]
     pub fn is_encrypted(self) -> bool {
-        !matches!(self, Self::Tcp | Self::WebSocket)
+        !matches!(self, Self::Tcp | Self::WebSocket | Self::Unix)
     }
 }
 

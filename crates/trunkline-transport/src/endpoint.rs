@@ -15,13 +15,15 @@ pub struct Endpoint {
     pub host: String,
     /// The port.
     pub port: u16,
-    /// Path and query of the request, for WebSocket and WebTransport; begins with `/`.
+    /// Path and query of the request, for WebSocket and WebTransport; the path of a Unix socket. Begins with `/`.
     pub path_and_query: String,
 }
 
 /// Why a URL names no endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{url:?} names no endpoint: {reason}; write tcp|tls|ws|wss|quic|wt://host:port[/path]")]
+#[error(
+    "{url:?} names no endpoint: {reason}; write tcp|tls|ws|wss|quic|wt://host:port[/path], or unix:///path"
+)]
 pub struct EndpointError {
     url: String,
     reason: &'static str,
@@ -29,12 +31,15 @@ pub struct EndpointError {
 
 impl Endpoint {
     /// Reads `tcp|tls|ws|wss|quic|wt://host:port/path`. The web's schemes have the web's default ports
-    /// (`ws` 80, `wss` and `wt` 443); `https` stands for `wt`.
+    /// (`ws` 80, `wss` and `wt` 443); `https` stands for `wt`. `unix:///path` is a Unix socket.
     ///
     /// # Errors
     /// The scheme is unknown, or the host or a needed port is missing.
     pub fn from_url(url: &str) -> Result<Self, EndpointError> {
         let fail = |reason| EndpointError { url: url.to_owned(), reason };
+        if let Some(path) = url.strip_prefix("unix://").filter(|path| path.starts_with('/')) {
+            return Ok(Self::unix(path));
+        }
         let uri: Uri = url.parse().map_err(|_| fail("it is not a URL"))?;
         let (protocol, default_port) = match uri.scheme_str().ok_or_else(|| fail("the scheme is missing"))? {
             "tcp" => (Protocol::Tcp, None),
@@ -42,6 +47,7 @@ impl Endpoint {
             "ws" => (Protocol::WebSocket, Some(80)),
             "wss" => (Protocol::WebSocketTls, Some(443)),
             "quic" => (Protocol::Quic, None),
+            "unix" => return Err(fail("a Unix socket has a path and nothing else")),
             "wt" | "https" => (Protocol::WebTransport, Some(443)),
             _ => return Err(fail("the scheme is unknown")),
         };
@@ -54,6 +60,11 @@ impl Endpoint {
             port,
             path_and_query: if path_and_query.is_empty() { "/" } else { path_and_query }.to_owned(),
         })
+    }
+
+    /// A Unix socket: it has neither host nor port.
+    pub(crate) fn unix(path: &str) -> Self {
+        Self { protocol: Protocol::Unix, host: String::new(), port: 0, path_and_query: path.to_owned() }
     }
 
     /// `host:port`, an IPv6 address in brackets.
@@ -85,6 +96,7 @@ impl fmt::Display for Endpoint {
             Protocol::Quic => "quic",
             Protocol::WebTransport => "wt",
             Protocol::Memory => "memory",
+            Protocol::Unix => return write!(f, "unix://{}", self.path_and_query),
         };
         let path = if self.path_and_query == "/" { "" } else { &self.path_and_query };
         write!(f, "{scheme}://{}{path}", self.authority())
@@ -100,6 +112,7 @@ mod tests {
     fn urls_name_protocol_host_port_and_path() {
         let cases = [
             ("tcp://127.0.0.1:8090", Protocol::Tcp, "127.0.0.1", 8090, "/"),
+            ("unix:///run/chat.sock", Protocol::Unix, "", 0, "/run/chat.sock"),
             ("tls://example.org:1", Protocol::Tls, "example.org", 1, "/"),
             ("ws://example.org", Protocol::WebSocket, "example.org", 80, "/"),
             ("wss://example.org/ws?x=1", Protocol::WebSocketTls, "example.org", 443, "/ws?x=1"),

@@ -41,9 +41,12 @@ mod session;
 mod stream_listener;
 mod streams;
 mod tls;
+#[cfg(unix)]
+mod unix;
 pub mod websocket;
 mod writer;
 
+pub use accept::IsFull;
 pub use certificate::ReloadableCertificate;
 pub use client::{TransportClient, TransportClientBuilder};
 pub use close::close;
@@ -57,7 +60,11 @@ pub use error::{
 pub use framing::{Framing, Role};
 pub use limits::{Limits, Overflow, SlowConsumer};
 pub use packet::{Compression, Flags, Packet, PacketType, Wire, WireError};
-pub use protocols::{ClientProtocol, ServerProtocol, TcpClientConfig, TcpServerConfig};
+pub use protocols::{
+    ClientProtocol, MemoryClientConfig, MemoryServerConfig, QuicClientConfig, QuicServerConfig,
+    ServerProtocol, TcpClientConfig, TcpServerConfig, UnixClientConfig, UnixServerConfig,
+    WebSocketClientConfig, WebSocketServerConfig, WebTransportClientConfig, WebTransportServerConfig,
+};
 pub use quic::{ConnectionIdFactory, QuicListener, QuicOptions, Secret};
 pub use reader::FrameReader;
 pub use server::{BroadcastReport, Cut, Missed, ShutdownReport, TransportServer, TransportServerBuilder};

@@ -50,6 +50,8 @@ pub(crate) enum Source {
     Quic(Box<QuicSource>),
     WebTransport(Box<WebTransportSource>),
     Memory(ReadHalf<DuplexStream>),
+    #[cfg(unix)]
+    Unix(tokio::net::unix::OwnedReadHalf),
 }
 
 /// How the bytes end.
@@ -237,6 +239,8 @@ impl Source {
             Self::Tcp(half) => poll_stream(half, cx, scratch),
             Self::Tls(tls) => poll_stream(&mut *tls.lock(), cx, scratch),
             Self::Memory(half) => poll_stream(half, cx, scratch),
+            #[cfg(unix)]
+            Self::Unix(half) => poll_stream(half, cx, scratch),
             Self::Quic(source) => source.poll_read(cx, scratch),
             Self::WebTransport(source) => source.poll_read(cx, scratch),
         }

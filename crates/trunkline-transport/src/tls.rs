@@ -17,7 +17,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::{ReloadableCertificate, Secret, certificate, defaults::TICKET_LIFETIME};
+use crate::{QuicOptions, ReloadableCertificate, Secret, certificate, defaults::TICKET_LIFETIME};
 
 /// Why a TLS value cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -66,14 +66,9 @@ impl ServerTls {
         ticket_key: Option<&Secret>,
         authority_pem: &[u8],
     ) -> Result<Self, TlsError> {
-        let roots = Arc::new(authorities(authority_pem)?);
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
-            .allow_unauthenticated()
-            .build()
-            .map_err(|error| TlsError::Certificate(error.to_string()))?;
         let builder = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-            .with_client_cert_verifier(verifier);
+            .with_client_cert_verifier(client_verifier(authority_pem)?);
         Ok(Self(Arc::new(server_config(builder, certificate, alpns, ticket_key)?)))
     }
 
@@ -87,7 +82,7 @@ impl ServerTls {
 #[derive(Clone, Debug)]
 pub struct Tls {
     pub(crate) certificate: ReloadableCertificate,
-    client_authority: Option<Vec<u8>>,
+    pub(crate) client_authority: Option<Vec<u8>>,
 }
 
 impl Tls {
@@ -142,14 +137,23 @@ impl Tls {
 }
 
 /// The configuration of QUIC servers: TLS 1.3 only.
-pub(crate) fn quic_server_config(
-    certificate: &ReloadableCertificate,
-    alpns: &[&str],
-    ticket_key: Option<&Secret>,
-) -> Result<ServerConfig, TlsError> {
+pub(crate) fn quic_server_config(options: &QuicOptions, alpns: &[&str]) -> Result<ServerConfig, TlsError> {
     let builder =
         ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&rustls::version::TLS13])?;
-    server_config(builder.with_no_client_auth(), certificate, alpns, ticket_key)
+    let builder = match &options.client_authority {
+        None => builder.with_no_client_auth(),
+        Some(pem) => builder.with_client_cert_verifier(client_verifier(pem)?),
+    };
+    server_config(builder, &options.certificate, alpns, options.ticket_key.as_ref())
+}
+
+fn client_verifier(
+    authority_pem: &[u8],
+) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, TlsError> {
+    WebPkiClientVerifier::builder_with_provider(Arc::new(authorities(authority_pem)?), provider())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| TlsError::Certificate(error.to_string()))
 }
 
 fn server_config(
@@ -217,6 +221,20 @@ impl ClientTls {
         })
     }
 
+    /// Proves itself by this certificate chain (leaf first) and its private key, as PEM, to servers that ask.
+    ///
+    /// # Errors
+    /// The PEM cannot be used.
+    pub fn identity(self, certificate_pem: &[u8], key_pem: &[u8]) -> Result<Self, TlsError> {
+        let identity = Arc::new(Identity(ReloadableCertificate::from_pem(certificate_pem, key_pem)?));
+        let with = |config: &ClientConfig| {
+            let mut config = config.clone();
+            config.client_auth_cert_resolver = Arc::clone(&identity) as _;
+            Arc::new(config)
+        };
+        Ok(Self { tcp: with(&self.tcp), quic: with(&self.quic) })
+    }
+
     fn with_roots(roots: RootCertStore) -> Result<Self, TlsError> {
         let roots = Arc::new(roots);
         Self::build(|builder| builder.with_root_certificates(Arc::clone(&roots)).with_no_client_auth())
@@ -237,6 +255,20 @@ impl ClientTls {
 
     pub(crate) fn quic_config(&self, alpns: &[&str]) -> ClientConfig {
         with_alpns(&self.quic, alpns)
+    }
+}
+
+/// What a client shows to servers that ask.
+#[derive(Debug)]
+struct Identity(ReloadableCertificate);
+
+impl rustls::client::ResolvesClientCert for Identity {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        Some(self.0.current())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
     }
 }
 

@@ -40,6 +40,8 @@ pub(crate) enum Sink {
     Quic(Box<QuicSink>),
     WebTransport(Box<WebTransportSink>),
     Memory(WriteHalf<DuplexStream>),
+    #[cfg(unix)]
+    Unix(tokio::net::unix::OwnedWriteHalf),
 }
 
 impl ByteWriter {
@@ -68,6 +70,8 @@ impl ByteWriter {
         let written = match &mut self.sink {
             Sink::Tcp(half) => Pin::new(half).poll_write_vectored(cx, bufs),
             Sink::Memory(half) => Pin::new(half).poll_write_vectored(cx, bufs),
+            #[cfg(unix)]
+            Sink::Unix(half) => Pin::new(half).poll_write_vectored(cx, bufs),
             Sink::Tls(tls) => gather(bufs, |buf| Pin::new(&mut *tls.lock()).poll_write(cx, buf)),
             Sink::Quic(sink) => gather(bufs, |buf| sink.poll_write(cx, buf)),
             Sink::WebTransport(sink) => gather(bufs, |buf| sink.poll_write(cx, buf)),
@@ -86,7 +90,7 @@ impl ByteWriter {
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.sink {
             Sink::Tls(tls) => Pin::new(&mut *tls.lock()).poll_flush(cx),
-            Sink::Tcp(_) | Sink::Quic(_) | Sink::WebTransport(_) | Sink::Memory(_) => Poll::Ready(Ok(())),
+            _ => Poll::Ready(Ok(())),
         }
     }
 
@@ -99,6 +103,8 @@ impl ByteWriter {
         match &mut self.sink {
             Sink::Tcp(half) => Pin::new(half).poll_shutdown(cx),
             Sink::Memory(half) => Pin::new(half).poll_shutdown(cx),
+            #[cfg(unix)]
+            Sink::Unix(half) => Pin::new(half).poll_shutdown(cx),
             Sink::Tls(tls) => Pin::new(&mut *tls.lock()).poll_shutdown(cx),
             Sink::Quic(sink) => Poll::Ready(sink.finish()),
             Sink::WebTransport(sink) => Poll::Ready(sink.finish()),
@@ -114,6 +120,8 @@ impl ByteWriter {
             Sink::Tls(tls) => drop(SockRef::from(tls.lock().get_ref().0).shutdown(Shutdown::Both)),
             Sink::Quic(sink) => sink.close(code, reason),
             Sink::WebTransport(sink) => sink.close(code, reason),
+            #[cfg(unix)]
+            Sink::Unix(half) => drop(SockRef::from(half.as_ref()).shutdown(Shutdown::Both)),
             Sink::Memory(half) => {
                 let mut cx = Context::from_waker(Waker::noop());
                 drop(Pin::new(half).poll_shutdown(&mut cx));
@@ -160,7 +168,7 @@ impl ByteWriter {
         match &self.sink {
             Sink::Tcp(half) => SockRef::from(half.as_ref()).set_tcp_keepalive(&keepalive),
             Sink::Tls(tls) => SockRef::from(tls.lock().get_ref().0).set_tcp_keepalive(&keepalive),
-            Sink::Quic(_) | Sink::WebTransport(_) | Sink::Memory(_) => Ok(()),
+            _ => Ok(()),
         }
     }
 

@@ -110,6 +110,7 @@ impl TransportClientBuilder {
     #[expect(clippy::unused_async, reason = "the published shape; protocols to come prepare themselves here")]
     pub async fn build(self) -> Result<TransportClient, BuildError> {
         let protocol = self.protocol.ok_or(BuildError::NoProtocol)?;
+        protocol.judge()?;
         if let Some((how, _)) = self.compression
             && !how.is_available()
         {

@@ -4,15 +4,31 @@
 //! Names are resolved and sockets bound in `build()`; how a protocol frames packets, and which wire it has agreed on,
 //! is known here and nowhere above.
 
+mod dial;
+mod local;
+mod quic;
 mod tcp;
+mod websocket;
 
 use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::net::lookup_host;
 use tokio_util::sync::CancellationToken;
 
-pub use self::tcp::{TcpClientConfig, TcpServerConfig};
-use crate::{BuildError, ConnectError, Connection, ConnectionInfo, Wire, tls::ServerTls};
+use self::{
+    dial::Dial,
+    local::{MemoryAcceptor, UnixAcceptor},
+};
+pub use self::{
+    local::{MemoryClientConfig, MemoryServerConfig, UnixClientConfig, UnixServerConfig},
+    quic::{QuicClientConfig, QuicServerConfig, WebTransportClientConfig, WebTransportServerConfig},
+    tcp::{TcpClientConfig, TcpServerConfig},
+    websocket::{WebSocketClientConfig, WebSocketServerConfig},
+};
+use crate::{
+    BuildError, ConnectError, Connection, ConnectionInfo, IsFull, QuicListener, StreamListener,
+    WebSocketListener, Wire, tls::ServerTls,
+};
 
 /// What a server listens on: made of any of the `…ServerConfig` types.
 #[derive(Debug)]
@@ -21,6 +37,11 @@ pub struct ServerProtocol(pub(crate) ServerKind);
 #[derive(Debug)]
 pub(crate) enum ServerKind {
     Tcp(TcpServerConfig),
+    WebSocket(WebSocketServerConfig),
+    Quic(QuicServerConfig),
+    WebTransport(WebTransportServerConfig),
+    Unix(UnixServerConfig),
+    Memory(MemoryServerConfig),
 }
 
 /// What a client connects with: made of any of the `…ClientConfig` types, or of an [`crate::Endpoint`].
@@ -29,7 +50,8 @@ pub struct ClientProtocol(pub(crate) ClientKind);
 
 #[derive(Clone, Debug)]
 pub(crate) enum ClientKind {
-    Tcp(TcpClientConfig),
+    Dial(Dial),
+    Memory(MemoryClientConfig),
 }
 
 /// What every listener is told by its server.
@@ -39,6 +61,8 @@ pub(crate) struct ListenOptions {
     pub(crate) max_message: usize,
     pub(crate) handshake_timeout: Duration,
     pub(crate) max_handshakes: usize,
+    /// Where a protocol has a word for it, newcomers are refused by it while this says so.
+    pub(crate) is_full: IsFull,
     pub(crate) cancel: CancellationToken,
 }
 
@@ -53,7 +77,11 @@ pub(crate) struct DialOptions {
 /// A listener of any protocol.
 #[derive(Debug)]
 pub(crate) enum Bound {
-    Stream { listener: crate::StreamListener, max_message: usize },
+    Stream { listener: Box<StreamListener>, max_message: usize },
+    WebSocket(Box<WebSocketListener>),
+    Quic(Box<QuicListener>),
+    Unix(UnixAcceptor),
+    Memory(MemoryAcceptor),
 }
 
 impl ServerProtocol {
@@ -61,6 +89,11 @@ impl ServerProtocol {
     pub(crate) async fn bind(self, options: &ListenOptions) -> Result<Bound, BuildError> {
         match self.0 {
             ServerKind::Tcp(config) => config.bind(options).await,
+            ServerKind::WebSocket(config) => config.bind(options).await,
+            ServerKind::Quic(config) => config.bind(options).await,
+            ServerKind::WebTransport(config) => config.bind(options).await,
+            ServerKind::Unix(config) => config.bind(options).await,
+            ServerKind::Memory(config) => Ok(config.bind(options)),
         }
     }
 }
@@ -70,6 +103,9 @@ impl Bound {
     pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
         match self {
             Self::Stream { listener, .. } => listener.local_addr().ok(),
+            Self::WebSocket(listener) => listener.local_addr().ok(),
+            Self::Quic(listener) => Some(listener.local_addr()),
+            Self::Unix(_) | Self::Memory(_) => None,
         }
     }
 
@@ -77,15 +113,28 @@ impl Bound {
     pub(crate) async fn accept(&mut self) -> Option<Connection> {
         match self {
             Self::Stream { listener, max_message } => tcp::accept(listener, *max_message).await,
+            Self::WebSocket(listener) => listener.accept().await,
+            Self::Quic(listener) => listener.accept().await,
+            Self::Unix(acceptor) => acceptor.accept().await,
+            Self::Memory(acceptor) => acceptor.accept().await,
         }
     }
 }
 
 impl ClientProtocol {
+    /// What can be known without connecting.
+    pub(crate) fn judge(&self) -> Result<(), BuildError> {
+        match &self.0 {
+            ClientKind::Dial(dial) => dial.judge().map_err(BuildError::Endpoint),
+            ClientKind::Memory(_) => Ok(()),
+        }
+    }
+
     /// Connects once.
     pub(crate) async fn connect(&self, options: &DialOptions) -> Result<Connection, ConnectError> {
         match &self.0 {
-            ClientKind::Tcp(config) => config.connect(options).await,
+            ClientKind::Dial(dial) => dial.connect(options).await,
+            ClientKind::Memory(config) => config.connect(options).await,
         }
     }
 }

@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 
 use super::{
-    Bound, ClientKind, ClientProtocol, DialOptions, ListenOptions, ServerKind, ServerProtocol, bind_first,
-    resolve, server_tls,
+    Bound, ClientProtocol, ListenOptions, ServerKind, ServerProtocol, bind_first, dial::Dial, resolve,
+    server_tls,
 };
 use crate::{
-    Accepted, BuildError, ClientTls, ConnectError, ConnectOptions, Connection, Endpoint, Framing, Protocol,
-    Socket, StreamListener, StreamOptions, Tls, TlsPolicy, connect,
+    Accepted, BuildError, ClientTls, Connection, Framing, Socket, StreamListener, StreamOptions, Tls,
+    TlsPolicy,
 };
 
 /// A TCP listener.
@@ -37,7 +37,7 @@ impl TcpServerConfig {
         let listener = bind_first(&self.address, &found, |address: SocketAddr| {
             StreamListener::bind(Socket::Address(address), streams.clone())
         })?;
-        Ok(Bound::Stream { listener, max_message: options.max_message })
+        Ok(Bound::Stream { listener: Box::new(listener), max_message: options.max_message })
     }
 }
 
@@ -65,36 +65,19 @@ pub(super) async fn accept(listener: &mut StreamListener, max_message: usize) ->
 
 /// A TCP client.
 #[derive(Clone, Debug)]
-pub struct TcpClientConfig {
-    address: String,
-    tls: Option<ClientTls>,
-}
+pub struct TcpClientConfig(Dial);
 
 impl TcpClientConfig {
     /// Connects to `host:port`. The name is resolved at every attempt.
     #[must_use]
-    pub fn new(address: impl Into<String>) -> Self {
-        Self { address: address.into(), tls: None }
+    pub fn new(address: impl AsRef<str>) -> Self {
+        Self(Dial::to(&format!("tcp://{}", address.as_ref())))
     }
 
     /// Speaks TLS, and trusts what this says.
     #[must_use]
     pub fn tls(self, tls: ClientTls) -> Self {
-        Self { tls: Some(tls), ..self }
-    }
-
-    pub(crate) async fn connect(&self, options: &DialOptions) -> Result<Connection, ConnectError> {
-        let scheme = if self.tls.is_some() { Protocol::Tls } else { Protocol::Tcp };
-        let endpoint = Endpoint::from_url(&format!("{scheme}://{}", self.address))
-            .map_err(|error| ConnectError::Address(error.to_string()))?;
-        let connect_options = ConnectOptions {
-            tls: self.tls.clone(),
-            timeout: options.timeout,
-            max_frame: options.max_message,
-            framing: Framing::Packet,
-            ..ConnectOptions::default()
-        };
-        connect(&endpoint, &connect_options).await
+        Self(self.0.encrypted().trusting(tls))
     }
 }
 
@@ -106,6 +89,6 @@ impl From<TcpServerConfig> for ServerProtocol {
 
 impl From<TcpClientConfig> for ClientProtocol {
     fn from(config: TcpClientConfig) -> Self {
-        Self(ClientKind::Tcp(config))
+        config.0.into()
     }
 }

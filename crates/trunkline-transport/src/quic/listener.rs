@@ -20,7 +20,7 @@ use super::{
     Allowance, H3, Secret, WithH3, alpn, quic_connection, transport_config, web_transport_connection,
 };
 use crate::{
-    Connection, ConnectionInfo, Protocol, ReloadableCertificate, Socket,
+    Connection, ConnectionInfo, IsFull, Protocol, ReloadableCertificate, Socket,
     accept::{Handshakes, sleep_until},
     defaults::{
         DATAGRAM_BUFFER, FIRST_STREAM_TIMEOUT, HANDSHAKE_TIMEOUT, IDLE_TIMEOUT, INCOMING_BUFFER,
@@ -64,6 +64,12 @@ pub struct QuicOptions {
     pub datagram_buffer: usize,
     /// A connection without a packet for this long is gone.
     pub idle_timeout: Duration,
+    /// The one path that WebTransport is served at, any other is 404; without it any path will do.
+    pub path: Option<String>,
+    /// Whether newcomers are refused.
+    pub is_full: Option<IsFull>,
+    /// Clients may prove themselves by a certificate of one of the authorities in this PEM text.
+    pub client_authority: Option<Vec<u8>>,
     /// Ends [`QuicListener::accept`].
     pub cancel: CancellationToken,
 }
@@ -86,6 +92,9 @@ impl QuicOptions {
             max_streams: MAX_STREAMS,
             datagram_buffer: DATAGRAM_BUFFER,
             idle_timeout: IDLE_TIMEOUT,
+            path: None,
+            is_full: None,
+            client_authority: None,
             cancel: CancellationToken::new(),
         }
     }
@@ -163,6 +172,10 @@ impl QuicListener {
     }
 
     fn admit(&mut self, incoming: quinn::Incoming) {
+        if self.options.is_full.as_ref().is_some_and(IsFull::get) {
+            incoming.refuse();
+            return;
+        }
         let busy = self.handshakes.len() >= self.options.max_handshakes / 2;
         if busy && !incoming.remote_address_validated() && incoming.may_retry() {
             // It fails only for an address that may not be asked again, which was just checked.
@@ -200,6 +213,8 @@ enum HandshakeError {
     WebTransport(#[from] wt::ServerError),
     #[error(transparent)]
     Session(#[from] wt::SessionError),
+    #[error("nothing is served at this path")]
+    Path,
 }
 
 async fn handshake(
@@ -228,6 +243,10 @@ async fn handshake(
         .headers
         .get(http::header::ORIGIN)
         .map(|origin| String::from_utf8_lossy(origin.as_bytes()).into_owned());
+    if options.path.is_some() && options.path != info.path {
+        timeout_at(deadline, request.reject(http::StatusCode::NOT_FOUND)).await??;
+        return Err(HandshakeError::Path);
+    }
     let session = timeout_at(deadline, request.ok()).await??;
     let stream = timeout(options.first_stream_timeout, session.accept_bi()).await??;
     options.allowance().established(&session);
@@ -254,8 +273,7 @@ fn endpoint_config(options: &QuicOptions) -> quinn::EndpointConfig {
 fn server_config(options: &QuicOptions) -> io::Result<quinn::ServerConfig> {
     let unusable = |error: &dyn fmt::Display| io::Error::new(io::ErrorKind::InvalidInput, error.to_string());
     let alpns: Vec<&str> = options.alpns.iter().map(String::as_str).collect();
-    let tls = quic_server_config(&options.certificate, &alpns, options.ticket_key.as_ref())
-        .map_err(|error| unusable(&error))?;
+    let tls = quic_server_config(options, &alpns).map_err(|error| unusable(&error))?;
     let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(tls).map_err(|error| unusable(&error))?;
     let token_key = options.token_key.clone().unwrap_or_else(Secret::random);
     let mut config = quinn::ServerConfig::new(Arc::new(crypto), Arc::new(token_key.token_key()));

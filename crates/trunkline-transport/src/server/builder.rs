@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Settings, TransportServer};
+use super::{Settings, TransportServer, registry::Registry};
 use crate::{
-    BuildError, Compression, Limits, Overflow, SlowConsumer,
+    BuildError, Compression, IsFull, Limits, Overflow, SlowConsumer,
     budget::Budget,
     defaults,
     protocols::{ListenOptions, ServerProtocol},
@@ -138,11 +138,15 @@ impl TransportServerBuilder {
             return Err(BuildError::NotCompiledIn(how));
         }
         let cancel = CancellationToken::new();
+        let registry = Arc::new(Registry::new());
+        let (places, max) = (Arc::clone(&registry), self.max_connections);
+        let is_full = IsFull::new(move || places.len() >= max);
         let before_auth = self.limits.before_auth.min(self.limits.message);
         let options = ListenOptions {
             max_message: if self.requires_auth { before_auth } else { self.limits.message },
             handshake_timeout: self.handshake_timeout,
             max_handshakes: self.max_handshakes,
+            is_full,
             cancel: cancel.clone(),
         };
         let mut listeners = Vec::with_capacity(self.protocols.len());
@@ -164,6 +168,6 @@ impl TransportServerBuilder {
         });
         let settings =
             Settings { max_connections: self.max_connections, graceful_shutdown: self.graceful_shutdown };
-        Ok(TransportServer::new(shared, listeners, cancel, settings))
+        Ok(TransportServer::new(shared, registry, listeners, cancel, settings))
     }
 }

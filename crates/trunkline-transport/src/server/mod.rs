@@ -62,6 +62,7 @@ struct Settings {
 impl TransportServer {
     fn new(
         shared: Arc<Shared>,
+        registry: Arc<Registry>,
         listeners: Vec<Bound>,
         cancel: CancellationToken,
         settings: Settings,
@@ -69,7 +70,7 @@ impl TransportServer {
         let addresses = listeners.iter().filter_map(Bound::local_addr).collect();
         let inner = Inner {
             shared,
-            registry: Arc::new(Registry::new()),
+            registry,
             tasks: TaskTracker::new(),
             cancel,
             listeners: Mutex::new(Some(listeners)),

@@ -25,6 +25,7 @@ use crate::{
     CloseReason, Compression, ConnectionInfo, Framing, Limits, Overflow, Packet, PacketType, SendError,
     SessionId, SlowConsumer, Wire,
     budget::Budget,
+    codes,
     defaults::INLINE_COMPRESSION,
     packet::{
         Flags,
@@ -454,10 +455,11 @@ impl Core {
         };
         match pushed {
             Pushed::Kept => self.shared.budget.take(cost),
-            Pushed::Dropped { packets, bytes } => {
+            Pushed::Dropped { packets, bytes, requests } => {
                 self.stats.dropped_received.fetch_add(packets, Relaxed);
                 self.shared.budget.take(cost);
                 self.shared.budget.give(bytes);
+                requests.into_iter().for_each(|message_id| self.refuse(message_id));
             }
             Pushed::Overflow => return false,
         }
@@ -486,6 +488,14 @@ impl Core {
         wake.into_iter().for_each(Waker::wake);
     }
 
+    /// A request was dropped unread: a v2 peer is told, best effort, and nobody waits for the answer.
+    fn refuse(&self, message_id: u32) {
+        let refusal = Packet::request(message_id, "").reply_error(codes::OVERLOADED, "too much is unread");
+        if self.wire() == Wire::V1 || self.try_append(&refusal).is_err() {
+            self.answered(message_id);
+        }
+    }
+
     pub(crate) fn wake_driver(&self) {
         let wake = self.out.lock().writer.take();
         wake.into_iter().for_each(Waker::wake);
@@ -498,6 +508,13 @@ impl Core {
     fn dropped(&self, packets: u64, newest: bool) {
         let counter = if newest { &self.stats.dropped_newest } else { &self.stats.dropped_oldest };
         counter.fetch_add(packets, Relaxed);
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        // What nobody has read is given back when nobody can read it any more.
+        self.shared.budget.give(self.inbox.get_mut().bytes());
     }
 }
 

@@ -37,13 +37,15 @@ pub(crate) enum Item {
 }
 
 /// What became of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Pushed {
     Kept,
-    /// So many bytes of so many packets were given up, this one or older ones.
+    /// So many bytes of so many packets were given up, this one or older ones; and the numbers of the requests among
+    /// them, which will have no answer.
     Dropped {
         packets: u64,
         bytes: usize,
+        requests: Vec<u32>,
     },
     /// The policy says that the connection is to end.
     Overflow,
@@ -80,10 +82,10 @@ impl Inbox {
     pub(crate) fn push_packet(&mut self, packet: Packet, policy: Overflow) -> Pushed {
         if self.is_ended {
             // Nobody will take it.
-            return Pushed::Dropped { packets: 1, bytes: packet.cost() };
+            return Pushed::Dropped { packets: 1, bytes: packet.cost(), requests: Vec::new() };
         }
         let cost = packet.cost();
-        let mut dropped = (0, 0);
+        let mut dropped = (0, 0, Vec::new());
         if !self.has_room() {
             match policy {
                 Overflow::Wait => {}
@@ -93,7 +95,8 @@ impl Inbox {
                         Some(Item::Lagged(n)) => *n += 1,
                         _ => self.items.push_back(Item::Lagged(1)),
                     }
-                    return Pushed::Dropped { packets: 1, bytes: cost };
+                    let requests = if packet.is_request() { vec![packet.message_id] } else { Vec::new() };
+                    return Pushed::Dropped { packets: 1, bytes: cost, requests };
                 }
                 Overflow::DropOldest => dropped = self.drop_oldest(cost),
             }
@@ -101,8 +104,8 @@ impl Inbox {
         self.bytes += cost;
         self.items.push_back(Item::Packet(packet));
         match dropped {
-            (0, _) => Pushed::Kept,
-            (packets, bytes) => Pushed::Dropped { packets, bytes },
+            (0, ..) => Pushed::Kept,
+            (packets, bytes, requests) => Pushed::Dropped { packets, bytes, requests },
         }
     }
 
@@ -164,12 +167,15 @@ impl Inbox {
         if self.bytes <= self.limit / 2 { self.paused.take() } else { None }
     }
 
-    fn drop_oldest(&mut self, room_for: usize) -> (u64, usize) {
-        let (mut packets, mut bytes) = (0, 0);
+    fn drop_oldest(&mut self, room_for: usize) -> (u64, usize, Vec<u32>) {
+        let (mut packets, mut bytes, mut requests) = (0, 0, Vec::new());
         let mut at = 0;
         while self.bytes + room_for > self.limit && at < self.items.len() {
             if let Item::Packet(packet) = &self.items[at] {
                 let cost = packet.cost();
+                if packet.is_request() {
+                    requests.push(packet.message_id);
+                }
                 self.items.remove(at);
                 self.bytes -= cost;
                 packets += 1;
@@ -179,6 +185,6 @@ impl Inbox {
             }
         }
         self.lagged += packets;
-        (packets, bytes)
+        (packets, bytes, requests)
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::{Upgrade, WebSocketOptions, upgrade};
 use crate::{
-    Accepted, Connection, ServerStream, Socket, StreamListener, StreamOptions, accept::Handshakes,
+    Accepted, Connection, IsFull, ServerStream, Socket, StreamListener, StreamOptions, accept::Handshakes,
     accept::sleep_until, defaults::MAX_HTTP_HEAD,
 };
 
@@ -110,6 +110,9 @@ impl WebSocketListener {
 async fn serve(stream: ServerStream, options: &WebSocketOptions) -> io::Result<Connection> {
     let pending: Mutex<Option<Upgrade>> = Mutex::new(None);
     let service = service_fn(async |mut request: Request<Incoming>| {
+        if let Some(refusal) = refuse(&request, options) {
+            return Ok::<_, Infallible>(refusal);
+        }
         Ok::<_, Infallible>(match upgrade(&mut request, options) {
             Ok((response, upgrade)) => {
                 *pending.lock() = Some(upgrade);
@@ -127,6 +130,21 @@ async fn serve(stream: ServerStream, options: &WebSocketOptions) -> io::Result<C
         Some(upgrade) => upgrade.await,
         None => Err(io::Error::new(io::ErrorKind::InvalidData, "the request was no upgrade")),
     }
+}
+
+/// The answer to a request that is not even judged.
+fn refuse(request: &Request<Incoming>, options: &WebSocketOptions) -> Option<Response<Full<Bytes>>> {
+    let (status, text) = if options.path.as_deref().is_some_and(|path| path != request.uri().path()) {
+        (StatusCode::NOT_FOUND, "nothing is served at this path\n")
+    } else if options.is_full.as_ref().is_some_and(IsFull::get) {
+        (StatusCode::SERVICE_UNAVAILABLE, "the server is full\n")
+    } else {
+        return None;
+    };
+    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    Some(response)
 }
 
 /// Answers one plain HTTP request with a redirect to the same address under https, and closes; for

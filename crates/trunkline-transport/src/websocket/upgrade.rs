@@ -12,7 +12,7 @@ use hyper::upgrade::{OnUpgrade, Parts};
 use hyper_util::rt::TokioIo;
 
 use super::handshake::{UpgradeError, judge};
-use crate::{Connection, Framing, Protocol, Role, ServerStream, defaults::MAX_FRAME};
+use crate::{Connection, Framing, IsFull, Protocol, Role, ServerStream, defaults::MAX_FRAME};
 
 /// Options of a WebSocket connection.
 #[derive(Clone, Debug)]
@@ -21,12 +21,17 @@ pub struct WebSocketOptions {
     pub max_frame: usize,
     /// Subprotocols that may be agreed on.
     pub subprotocols: Vec<String>,
+    /// On a port of its own ([`super::WebSocketListener`]): the one path that is served, any other is 404. Without it
+    /// any path will do.
+    pub path: Option<String>,
+    /// On a port of its own: whether newcomers are answered 503.
+    pub is_full: Option<IsFull>,
 }
 
 impl Default for WebSocketOptions {
-    /// Messages of 1 MiB, no subprotocol.
+    /// Messages of 1 MiB, no subprotocol, any path, never full.
     fn default() -> Self {
-        Self { max_frame: MAX_FRAME, subprotocols: Vec::new() }
+        Self { max_frame: MAX_FRAME, subprotocols: Vec::new(), path: None, is_full: None }
     }
 }
 

@@ -41,7 +41,12 @@ async fn the_last_frame_arrives_although_the_peer_still_sends() {
         let (end, ()) = within(async { tokio::join!(client_side, server_side) }).await;
         match protocol {
             // On QUIC the stream ends first, and the connection with its code after it.
-            Protocol::Tcp | Protocol::Tls | Protocol::Memory | Protocol::Quic | Protocol::WebTransport => {
+            Protocol::Tcp
+            | Protocol::Tls
+            | Protocol::Memory
+            | Protocol::Unix
+            | Protocol::Quic
+            | Protocol::WebTransport => {
                 assert_eq!(end, None, "{protocol}");
             }
             Protocol::WebSocket | Protocol::WebSocketTls => {

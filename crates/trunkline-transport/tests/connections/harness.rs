@@ -96,7 +96,7 @@ impl Server {
                 let scheme = if protocol == Protocol::Quic { "quic" } else { "wt" };
                 (scheme, Listener::Quic(listener), address)
             }
-            Protocol::Memory => unreachable!("memory has no listener"),
+            Protocol::Memory | Protocol::Unix => unreachable!("they have no listener here"),
         };
         let endpoint = Endpoint::from_url(&format!("{scheme}://{address}/path?query=1")).unwrap();
         let options =

@@ -3,8 +3,10 @@
 use std::{future::Future, net::SocketAddr, time::Duration};
 
 use trunkline_transport::{
-    ClientProtocol, ServerProtocol, Session, TcpClientConfig, TcpServerConfig, TransportClient,
-    TransportClientBuilder, TransportError, TransportServer, TransportServerBuilder,
+    ClientProtocol, ClientTls, MemoryClientConfig, MemoryServerConfig, QuicClientConfig, QuicServerConfig,
+    ServerProtocol, Session, TcpClientConfig, TcpServerConfig, Tls, TransportClient, TransportClientBuilder,
+    TransportError, TransportServer, TransportServerBuilder, UnixClientConfig, UnixServerConfig,
+    WebSocketClientConfig, WebSocketServerConfig, WebTransportClientConfig, WebTransportServerConfig,
 };
 
 /// Long enough for a busy machine; a test that needs it has failed.
@@ -19,20 +21,84 @@ pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Tcp,
+    Tls,
+    WebSocket,
+    WebSocketTls,
+    Quic,
+    WebTransport,
+    Unix,
+    Memory,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 1] = [Self::Tcp];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Tcp,
+        Self::Tls,
+        Self::WebSocket,
+        Self::WebSocketTls,
+        Self::Quic,
+        Self::WebTransport,
+        Self::Unix,
+        Self::Memory,
+    ];
 
-    pub(crate) fn server(self) -> ServerProtocol {
+    /// A listener, and what tells a client how to reach it once its address is known.
+    pub(crate) fn listener(self) -> (ServerProtocol, Reach) {
+        let any = "127.0.0.1:0";
+        let tls = Tls::self_signed_dev().unwrap();
+        let trust = ClientTls::pinned(vec![tls.fingerprint()]).unwrap();
+        let network = |server: ServerProtocol| (server, Reach::Network(self, trust.clone()));
         match self {
-            Self::Tcp => TcpServerConfig::new("127.0.0.1:0").into(),
+            Self::Tcp => network(TcpServerConfig::new(any).into()),
+            Self::Tls => network(TcpServerConfig::new(any).tls(tls).into()),
+            Self::WebSocket => network(WebSocketServerConfig::new(any).into()),
+            Self::WebSocketTls => network(WebSocketServerConfig::new(any).path("/ws").tls(tls).into()),
+            Self::Quic => network(QuicServerConfig::new(any).tls(tls).into()),
+            Self::WebTransport => network(WebTransportServerConfig::new(any).path("/wt").tls(tls).into()),
+            Self::Unix => {
+                let folder = tempfile::tempdir().unwrap();
+                let path = folder.path().join("socket");
+                (UnixServerConfig::new(&path).into(), Reach::Unix(folder))
+            }
+            Self::Memory => {
+                let (server, client) = MemoryServerConfig::new();
+                (server.into(), Reach::Memory(client))
+            }
         }
     }
+}
 
-    pub(crate) fn client(self, address: SocketAddr) -> ClientProtocol {
+/// How to reach a listener.
+pub(crate) enum Reach {
+    Network(Kind, ClientTls),
+    Unix(tempfile::TempDir),
+    Memory(MemoryClientConfig),
+}
+
+impl Reach {
+    pub(crate) fn client(&self, address: Option<SocketAddr>) -> ClientProtocol {
+        let at = address.map(|address| address.to_string()).unwrap_or_default();
         match self {
-            Self::Tcp => TcpClientConfig::new(address.to_string()).into(),
+            Self::Network(kind, trust) => {
+                let trust = trust.clone();
+                match kind {
+                    Kind::Tcp => TcpClientConfig::new(at).into(),
+                    Kind::Tls => TcpClientConfig::new(at).tls(trust).into(),
+                    Kind::WebSocket => WebSocketClientConfig::new(format!("ws://{at}/any")).into(),
+                    Kind::WebSocketTls => {
+                        WebSocketClientConfig::new(format!("wss://{at}/ws")).tls(trust).into()
+                    }
+                    Kind::Quic => QuicClientConfig::new(at).tls(trust).into(),
+                    Kind::WebTransport => {
+                        WebTransportClientConfig::new(format!("https://{at}/wt")).tls(trust).into()
+                    }
+                    Kind::Unix | Kind::Memory => unreachable!("they have their own way"),
+                }
+            }
+            Self::Unix(folder) => {
+                UnixClientConfig::new(folder.path().join("socket").to_str().unwrap()).into()
+            }
+            Self::Memory(client) => client.clone().into(),
         }
     }
 }
@@ -41,6 +107,7 @@ impl Kind {
 pub(crate) struct Serving {
     pub(crate) server: TransportServer,
     pub(crate) kind: Kind,
+    pub(crate) reach: Reach,
     _task: tokio::task::JoinSet<()>,
 }
 
@@ -51,20 +118,22 @@ impl Serving {
         F: Fn(Session) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), TransportError>> + Send + 'static,
     {
-        let server = builder.with_protocol(kind.server()).build().await.unwrap();
+        let (protocol, reach) = kind.listener();
+        let server = builder.with_protocol(protocol).build().await.unwrap();
         let mut task = tokio::task::JoinSet::new();
         let serving = server.clone();
         task.spawn(async move { serving.serve_with(handler).await.unwrap() });
-        Self { server, kind, _task: task }
+        Self { server, kind, reach, _task: task }
     }
 
     /// Serves by events.
     pub(crate) async fn events(kind: Kind, builder: TransportServerBuilder) -> Self {
-        let server = builder.with_protocol(kind.server()).build().await.unwrap();
+        let (protocol, reach) = kind.listener();
+        let server = builder.with_protocol(protocol).build().await.unwrap();
         let mut task = tokio::task::JoinSet::new();
         let serving = server.clone();
         task.spawn(async move { serving.serve().await.unwrap() });
-        Self { server, kind, _task: task }
+        Self { server, kind, reach, _task: task }
     }
 
     /// The README's echo.
@@ -76,13 +145,17 @@ impl Serving {
         self.server.local_addrs()[0]
     }
 
+    pub(crate) fn protocol(&self) -> ClientProtocol {
+        self.reach.client(self.server.local_addrs().first().copied())
+    }
+
     /// A connected client.
     pub(crate) async fn client(&self) -> TransportClient {
         self.client_of(TransportClientBuilder::new()).await
     }
 
     pub(crate) async fn client_of(&self, builder: TransportClientBuilder) -> TransportClient {
-        let client = builder.with_protocol(self.kind.client(self.address())).build().await.unwrap();
+        let client = builder.with_protocol(self.protocol()).build().await.unwrap();
         within(client.connect()).await.unwrap();
         client
     }

@@ -5,5 +5,8 @@
 
 mod echo;
 mod harness;
+mod limits;
+mod protocols;
 mod requests;
+mod shutdown;
 mod wire;

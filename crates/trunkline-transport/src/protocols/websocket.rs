@@ -1,0 +1,92 @@
+//! Packets over WebSocket: one binary message each, by the subprotocols `msgtrans.v2` and `msgtrans.v1`.
+
+use std::net::SocketAddr;
+
+use super::{
+    Bound, ClientProtocol, ListenOptions, ServerKind, ServerProtocol, bind_first, dial::Dial, resolve,
+    server_tls, tcp::stream_options,
+};
+use crate::{
+    BuildError, ClientTls, Framing, Protocol, Role, Socket, Tls, WebSocketListener, WebSocketOptions,
+    session::driver::frame_limit,
+};
+
+/// A WebSocket listener on a port of its own.
+#[derive(Clone, Debug)]
+pub struct WebSocketServerConfig {
+    address: String,
+    path: Option<String>,
+    tls: Option<Tls>,
+}
+
+impl WebSocketServerConfig {
+    /// Listens on `host:port`, at any path; port 0 takes any free one.
+    #[must_use]
+    pub fn new(address: impl Into<String>) -> Self {
+        Self { address: address.into(), path: None, tls: None }
+    }
+
+    /// Serves this path; any other is answered 404.
+    #[must_use]
+    pub fn path(self, path: impl Into<String>) -> Self {
+        Self { path: Some(path.into()), ..self }
+    }
+
+    /// Serves `wss`; plain requests are sent there.
+    #[must_use]
+    pub fn tls(self, tls: Tls) -> Self {
+        Self { tls: Some(tls), ..self }
+    }
+
+    pub(super) async fn bind(self, options: &ListenOptions) -> Result<Bound, BuildError> {
+        let found = resolve(&self.address).await?;
+        let streams = stream_options(server_tls(self.tls.as_ref(), &["http/1.1"])?, options);
+        let websocket = WebSocketOptions {
+            max_frame: frame_limit(Framing::WebSocket { role: Role::Server }, options.max_message),
+            subprotocols: vec!["msgtrans.v2".to_owned(), "msgtrans.v1".to_owned()],
+            path: self.path,
+            is_full: Some(options.is_full.clone()),
+        };
+        let listener = bind_first(&self.address, &found, |address: SocketAddr| {
+            WebSocketListener::bind(Socket::Address(address), streams.clone(), websocket.clone())
+        })?;
+        Ok(Bound::WebSocket(Box::new(listener)))
+    }
+}
+
+/// A WebSocket client.
+#[derive(Clone, Debug)]
+pub struct WebSocketClientConfig(Dial);
+
+impl WebSocketClientConfig {
+    /// Connects to `ws://host:port/path` or `wss://…`, whose certificate is verified by the machine's own roots unless
+    /// [`WebSocketClientConfig::tls`] says otherwise.
+    #[must_use]
+    pub fn new(url: impl AsRef<str>) -> Self {
+        Self(Dial::to(url.as_ref()).must_be(&[Protocol::WebSocket, Protocol::WebSocketTls], "ws or wss"))
+    }
+
+    /// What to trust.
+    #[must_use]
+    pub fn tls(self, tls: ClientTls) -> Self {
+        Self(self.0.trusting(tls))
+    }
+
+    /// A further header of the request, such as `Authorization`.
+    #[must_use]
+    pub fn header(self, name: &str, value: &str) -> Self {
+        Self(self.0.header(name, value))
+    }
+}
+
+impl From<WebSocketServerConfig> for ServerProtocol {
+    fn from(config: WebSocketServerConfig) -> Self {
+        Self(ServerKind::WebSocket(config))
+    }
+}
+
+impl From<WebSocketClientConfig> for ClientProtocol {
+    fn from(config: WebSocketClientConfig) -> Self {
+        config.0.into()
+    }
+}

@@ -1,0 +1,192 @@
+//! A6, A11 and D6: the end in order.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::Semaphore;
+use trunkline_transport::{CloseReason, RequestError, Session, TransportEvent, TransportServerBuilder};
+
+use crate::harness::{Kind, Serving, within};
+
+/// A server whose requests take until there are permits.
+async fn waiting(kind: Kind, within: Duration) -> (Serving, Arc<Semaphore>) {
+    let go = Arc::new(Semaphore::new(0));
+    let shared = Arc::clone(&go);
+    let builder = TransportServerBuilder::new().graceful_shutdown(within);
+    let serving = Serving::with(kind, builder, move |mut session: Session| {
+        let go = Arc::clone(&shared);
+        async move {
+            session
+                .serve_requests(move |_, packet| {
+                    let go = Arc::clone(&go);
+                    async move {
+                        go.acquire().await.unwrap().forget();
+                        packet.reply(packet.payload.clone())
+                    }
+                })
+                .await
+        }
+    })
+    .await;
+    (serving, go)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a6_and_d6_a_shutdown_answers_what_is_in_flight() {
+    for kind in Kind::ALL {
+        let (serving, go) = waiting(kind, Duration::from_secs(60)).await;
+        let client = serving.client().await;
+        let mut events = client.events().unwrap();
+        let mut tasks = tokio::task::JoinSet::new();
+        for i in 0..64_u32 {
+            let client = client.clone();
+            tasks.spawn(async move {
+                let answer = client.request(i.to_be_bytes().to_vec()).timeout(Duration::from_secs(60)).await;
+                assert_eq!(answer.unwrap().payload, i.to_be_bytes()[..]);
+            });
+        }
+        within(async {
+            while serving.server.stats().received_requests < 64 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        let server = serving.server.clone();
+        let mut shutdown = tokio::task::JoinSet::new();
+        shutdown.spawn(async move { server.shutdown().await });
+        // The client is told, and asks nothing new on this connection.
+        within(async {
+            loop {
+                if let TransportEvent::GoingAway { code: 1001, .. } = events.next().await.unwrap() {
+                    break;
+                }
+            }
+        })
+        .await;
+        let new = within(async { client.request("new").await }).await;
+        assert_eq!(new, Err(RequestError::GoingAway), "{kind:?}");
+        go.add_permits(64);
+        within(tasks.join_all()).await;
+        let report = within(shutdown.join_next()).await.unwrap().unwrap();
+        assert!(report.is_clean(), "{kind:?}: {report:?}");
+        assert_eq!((report.sessions, report.drained), (1, 1));
+        within(async {
+            loop {
+                if let TransportEvent::ConnectionClosed { reason, .. } = events.next().await.unwrap() {
+                    assert!(matches!(reason, CloseReason::Peer { code: 1001, .. }), "{kind:?}: {reason}");
+                    break;
+                }
+            }
+        })
+        .await;
+        // Nobody is let in any more.
+        assert!(within(client.connect()).await.is_err(), "{kind:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a6_what_is_over_the_time_is_cut_and_listed() {
+    let (serving, go) = waiting(Kind::Tcp, Duration::from_millis(300)).await;
+    let quick = serving.client().await;
+    let slow = serving.client().await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..3 {
+        let slow = slow.clone();
+        tasks.spawn(async move { slow.request("never").await });
+    }
+    within(async {
+        while serving.server.stats().received_requests < 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let report = within(serving.server.shutdown()).await;
+    drop((go, quick));
+    assert_eq!((report.sessions, report.drained), (2, 1), "{report:?}");
+    assert_eq!(report.cut.len(), 1);
+    assert_eq!(report.cut[0].requests.len(), 3, "{report:?}");
+    for answer in within(tasks.join_all()).await {
+        assert!(matches!(answer, Err(RequestError::Disconnected(_))), "{answer:?}");
+    }
+    assert_eq!(serving.server.session_count(), 0);
+    let again = within(serving.server.shutdown()).await;
+    assert_eq!(again.sessions, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a11_connections_that_come_and_go_leave_nothing() {
+    for kind in Kind::ALL {
+        let serving = Serving::echo(kind).await;
+        for i in 0..60 {
+            let client = serving.client().await;
+            if i % 3 == 0 {
+                within(async { client.request("x").await }).await.unwrap();
+            }
+            if i % 2 == 0 {
+                client.disconnect().await;
+            }
+        }
+        within(async {
+            while serving.server.session_count() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        assert_eq!(serving.server.queued_bytes(), 0, "{kind:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_sent_before_closing_arrives() {
+    for kind in Kind::ALL {
+        let serving = Serving::with(kind, TransportServerBuilder::new(), |mut session: Session| async move {
+            let _hello = session.recv().await?;
+            for i in 0..50_u32 {
+                session.send(vec![i as u8; 5_000]).await?;
+            }
+            session.close(4321, "that was all");
+            Ok(())
+        })
+        .await;
+        let client = serving.client().await;
+        let mut events = client.events().unwrap();
+        client.send("hello").await.unwrap();
+        let mut next = 0;
+        within(async {
+            loop {
+                match events.next().await.unwrap() {
+                    TransportEvent::MessageReceived { packet, .. } => {
+                        assert_eq!(packet.payload, vec![next; 5_000]);
+                        next += 1;
+                    }
+                    TransportEvent::ConnectionClosed { reason, .. } => {
+                        let told = CloseReason::Peer { code: 4321, reason: "that was all".to_owned() };
+                        assert_eq!(reason, told, "{kind:?}");
+                        break;
+                    }
+                    _ => {}
+                }
+            }
+        })
+        .await;
+        assert_eq!(next, 50, "{kind:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flushed_waits_for_the_link_and_the_end_of_a_client_is_told() {
+    for kind in Kind::ALL {
+        let serving = Serving::echo(kind).await;
+        let client = serving.client().await;
+        let session = client.session().unwrap();
+        within(session.send(vec![1; 500_000]).flushed()).await.unwrap();
+        // A heartbeat may have been queued since.
+        assert!(session.queued_bytes() < 1000, "{kind:?}");
+        let closed = {
+            let session = session.clone();
+            async move { session.closed().await }
+        };
+        client.disconnect().await;
+        assert!(matches!(within(closed).await, CloseReason::Closed { code: 1000, .. }));
+        assert!(session.send("late").await.is_err());
+    }
+}
