@@ -11,8 +11,10 @@ use trunkline_session::Channel;
 use trunkline_session::position::is_implicit_name;
 
 use crate::auth::May;
+use crate::defaults::RETRY_AFTER;
 use crate::encode::{publication_exceeds_as_json, publication_size};
 use crate::gateway::Node;
+use crate::limits::jittered_ms;
 use crate::session::{Attached, Session, error_message, to_session};
 use crate::upstream::Upstreams;
 use crate::words::cut_error;
@@ -200,7 +202,7 @@ pub(crate) fn broker_error(error: &BrokerError) -> ErrorMessage {
     };
     let mut message = code.message(error.to_string());
     if code == ErrorCode::Overloaded {
-        message.retry_after_ms = 1_000;
+        message.retry_after_ms = jittered_ms(RETRY_AFTER);
     }
     message
 }

@@ -24,10 +24,16 @@ use trunkline_transport::{
 pub(crate) use handle::{Ending, Handle};
 
 use self::further::Further;
+use crate::defaults;
 use crate::encode::WireForm;
 use crate::gateway::Node;
+use crate::limits::{AddressPace, Pace};
 use crate::session::Session;
 use crate::start;
+
+/// However fast an address sends, each of its connections is read once in so long: well within the silence after which
+/// a client counts as gone.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// What a peer may take to read the last frames of a connection that ends.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
@@ -39,6 +45,7 @@ pub(crate) fn serve(node: Arc<Node>, connection: Connection) -> impl Future<Outp
     let Connection { info, reader, writer, streams } = connection;
     let serving = node.serving.token();
     let hold = Hold::new(&node, &info, writer.framing());
+    let address = info.peer.and_then(|peer| node.limits.addresses.pace(peer.ip()));
     let start_deadline = Instant::now() + node.options().start_timeout;
     let mut actor = Actor {
         hold,
@@ -47,6 +54,9 @@ pub(crate) fn serve(node: Arc<Node>, connection: Connection) -> impl Future<Outp
         start_deadline,
         stalled_since: None,
         pressure: Pressure::Room,
+        pace: Pace::default(),
+        address,
+        paused_until: None,
         timer: Box::pin(sleep_until(start_deadline)),
         further: Further::new(streams),
     };
@@ -94,6 +104,28 @@ impl Refusal {
     }
 }
 
+/// Why a connection is read no further for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PauseReason {
+    /// It sends faster than a connection is read.
+    Connection,
+    /// All connections of its address together do.
+    Address,
+}
+
+impl PauseReason {
+    /// Every reason.
+    pub(crate) const ALL: [PauseReason; 2] = [PauseReason::Connection, PauseReason::Address];
+
+    /// As metrics name it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            PauseReason::Connection => "connection",
+            PauseReason::Address => "address",
+        }
+    }
+}
+
 /// Tells a connection that comes at a bad time to come back, and closes it.
 pub(crate) async fn refuse(connection: Connection, why: Refusal) {
     let Connection { reader, mut writer, .. } = connection;
@@ -124,7 +156,8 @@ struct Hold {
 
 impl Hold {
     fn new(node: &Arc<Node>, info: &ConnectionInfo, framing: Framing) -> Self {
-        let handle = Handle::new(node.next_connection(), info, framing);
+        let queue = Arc::clone(&node.limits.reply_queue);
+        let handle = Handle::new(node.next_connection(), info, framing, queue);
         node.stats.gauge(handle.protocol).up();
         node.connections.insert(&handle);
         // A drain looks at all connections when it has begun: who comes in behind its look is told here.
@@ -173,6 +206,11 @@ struct Actor {
     stalled_since: Option<Instant>,
     /// What the session's engine was last told of the outbox.
     pressure: Pressure,
+    /// The connection's own pace, and its address's.
+    pace: Pace,
+    address: Option<Arc<AddressPace>>,
+    /// Nothing is read until then.
+    paused_until: Option<Instant>,
     timer: Pin<Box<Sleep>>,
     further: Option<Box<Further>>,
 }
@@ -193,11 +231,18 @@ impl Actor {
     async fn run(&mut self) -> (u32, String) {
         loop {
             self.tell_pressure();
+            self.end_pause();
             self.arm_timer();
             let step = poll_fn(|cx| self.poll_step(cx)).await;
             match step {
-                Step::Read(Ok(Some(Incoming::Frame(frame)))) => self.on_frame(frame).await,
-                Step::Read(Ok(Some(Incoming::Ping(payload)))) => self.on_ping(&payload),
+                Step::Read(Ok(Some(Incoming::Frame(frame)))) => {
+                    self.keep_pace();
+                    self.on_frame(frame).await;
+                }
+                Step::Read(Ok(Some(Incoming::Ping(payload)))) => {
+                    self.keep_pace();
+                    self.on_ping(&payload);
+                }
                 Step::Read(Ok(Some(Incoming::Pong(_)))) => {}
                 Step::Read(Ok(Some(Incoming::Close { code, .. }))) => self.hold.handle.answer_close(code),
                 Step::Read(Ok(None) | Err(ReadError::Io(_))) | Step::WriteFailed => {
@@ -300,11 +345,38 @@ impl Actor {
     }
 
     fn is_paused(&self) -> bool {
-        self.hold.session.as_ref().is_some_and(|(session, _)| session.is_reading_paused())
+        self.paused_until.is_some()
+            || self.hold.session.as_ref().is_some_and(|(session, _)| session.is_reading_paused())
+    }
+
+    /// A frame takes its place at the pace of its connection and of its address. What comes faster waits in the
+    /// client's socket: it may be a heartbeat or an ack, which nothing refuses.
+    fn keep_pace(&mut self) {
+        let node = &self.hold.node;
+        let config = &node.session_config;
+        let own = config.frames_per_second.saturating_mul(defaults::READ_PACE);
+        if own == 0 && self.address.is_none() {
+            return;
+        }
+        let now = node.uptime();
+        let burst = config.frame_burst.saturating_mul(defaults::READ_PACE);
+        let own = self.pace.take(now, own, burst);
+        let shared = self.address.as_ref().map_or(Duration::ZERO, |address| address.take(now));
+        let pause = own.max(shared).min(LONGEST_PAUSE);
+        if !pause.is_zero() {
+            let reason = if own > shared { PauseReason::Connection } else { PauseReason::Address };
+            node.stats.reads_paused_by.one(&PauseReason::ALL, &reason);
+            self.paused_until = Some(Instant::now() + pause);
+        }
+    }
+
+    /// Reading goes on when the pause is over.
+    fn end_pause(&mut self) {
+        self.paused_until = self.paused_until.filter(|until| *until > Instant::now());
     }
 
     /// The timer stands at the earliest thing that can happen without input: START's deadline, the session's next
-    /// time-out, or the end of patience with a peer that takes nothing.
+    /// time-out, the end of a pause, or of patience with a peer that takes nothing.
     fn arm_timer(&mut self) {
         let session = match &self.hold.session {
             Some((session, _)) => session.next_timeout(&self.hold.node),
@@ -313,7 +385,8 @@ impl Actor {
         let stall = self.stalled_since.map(|since| since + self.hold.node.options().write_stall);
         // A connection with neither looks again once in a while; nothing depends on when.
         let fallback = Instant::now() + self.hold.node.options().write_stall;
-        let at = [session, stall].into_iter().flatten().min().unwrap_or(fallback).min(fallback);
+        let at =
+            [session, stall, self.paused_until].into_iter().flatten().min().unwrap_or(fallback).min(fallback);
         if self.timer.deadline() != at {
             self.timer.as_mut().reset(at);
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use arc_swap::{ArcSwap, ArcSwapOption, Guard};
+use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -24,11 +24,11 @@ use trunkline_session::{ConnectionId, Now, ReplyBudget, SessionConfig, SessionId
 use trunkline_transport::Connection;
 
 use crate::auth::Authenticator;
-use crate::call_rate::CallRate;
 use crate::connection::{self, Ending, Handle, Refusal};
 use crate::context::NodeContext;
 use crate::events::Events;
 use crate::hub::Hub;
+use crate::limits::{self, Limits};
 use crate::options::GatewayOptions;
 use crate::services::Services;
 use crate::session::{Session, SessionPage};
@@ -72,7 +72,7 @@ pub(crate) struct Node {
     pub(crate) reply_budget: ReplyBudget,
     /// Whether room for replies is being made.
     pub(crate) making_room: AtomicBool,
-    call_rate: ArcSwapOption<CallRate>,
+    pub(crate) limits: Limits,
     waiting: Waiting,
     lease: KeptLease,
     origin: Instant,
@@ -102,7 +102,7 @@ impl Gateway {
             session_config: Arc::new(options.session.clone()),
             reply_budget: ReplyBudget::new(options.reply_cache_bytes),
             making_room: AtomicBool::new(false),
-            call_rate: ArcSwapOption::new(options.calls.map(CallRate::new).map(Arc::new)),
+            limits: Limits::new(&options),
             services: Services::new(upstreams),
             hub: Hub::default(),
             connections: Connections::default(),
@@ -123,6 +123,7 @@ impl Gateway {
         });
         node.spawn(waiting::sweep(Arc::clone(&node)));
         node.spawn(keep_lease(Arc::clone(&node)));
+        node.spawn(limits::watch(Arc::clone(&node)));
         node.events.begin(&node);
         Ok(Gateway { node })
     }
@@ -134,10 +135,7 @@ impl Gateway {
         let node = &self.node;
         let running = node.options.load_full();
         let options = options.changed_from(&running);
-        // A rate that stays keeps its state: a reload must not hand out another burst.
-        if options.calls != running.calls {
-            node.call_rate.store(options.calls.map(CallRate::new).map(Arc::new));
-        }
+        node.limits.configure(&options);
         node.options.store(Arc::new(options));
     }
 
@@ -179,6 +177,12 @@ impl Gateway {
         });
     }
 
+    /// What memory the process has and may have; a limit of 0 is none. While it has more no session begins and no call
+    /// starts, and what is under way can end.
+    pub fn memory(&self, used: u64, limit: u64) {
+        self.node.limits.memory.read(used, limit);
+    }
+
     /// What the node does and holds now.
     pub fn snapshot(&self) -> Snapshot {
         let node = &self.node;
@@ -196,6 +200,7 @@ impl Gateway {
             queued_bytes,
             channels: held.channels as u64,
             publication_bytes: held.log_bytes as u64,
+            limits: limits::figures(node),
             counters: node.stats.counters(),
             ..Snapshot::default()
         };
@@ -269,11 +274,6 @@ impl Node {
         self.options.load()
     }
 
-    /// Lets a call in, or says how long to wait.
-    pub(crate) fn admit_call(&self) -> Result<(), Duration> {
-        self.call_rate.load().as_ref().map_or(Ok(()), |rate| rate.admit(self.now().at))
-    }
-
     /// Runs a task that the drain waits for.
     pub(crate) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(task);
@@ -298,6 +298,11 @@ impl Node {
     pub(crate) fn now(&self) -> Now {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Now { at: self.origin.elapsed(), unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX) }
+    }
+
+    /// How long the node runs.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.origin.elapsed()
     }
 
     /// An engine's time as the runtime's.

@@ -5,7 +5,6 @@
 //! know of files, environment, command lines and databases; the binary gives it typed values.
 
 pub mod auth;
-mod call_rate;
 mod channels;
 mod connection;
 mod context;
@@ -15,6 +14,7 @@ mod events;
 mod gateway;
 pub mod grpc;
 mod hub;
+mod limits;
 mod options;
 mod push;
 mod services;
@@ -28,6 +28,7 @@ pub mod zone;
 
 pub use connection::Refusal;
 pub use gateway::{Cut, Gateway};
+pub use limits::{Level, LimitFigures, network};
 pub use options::{CallLimit, GatewayOptions, Namespace};
 pub use session::{QueueFigures, SessionFigures, SessionPage};
 pub use stats::{BOUNDS_SECONDS, Counters, Durations, Snapshot};

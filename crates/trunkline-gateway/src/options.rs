@@ -38,8 +38,20 @@ pub struct GatewayOptions {
     pub reply_cache_bytes: u64,
     /// The most connections at once; more are refused 4005.
     pub max_connections: usize,
+    /// The most sessions at once, with and without a connection; a START that would begin another is refused 4005.
+    pub max_sessions: usize,
     /// How many calls the node starts per second; more are answered 503. `None`: as many as come.
     pub calls: Option<CallLimit>,
+    /// The most calls under way at once; more are answered 503. One user has at most as many as are free.
+    pub calls_in_flight: u32,
+    /// The most bytes of the requests of these calls.
+    pub call_bytes: u64,
+    /// Bytes of replies that wait to be written, over all connections; while there are more no call starts.
+    pub reply_queue_bytes: u64,
+    /// Frames per second of one address, loopback exempt; a surplus pauses reading. 0: no limit.
+    pub frames_per_address: u32,
+    /// From how much of a limit on it counts as near.
+    pub warn_percent: u32,
 }
 
 /// A rate of calls over all sessions of the node.
@@ -81,7 +93,13 @@ impl GatewayOptions {
             write_stall: defaults::WRITE_STALL,
             reply_cache_bytes: trunkline_session::defaults::REPLY_CACHE_PER_NODE,
             max_connections: defaults::MAX_CONNECTIONS,
+            max_sessions: defaults::MAX_CONNECTIONS * defaults::SESSIONS_PER_CONNECTION,
             calls: None,
+            calls_in_flight: defaults::CALLS_IN_FLIGHT,
+            call_bytes: defaults::CALL_BYTES.into(),
+            reply_queue_bytes: defaults::REPLY_QUEUE_BYTES.into(),
+            frames_per_address: defaults::FRAMES_PER_ADDRESS,
+            warn_percent: defaults::WARN_PERCENT,
         }
     }
 

@@ -7,6 +7,7 @@
 mod attached;
 mod bound_keys;
 mod figures;
+mod gate;
 mod jobs;
 mod membership;
 mod operations;
@@ -14,8 +15,8 @@ mod refresh;
 mod replies;
 mod waiters;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use trunkline_session::protocol0::{Acked, LedgerError, Replay, is_numbered, lost_publication};
 
@@ -30,12 +31,14 @@ use trunkline_session::engine::{
     Pressure, SentPositions, StartAccepted, StartFacts, TokenlessStart,
 };
 use trunkline_session::{
-    ByChannel, Channel, ClientSeq, ConnectionId, Engine, Fence, Ledger, Position, Protocol, Seq, SessionId,
+    ByChannel, Channel, ClientSeq, ConnectionId, Engine, Fence, Ledger, Position, Protocol, RequestRefusal,
+    Seq, SessionId,
 };
 
 pub(crate) use attached::Attached;
 use bound_keys::BoundKeys;
 pub use figures::{QueueFigures, SessionFigures, SessionPage};
+use gate::Gate;
 use jobs::{Job, Jobs};
 pub(crate) use membership::Arriving;
 pub(crate) use operations::{error_message, reserve};
@@ -45,6 +48,7 @@ use crate::auth::Identity;
 use crate::connection::{Ending, Handle};
 use crate::encode::WireForm;
 use crate::gateway::Node;
+use crate::limits::UserShare;
 
 /// One session. Shared by the hub, its connection's actor and the tasks that work for it.
 pub(crate) struct Session {
@@ -67,6 +71,8 @@ pub(crate) struct Session {
     /// Calls that run now.
     calling: AtomicUsize,
     jobs: Jobs,
+    /// The user's share of the node's calls, once the session has called.
+    share: OnceLock<Arc<UserShare>>,
     inner: Mutex<Inner>,
 }
 
@@ -95,7 +101,8 @@ struct Link {
 /// What an engine said that must wait until the session's lock is free.
 enum Effect {
     Call(Box<CallRequest>),
-    CallRefused,
+    CallRefused(RequestRefusal),
+    RequestRefused(RequestRefusal),
     Job(Job),
     Leave(Channel),
     /// The session has ended, and what it was attached to is let go of.
@@ -141,6 +148,7 @@ impl Session {
             reserving: AtomicBool::new(false),
             calling: AtomicUsize::new(0),
             jobs: Jobs::default(),
+            share: OnceLock::new(),
             inner: Mutex::new(Inner {
                 engine,
                 link: None,
@@ -415,7 +423,8 @@ impl Session {
         let inner = self.inner.lock();
         let Some(link) = inner.link.clone().filter(|link| link.fence == fence) else { return };
         let sent = Sent { handle: &link.handle, ledger: inner.ledger.clone() };
-        self.apply_locked(node, inner, Input::Frame { fence, frame, sent: &sent });
+        let gate = Gate { node, session: self };
+        self.apply_locked(node, inner, Input::Frame { fence, frame, sent: &sent, gate: &gate });
     }
 
     /// A frame that does not decode.
@@ -525,9 +534,13 @@ impl Session {
         for effect in effects {
             match effect {
                 Effect::Call(call) => operations::spawn_call(node, self, *call),
-                Effect::CallRefused => {
+                Effect::CallRefused(why) => {
                     node.stats.calls_refused.one();
+                    node.stats.calls_refused_by.one(RequestRefusal::ALL, &why);
                     replies::make_room(node);
+                }
+                Effect::RequestRefused(why) => {
+                    node.stats.requests_refused_by.one(RequestRefusal::ALL, &why);
                 }
                 Effect::Job(job) => self.jobs.add(node, self, job),
                 Effect::LetGo(channels) => drop(channels),
@@ -589,7 +602,8 @@ impl Inner {
                 }
             }
             Output::Call(call) => effects.push(Effect::Call(call)),
-            Output::CallRefused => effects.push(Effect::CallRefused),
+            Output::CallRefused(why) => effects.push(Effect::CallRefused(why)),
+            Output::RequestRefused(why) => effects.push(Effect::RequestRefused(why)),
             Output::Operation { id, operation } => effects.push(Effect::Job(Job::Operation(id, operation))),
             Output::Publish(target, push) => effects.push(Effect::Job(Job::Publish(target, push))),
             Output::Acked(positions) => self.waiters.acked(&positions),

@@ -20,17 +20,16 @@ use trunkline_session::{
 use crate::auth::{AuthError, Identity};
 use crate::channels;
 use crate::connection::{Ending, Handle};
+use crate::defaults::RETRY_AFTER;
 use crate::encode::WireForm;
 use crate::gateway::Node;
 use crate::hub::Admission;
+use crate::limits::jittered_ms;
 use crate::session::{Attached, NewSession, Session, Stands};
 use crate::words::cut_error;
 
 /// An authenticator that is no faster does not answer.
 const AUTH_DEADLINE: Duration = Duration::from_secs(5);
-
-/// When a client that was refused for load comes back.
-const RETRY_AFTER_MS: u32 = 1_000;
 
 /// Protocol 0: the highest number that a client may say it has acked. What it is sent next is numbered above, and no
 /// number on the wire reaches 2^53: this leaves as many as were ever taken.
@@ -45,6 +44,35 @@ const NAMES_IN_ANSWER: usize = 8;
 
 /// Device and platform names are for policies and people; they are short.
 const MAX_NAME: usize = 128;
+
+/// Why a START was refused for load, or since what it needs is away (503, 4005).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StartRefusal {
+    /// The process has as much memory as it may, and the START would begin a session.
+    Memory,
+    /// There are as many sessions as may be.
+    Sessions,
+    /// The authenticator does not answer.
+    Authenticator,
+    /// The broker is away, or too slow.
+    Broker,
+}
+
+impl StartRefusal {
+    /// Every reason.
+    pub(crate) const ALL: [StartRefusal; 4] =
+        [StartRefusal::Memory, StartRefusal::Sessions, StartRefusal::Authenticator, StartRefusal::Broker];
+
+    /// As metrics name it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            StartRefusal::Memory => "memory",
+            StartRefusal::Sessions => "sessions",
+            StartRefusal::Authenticator => "authenticator",
+            StartRefusal::Broker => "broker",
+        }
+    }
+}
 
 /// A START under way.
 struct Start<'a> {
@@ -120,7 +148,7 @@ impl Start<'_> {
     async fn reserve(&self, session: &Session) -> Result<(), Ending> {
         let Some(ledger) = session.ledger() else { return Ok(()) };
         let reserved = crate::session::reserve(self.node, session, &ledger).await;
-        reserved.map_err(|error| self.overloaded(error.to_string()))
+        reserved.map_err(|error| self.overloaded(StartRefusal::Broker, error.to_string()))
     }
 
     /// Sends the refusal and says how the connection ends.
@@ -207,14 +235,32 @@ impl Start<'_> {
                 let code = CloseCode::from_number(code).unwrap_or(CloseCode::Unauthenticated);
                 self.refuse(ErrorCode::Forbidden.message(reason.clone()), Ending::new(code, reason))
             }
-            AuthError::Unavailable(text) => self.overloaded(text),
+            AuthError::Unavailable(text) => self.overloaded(StartRefusal::Authenticator, text),
         })
     }
 
-    fn overloaded(&self, text: String) -> Ending {
+    /// A refusal for load, or since what START needs is away: the client comes back by itself.
+    fn overloaded(&self, why: StartRefusal, text: String) -> Ending {
+        self.node.stats.starts_refused_by.one(&StartRefusal::ALL, &why);
+        let after = jittered_ms(RETRY_AFTER);
         let mut error = ErrorCode::Overloaded.message(text.clone());
-        error.retry_after_ms = RETRY_AFTER_MS;
-        self.refuse(error, Ending::new(CloseCode::Overloaded, text).after_ms(RETRY_AFTER_MS))
+        error.retry_after_ms = after;
+        self.refuse(error, Ending::new(CloseCode::Overloaded, text).after_ms(after))
+    }
+
+    /// A session more costs memory for as long as its resume window; one that goes on, or takes the place of another,
+    /// does not.
+    fn check_room(&self, identity: &Identity) -> Result<(), Ending> {
+        let node = self.node;
+        let (why, text) = if node.limits.memory.is_short() {
+            (StartRefusal::Memory, "the node is short of memory")
+        } else if node.hub.len() >= node.options().max_sessions {
+            (StartRefusal::Sessions, "the node has as many sessions as it may")
+        } else {
+            return Ok(());
+        };
+        let replaces = !self.on_device(identity).is_empty();
+        if replaces { Ok(()) } else { Err(self.overloaded(why, text.to_owned())) }
     }
 
     /// The resume token, proven genuine and this user's and device's own. A forged one is refused without a look-up.
@@ -239,11 +285,11 @@ impl Start<'_> {
     async fn fence(&self) -> Result<Fence, Ending> {
         let fence = match self.node.broker.next_fence().await {
             Ok(fence) => fence,
-            Err(error) => return Err(self.overloaded(error.to_string())),
+            Err(error) => return Err(self.overloaded(StartRefusal::Broker, error.to_string())),
         };
         let node = u16::try_from(fence.node.0).unwrap_or(u16::MAX);
         Fence::new(fence.number, node)
-            .ok_or_else(|| self.overloaded("the broker's fences are used up".into()))
+            .ok_or_else(|| self.overloaded(StartRefusal::Broker, "the broker's fences are used up".into()))
     }
 
     /// The session that this START is for: the token's, the one whose first answer was lost, or a new one.
@@ -318,8 +364,8 @@ impl Start<'_> {
         };
         match timeout(attach::DEADLINE, attach).await {
             Ok(Ok(())) => Ok(held),
-            Ok(Err(error)) => Err(self.overloaded(error.error_message)),
-            Err(_elapsed) => Err(self.overloaded("the broker does not answer".into())),
+            Ok(Err(error)) => Err(self.overloaded(StartRefusal::Broker, error.error_message)),
+            Err(_elapsed) => Err(self.overloaded(StartRefusal::Broker, "the broker does not answer".into())),
         }
     }
 
@@ -336,6 +382,7 @@ impl Start<'_> {
         identity: &Identity,
         fence: Fence,
     ) -> Result<(Arc<Session>, Option<Vec<Attached>>), Ending> {
+        self.check_room(identity)?;
         let node = self.node;
         let id = SessionId(rand::random());
         let device = token::device_hash(&identity.user, &self.request.device_id);

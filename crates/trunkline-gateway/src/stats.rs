@@ -10,11 +10,15 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde::Serialize;
 use trunkline_proto::{CloseCode, ErrorCode};
+use trunkline_session::RequestRefusal;
 use trunkline_transport::Protocol;
 
-use crate::connection::Refusal;
+use crate::connection::{PauseReason, Refusal};
 pub(crate) use histogram::Histogram;
 pub use histogram::{BOUNDS_SECONDS, Durations};
+
+use crate::limits::LimitFigures;
+use crate::start::StartRefusal;
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
@@ -28,6 +32,13 @@ macro_rules! counters {
             /// Connections that ended, by their close code.
             pub(crate) closed_by: Labelled<{ CloseCode::ALL.len() }>,
             pub(crate) refused_by: Labelled<{ Refusal::ALL.len() }>,
+            /// Calls that were refused for load, by reason.
+            pub(crate) calls_refused_by: Labelled<{ RequestRefusal::ALL.len() }>,
+            /// Other requests that were refused for load, by reason.
+            pub(crate) requests_refused_by: Labelled<{ RequestRefusal::ALL.len() }>,
+            /// STARTs that were refused for load, by reason.
+            pub(crate) starts_refused_by: Labelled<{ StartRefusal::ALL.len() }>,
+            pub(crate) reads_paused_by: Labelled<{ PauseReason::ALL.len() }>,
             /// From the arrival of a call that ran to its outcome.
             pub(crate) call_durations: Histogram,
             /// From the arrival of a START to its answer.
@@ -196,6 +207,16 @@ pub struct Snapshot {
     pub connections_closed_by: BTreeMap<String, u64>,
     /// Connections refused before they were served, by reason.
     pub connections_refused_by: BTreeMap<String, u64>,
+    /// Of `calls_refused`, those that were refused for load, by reason.
+    pub calls_refused_by: BTreeMap<String, u64>,
+    /// Publishes, subscriptions and the like that were refused for load, by reason.
+    pub requests_refused_by: BTreeMap<String, u64>,
+    /// Of `starts_refused`, those that were refused for load, by reason.
+    pub starts_refused_by: BTreeMap<String, u64>,
+    /// Times that a connection was read no further for a while, by reason.
+    pub reads_paused_by: BTreeMap<String, u64>,
+    /// The limits by name: how much is used, and how near they are.
+    pub limits: BTreeMap<&'static str, LimitFigures>,
     /// From the arrival of a call that ran to its outcome.
     pub call_durations: Durations,
     /// From the arrival of a START to its answer.
@@ -216,6 +237,13 @@ impl Stats {
         snapshot.connections_closed_by = self.closed_by.values(CloseCode::ALL, |code| lower(code.name()));
         snapshot.connections_refused_by =
             self.refused_by.values(&Refusal::ALL, |refusal| refusal.as_str().to_owned());
+        let request = |refusal: &RequestRefusal| refusal.as_str().to_owned();
+        snapshot.calls_refused_by = self.calls_refused_by.values(RequestRefusal::ALL, request);
+        snapshot.requests_refused_by = self.requests_refused_by.values(RequestRefusal::ALL, request);
+        snapshot.starts_refused_by =
+            self.starts_refused_by.values(&StartRefusal::ALL, |refusal| refusal.as_str().to_owned());
+        snapshot.reads_paused_by =
+            self.reads_paused_by.values(&PauseReason::ALL, |reason| reason.as_str().to_owned());
         snapshot.call_durations = self.call_durations.read();
         snapshot.start_durations = self.start_durations.read();
     }
@@ -249,6 +277,13 @@ impl std::ops::AddAssign for Snapshot {
         add(&mut self.calls_failed_by, other.calls_failed_by);
         add(&mut self.connections_closed_by, other.connections_closed_by);
         add(&mut self.connections_refused_by, other.connections_refused_by);
+        add(&mut self.calls_refused_by, other.calls_refused_by);
+        add(&mut self.requests_refused_by, other.requests_refused_by);
+        add(&mut self.starts_refused_by, other.starts_refused_by);
+        add(&mut self.reads_paused_by, other.reads_paused_by);
+        for (name, figures) in other.limits {
+            *self.limits.entry(name).or_default() += figures;
+        }
         self.call_durations += other.call_durations;
         self.start_durations += other.start_durations;
         self.counters += other.counters;

@@ -37,6 +37,11 @@ impl ReplyBudget {
         self.used() <= self.0.limit - self.0.limit / 4
     }
 
+    /// Bytes that may be cached.
+    pub fn limit(&self) -> u64 {
+        self.0.limit
+    }
+
     /// Bytes that are cached now.
     pub fn used(&self) -> u64 {
         self.0.used.load(Ordering::Relaxed)

@@ -63,6 +63,8 @@ pub(crate) fn gateway_options(
     let length = |namespace: &Namespace| namespace.pattern.as_str().len();
     namespaces.sort_by_key(|namespace| std::cmp::Reverse(length(namespace)));
     let defaults = GatewayOptions::new(node, key);
+    let limits = &config.limits;
+    let connections = limits.connections.unwrap_or(descriptors / 100 * CONNECTIONS_PERCENT);
     Ok(GatewayOptions {
         session: session_config(&config.session, defaults.session),
         start_timeout: config.limits.start_timeout,
@@ -77,12 +79,20 @@ pub(crate) fn gateway_options(
         max_devices: config.auth.devices,
         namespaces,
         zones: zone_map(&config.upstreams).map_err(|(path, problem)| anyhow::anyhow!("{path}: {problem}"))?,
-        max_connections: config.limits.connections.unwrap_or(descriptors / 100 * CONNECTIONS_PERCENT),
-        calls: call_limit(&config.limits),
+        max_connections: connections,
+        max_sessions: limits
+            .sessions
+            .unwrap_or(connections.saturating_mul(trunkline_gateway::defaults::SESSIONS_PER_CONNECTION)),
+        calls: call_limit(limits),
+        calls_in_flight: limits.calls_in_flight,
+        call_bytes: limits.call_bytes.0.into(),
+        reply_cache_bytes: limits.reply_cache.0.into(),
+        reply_queue_bytes: limits.reply_queue.0.into(),
+        frames_per_address: limits.frames_per_address,
+        warn_percent: limits.warn_percent,
         node: defaults.node,
         implicit_history: defaults.implicit_history,
         write_stall: defaults.write_stall,
-        reply_cache_bytes: defaults.reply_cache_bytes,
     })
 }
 
@@ -268,6 +278,8 @@ mod tests {
         config.session.resume_window = Duration::from_secs(5);
         config.limits.connections = Some(7);
         config.limits.calls_per_second = 20;
+        config.limits.calls_in_flight = 9;
+        config.limits.frames_per_address = 0;
         config.auth.login = Login::Refuse;
         config.auth.default_rights = vec![Right { pattern: "news".into(), may: vec![May::Subscribe] }];
         let namespace = |count| crate::config::Namespace {
@@ -280,6 +292,7 @@ mod tests {
         let options = gateway(&config);
         assert_eq!(options.session.resume_window, Duration::from_secs(5));
         assert_eq!((options.max_connections, options.login_policy), (7, LoginPolicy::Refuse));
+        assert_eq!((options.max_sessions, options.calls_in_flight, options.frames_per_address), (28, 9, 0));
         let calls = options.calls.unwrap();
         assert_eq!((calls.per_second.get(), calls.burst.get()), (20, 20));
         assert!(options.default_rights.allow("news", auth::May::Subscribe));

@@ -1,6 +1,7 @@
 //! What the system says of a process, from `/proc`. Where it says nothing, a figure is absent; none is guessed.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// `/proc` counts processor time in hundredths of a second on every Linux (USER_HZ).
@@ -44,6 +45,43 @@ pub(crate) fn open_descriptors() -> Option<u64> {
 /// How many descriptors this process may open.
 pub(crate) fn descriptor_limit() -> Option<u64> {
     parse_descriptor_limit(&fs::read_to_string("/proc/self/limits").ok()?)
+}
+
+/// Memory of this process that is in RAM, in bytes; cheaper than [`Process::read`].
+pub(crate) fn own_resident() -> Option<u64> {
+    let pages: u64 = fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
+    pages.checked_mul(rustix::param::page_size() as u64)
+}
+
+/// What this process may have of memory: the least of the machine's, its control group's and those above it.
+pub(crate) fn available_memory() -> Option<u64> {
+    let machine = fs::read_to_string("/proc/meminfo").ok();
+    let machine = machine.and_then(|text| kilobytes(&text, "MemTotal:"));
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let limits = limit_files(&groups).into_iter().filter_map(|file| fs::read_to_string(file).ok());
+    // "max" in one version and a number near 2^63 in the other are no limits, and the machine's memory is less.
+    machine.into_iter().chain(limits.filter_map(|text| text.trim().parse().ok())).min()
+}
+
+/// Where the limits of the control groups of a process stand (cgroups(7)), both versions, each group and all above it.
+fn limit_files(groups: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for line in groups.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+        let (root, name) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            _ if controllers.split(',').any(|one| one == "memory") => {
+                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            }
+            _ => continue,
+        };
+        // In a container the path may be the host's; the group is then the root that is mounted.
+        for group in Path::new(path.trim_start_matches('/')).ancestors() {
+            files.push(Path::new(root).join(group).join(name));
+        }
+    }
+    files
 }
 
 /// User and system time of a process so far.
@@ -95,6 +133,32 @@ mod tests {
         assert_eq!(kilobytes("Name:\tx\nVmRSS:\t    1234 kB\nThreads: 1\n", "VmRSS:"), Some(1234 * 1024));
         assert_eq!(kilobytes("Name:\tx\n", "VmRSS:"), None);
         assert!(resident(std::process::id()).is_some_and(|bytes| bytes > 100_000));
+    }
+
+    #[test]
+    fn the_limits_of_all_groups_above_are_looked_at() {
+        let files = |groups: &str| -> Vec<String> {
+            limit_files(groups).iter().map(|file| file.display().to_string()).collect()
+        };
+        let two = files("0::/system.slice/trunkline.service\n");
+        assert_eq!(
+            two,
+            [
+                "/sys/fs/cgroup/system.slice/trunkline.service/memory.max",
+                "/sys/fs/cgroup/system.slice/memory.max",
+                "/sys/fs/cgroup/memory.max",
+            ]
+        );
+        let one = files("5:cpu,cpuacct:/x\n4:memory:/docker/ab\n1:name=systemd:/x\nnonsense\n");
+        assert_eq!(
+            one,
+            [
+                "/sys/fs/cgroup/memory/docker/ab/memory.limit_in_bytes",
+                "/sys/fs/cgroup/memory/docker/memory.limit_in_bytes",
+                "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            ]
+        );
+        assert!(available_memory() > own_resident() && own_resident() > Some(100_000));
     }
 
     #[test]

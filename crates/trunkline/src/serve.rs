@@ -7,6 +7,7 @@ mod certificate;
 mod echo;
 mod http;
 mod limit;
+mod memory;
 mod metrics;
 mod page;
 mod rate;
@@ -92,6 +93,7 @@ async fn serve(config: Config, log: LogHandle, ready_file: Option<&Path>) -> any
         signal = signals.next() => signal,
         never = jwks::keep_fresh(config.jwt.clone(), verifier) => match never {},
         never = keep_published(&mut published, &certificate, renewals) => match never {},
+        never = memory::watch(&gateway, config.limits.memory) => match never {},
     };
     let end = Instant::now() + config.limits.drain;
     tracing::info!(signal, drain = ?config.limits.drain, "stopping: clients are told to reconnect");

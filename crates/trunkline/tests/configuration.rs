@@ -165,7 +165,8 @@ async fn limits_of_connections_and_calls_hold() {
     }
     let (number, text, refused) = refused.expect("three calls at once passed a limit of one a second");
     assert_eq!(refused.error_code, 503);
-    assert!((1..=1_000).contains(&refused.retry_after_ms), "{refused:?}");
+    // A second's wait, and up to as much again so that not everybody comes at once.
+    assert!((1..=2_000).contains(&refused.retry_after_ms), "{refused:?}");
     // The number stays usable: after the time that it was told, the same call runs.
     let wait = Duration::from_millis(refused.retry_after_ms.into());
     assert!(alice.recv_within(wait).await.unwrap().is_none());

@@ -18,6 +18,7 @@ use trunkline_transport::{ConnectionInfo, Framing, Protocol as TransportProtocol
 
 use super::write_state::WriteState;
 use crate::encode::WireForm;
+use crate::limits::ReplyQueue;
 use crate::words::cut;
 
 /// Why a connection ends, as its client is told.
@@ -61,12 +62,17 @@ pub(crate) struct Handle {
 
 impl Handle {
     /// Of what the transport knows only this is kept: what a request asked for is of no use behind its handshake.
-    pub(crate) fn new(id: ConnectionId, info: &ConnectionInfo, framing: Framing) -> Arc<Self> {
+    pub(crate) fn new(
+        id: ConnectionId,
+        info: &ConnectionInfo,
+        framing: Framing,
+        queue: Arc<ReplyQueue>,
+    ) -> Arc<Self> {
         Arc::new(Handle {
             id,
             protocol: info.protocol,
             peer: info.peer,
-            write: Mutex::new(WriteState::new(framing)),
+            write: Mutex::new(WriteState::new(framing, queue)),
             ending: Mutex::new(None),
             waker: AtomicWaker::new(),
         })

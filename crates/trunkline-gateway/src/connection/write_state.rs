@@ -5,8 +5,8 @@
 //! It decides what is written next, never what a frame means.
 
 mod numbered;
+mod outbox;
 
-use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -20,9 +20,10 @@ use trunkline_session::protocol0::{LedgerError, answers, down_for_protocol0, is_
 use trunkline_session::{Channel, Ledger, Position, Protocol, Seq};
 use trunkline_transport::Framing;
 
-use crate::defaults;
 use crate::encode::WireForm;
+use crate::limits::ReplyQueue;
 use crate::session::to_session;
+use outbox::{Numbering, Outbox, Outgoing};
 
 /// One vectored write takes at most this much: what a default socket buffer takes at once, so that more would only
 /// be gathered in vain.
@@ -33,23 +34,6 @@ const MAX_GATHER_SLICES: usize = 256;
 
 /// A channel takes its turn with this much, so that a busy channel can't starve the others of its connection.
 const TURN_BYTES: usize = 64 * 1024;
-
-/// A frame that waits in the outbox.
-struct Outgoing {
-    /// Protocol 1: the frame with its framing. Protocol 0: its body, unless it is complete as it is.
-    bytes: Bytes,
-    /// How a protocol 0 frame is numbered; `None`: it is complete as it is.
-    numbering: Option<Numbering>,
-}
-
-/// Which number a protocol 0 frame bears.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Numbering {
-    /// The next one, kept until it is acked; where it answers a call, its `msg_id`, else 0.
-    Next { answers: u32 },
-    /// This one: it is kept already, or (0) it is not part of the numbered stream.
-    Fixed(Seq),
-}
 
 /// A channel of this connection: its log, how far it was written, and the registration that wakes the connection.
 struct Live {
@@ -104,8 +88,7 @@ pub(crate) struct WriteState {
     form: WireForm,
     /// The rest of what the socket has the beginning of; in protocol 0 also what is numbered already.
     begun: Bytes,
-    outbox: VecDeque<Outgoing>,
-    outbox_bytes: usize,
+    outbox: Outbox,
     channels: Vec<Live>,
     /// The channel whose turn it is.
     turn: usize,
@@ -120,12 +103,11 @@ pub(crate) struct WriteState {
 
 impl WriteState {
     /// Before START nothing is known of the client: it is told what there is to tell in our protocol.
-    pub(crate) fn new(framing: Framing) -> Self {
+    pub(crate) fn new(framing: Framing, all: Arc<ReplyQueue>) -> Self {
         WriteState {
             form: WireForm { protocol: Protocol::Trunkline, dialect: Dialect::Protobuf, framing },
             begun: Bytes::new(),
-            outbox: VecDeque::new(),
-            outbox_bytes: 0,
+            outbox: Outbox::new(all),
             channels: Vec::new(),
             turn: 0,
             gathered: Vec::new(),
@@ -179,13 +161,12 @@ impl WriteState {
     }
 
     fn queue(&mut self, bytes: Bytes, numbering: Option<Numbering>) {
-        self.outbox_bytes += bytes.len();
-        self.outbox.push_back(Outgoing { bytes, numbering });
+        self.outbox.push(Outgoing { bytes, numbering });
     }
 
     /// Is the outbox so full that the connection should read no further?
     pub(crate) fn is_full(&self) -> bool {
-        self.outbox_bytes >= defaults::OUTBOX_BYTES || self.outbox.len() >= defaults::OUTBOX_FRAMES
+        self.outbox.is_full()
     }
 
     /// Is the outbox full? Then whoever asks waits for room in it, and [`WriteState::take_room`] says when. Both are
@@ -204,7 +185,7 @@ impl WriteState {
     /// Frames and bytes that wait here: the outbox, and the rest of the frame that is begun.
     pub(crate) fn queued(&self) -> (u64, u64) {
         let begun = u64::from(!self.begun.is_empty());
-        (self.outbox.len() as u64 + begun, (self.outbox_bytes + self.begun.len()) as u64)
+        (self.outbox.frames() as u64 + begun, (self.outbox.bytes() + self.begun.len()) as u64)
     }
 
     /// Follows a channel from a cursor. A channel that is followed already goes on from the new cursor.
@@ -243,13 +224,11 @@ impl WriteState {
         let Some(ledger) = &self.ledger else { return };
         self.is_numbering = false;
         let mut ledger = ledger.lock();
-        self.outbox.retain(|outgoing| {
-            let Some(Numbering::Next { answers }) = outgoing.numbering else { return true };
-            self.outbox_bytes -= outgoing.bytes.len();
+        for outgoing in self.outbox.take(|outgoing| matches!(outgoing.numbering, Some(Numbering::Next { .. }))) {
+            let Some(Numbering::Next { answers }) = outgoing.numbering else { continue };
             // Where nothing more is kept for it, the client's next START is told so.
-            let _: Result<Seq, LedgerError> = ledger.park(outgoing.bytes.clone(), answers);
-            false
-        });
+            let _: Result<Seq, LedgerError> = ledger.park(outgoing.bytes, answers);
+        }
     }
 
     /// A frame for a connection that takes none any more: in protocol 0 the session's next one has it.
@@ -266,7 +245,7 @@ impl WriteState {
     /// Forgets everything: nobody will write it. A numbered client finds its queued frames again on a resume.
     pub(crate) fn abandon(&mut self) {
         self.stop_numbering();
-        *self = WriteState { form: self.form, ..WriteState::new(self.form.framing) };
+        *self = WriteState { form: self.form, ..WriteState::new(self.form.framing, self.outbox.all()) };
     }
 
     /// How far a channel was written.
@@ -295,7 +274,7 @@ impl WriteState {
         if self.form.protocol == Protocol::Seed {
             return Pending::Bytes;
         }
-        for outgoing in &self.outbox {
+        for outgoing in self.outbox.iter() {
             if room.is_used() {
                 return Pending::Bytes;
             }
@@ -360,9 +339,7 @@ impl WriteState {
             match source {
                 Source::Begun => self.begun = bytes.slice(now..),
                 Source::Outbox => {
-                    if let Some(outgoing) = self.outbox.pop_front() {
-                        self.outbox_bytes -= outgoing.bytes.len();
-                    }
+                    self.outbox.pop();
                     self.begun = if is_cut { Bytes::copy_from_slice(&bytes[now..]) } else { Bytes::new() };
                 }
                 Source::Channel { index, last, entries } => {
@@ -389,9 +366,7 @@ impl WriteState {
     /// Nothing is to be written: most connections are idle most of the time, and hold no room for frames then.
     fn give_room_back(&mut self) {
         self.gathered = Vec::new();
-        if self.outbox.is_empty() {
-            self.outbox = VecDeque::new();
-        }
+        self.outbox.give_room_back();
     }
 
     /// What was begun since the last time.

@@ -17,17 +17,16 @@ use trunkline_session::engine::{
     Answer, BindHint, BindTarget, BoundPush, CallHistory, CallOutcome, CallRequest, Input, Operation,
     OperationId,
 };
-use trunkline_session::{Channel, Ledger};
+use trunkline_session::{Channel, Ledger, RequestRefusal};
 
 use super::membership::Arriving;
 use super::{Session, refresh, to_broker};
 use crate::auth::May;
 use crate::channels::{self, broker_error, channel_name};
+use crate::defaults::RETRY_AFTER;
 use crate::gateway::Node;
+use crate::limits::jittered_ms;
 use crate::push;
-
-/// A second: by then the client has been told to come back elsewhere.
-const STOPPING_RETRY_MS: u32 = 1_000;
 
 /// A page of history has at most so many publications, whatever the client asks for.
 const MAX_HISTORY_PAGE: u32 = 1_000;
@@ -52,9 +51,9 @@ pub(super) fn spawn_call(node: &Arc<Node>, session: &Arc<Session>, call: CallReq
         let seq = call.seq;
         let outcome = match may_run(&node, &call) {
             Ok(()) => counted(&node, begin, run_call(&node, &session, call)).await,
-            Err(refusal) => {
+            Err(error) => {
                 node.stats.calls_refused.one();
-                CallOutcome::Error(refusal)
+                CallOutcome::Error(error)
             }
         };
         session.apply(&node, Input::CallEnded { seq, outcome });
@@ -79,9 +78,10 @@ async fn counted(node: &Node, begin: Instant, call: impl Future<Output = CallOut
     outcome
 }
 
-/// The node's own word, after the session's: a call that it refuses has not run.
+/// The last look before it runs: since it was let in it may have waited for its session's turn.
 fn may_run(node: &Node, call: &CallRequest) -> Result<(), ErrorMessage> {
     if node.is_stopping() {
+        node.stats.calls_refused_by.one(RequestRefusal::ALL, &RequestRefusal::Stopping);
         return Err(stopping());
     }
     let retry = call.history == CallHistory::MayHaveRun;
@@ -89,22 +89,20 @@ fn may_run(node: &Node, call: &CallRequest) -> Result<(), ErrorMessage> {
         let text = "the call may have run in a session that is gone: its action is not declared idempotent";
         return Err(ErrorCode::ResultUnknown.message(text));
     }
-    let Err(wait) = node.admit_call() else { return Ok(()) };
-    let mut error = ErrorCode::Overloaded.message("the node starts no more calls now: send it again later");
-    // Rounded up: who comes back when told must not be told so again.
-    error.retry_after_ms = u32::try_from(wait.as_micros().div_ceil(1_000)).unwrap_or(u32::MAX).max(1);
-    Err(error)
+    Ok(())
 }
 
-/// A node that stops starts no call: its number stays good for the next node.
+/// A node that stops starts no call: its number stays good for the next node. By then the client has been told to
+/// come back elsewhere.
 fn stopping() -> ErrorMessage {
-    let mut error = ErrorCode::Overloaded.message("the node stops: send the call again when you are back");
-    error.retry_after_ms = STOPPING_RETRY_MS;
+    let mut error = ErrorCode::Overloaded.message(RequestRefusal::Stopping.text());
+    error.retry_after_ms = jittered_ms(RETRY_AFTER);
     error
 }
 
 async fn run_call(node: &Arc<Node>, session: &Session, call: CallRequest) -> CallOutcome {
-    let CallRequest { seq, request, headers, timeout, history } = call;
+    // Its place is given back when it has ended.
+    let CallRequest { seq, request, headers, timeout, history, place: _place } = call;
     let call = Call {
         action: request.action,
         params: request.params,

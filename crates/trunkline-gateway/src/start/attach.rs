@@ -16,11 +16,13 @@ use trunkline_proto::wire::{ChannelRefusal, ErrorMessage};
 use trunkline_session::Channel;
 use trunkline_session::engine::{AttachRequest, ChannelKind, ChannelStart, Input, StartAccepted};
 
-use super::RETRY_AFTER_MS;
+use super::StartRefusal;
 use crate::auth::May;
 use crate::channels;
 use crate::connection::Handle;
+use crate::defaults::RETRY_AFTER;
 use crate::gateway::Node;
+use crate::limits::jittered_ms;
 use crate::session::{Arriving, Session, to_broker};
 
 /// All channels together; one question to an upstream may take as long.
@@ -58,7 +60,8 @@ pub(super) async fn attach(
         None => Input::Attached { fence, channels: starts, refused },
         Some(error) => {
             let mut close = trunkline_proto::CloseCode::Overloaded.notice(error.error_message.clone());
-            close.reconnect_after_ms = RETRY_AFTER_MS;
+            node.stats.starts_refused_by.one(&StartRefusal::ALL, &StartRefusal::Broker);
+            close.reconnect_after_ms = jittered_ms(RETRY_AFTER);
             Input::StartFailed { fence, error, close }
         }
     };
@@ -117,7 +120,7 @@ async fn attach_one(
 
 fn late() -> ErrorMessage {
     let mut error = ErrorCode::Overloaded.message("the channel was not attached in time: subscribe again");
-    error.retry_after_ms = RETRY_AFTER_MS;
+    error.retry_after_ms = jittered_ms(RETRY_AFTER);
     error
 }
 

@@ -8,6 +8,7 @@ mod bound;
 mod broadcast;
 mod channels;
 mod counters;
+mod limits;
 mod ordering;
 mod outcomes;
 mod peers;

@@ -7,18 +7,20 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
-use trunkline_proto::wire::{BusinessRequest, ErrorMessage};
+use trunkline_proto::wire::BusinessRequest;
 use trunkline_proto::{Dialect, DownFrame, ErrorCode};
 
 use super::cache::Cache;
 use super::io::{
     BindAnswer, BindHint, BoundPush, CallHistory, CallOutcome, CallRequest, GiveUp, Output, Pressure,
 };
+use super::refused;
 use super::replies::{self, Answered, Fate};
 use crate::budget::ReplyBudget;
 use crate::config::{Protocol, SessionConfig};
 use crate::defaults::CALL_WINDOW;
-use crate::ids::{ClientSeq, Fence};
+use crate::gate::{Place, RequestRefusal, TurnedAway};
+use crate::ids::{ClientSeq, Fence, SessionId};
 
 /// The connection that is live now, as far as replies care.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +38,20 @@ pub(crate) struct Arrival {
     /// The session sends too fast: come back then.
     pub(crate) limited: Option<Duration>,
 }
+
+impl Arrival {
+    /// What its request holds on to while it waits and runs.
+    fn bytes(&self) -> usize {
+        let text = |(name, value): (&String, &String)| name.len() + value.len();
+        self.request.action.len()
+            + self.request.data.len()
+            + self.request.params.iter().map(text).sum::<usize>()
+            + self.headers.iter().map(text).sum::<usize>()
+    }
+}
+
+/// Asks the node for a place, for a call of so many bytes.
+pub(crate) type Enter<'a> = &'a dyn Fn(usize) -> Result<Place, TurnedAway>;
 
 /// What a session remembers of its calls.
 #[derive(Debug)]
@@ -122,7 +138,7 @@ impl Calls {
         matches!(self.slots.get(&seq), Some(Slot::Open(_)))
     }
 
-    pub(crate) fn receive(&mut self, cx: &mut Cx<'_>, arrival: Arrival) {
+    pub(crate) fn receive(&mut self, cx: &mut Cx<'_>, arrival: Arrival, enter: Enter<'_>) {
         let hash = replies::content_hash(&arrival.request);
         if self.highest.is_none_or(|highest| arrival.seq.0 <= highest.0.saturating_add(1)) {
             self.received = self.received.max(arrival.seq);
@@ -135,16 +151,19 @@ impl Calls {
             Some(slot) => {
                 // A limited frame changes nothing: the number keeps its state and is asked for again.
                 if let (Some(wait), false) = (arrival.limited, matches!(slot, Slot::Refused(_))) {
-                    cx.outputs.push_back(Output::CallRefused);
-                    return cx.send(replies::error_frame(arrival.msg_id, arrival.seq, too_fast(wait)));
+                    return cx.refuse(
+                        arrival.msg_id,
+                        arrival.seq,
+                        cx.later(RequestRefusal::FrameRate, wait, arrival.seq),
+                    );
                 }
-                self.receive_again(cx, arrival, hash);
+                self.receive_again(cx, arrival, hash, enter);
             }
-            None => self.receive_new(cx, arrival, hash),
+            None => self.receive_new(cx, arrival, hash, enter),
         }
     }
 
-    fn receive_again(&mut self, cx: &mut Cx<'_>, arrival: Arrival, hash: u64) {
+    fn receive_again(&mut self, cx: &mut Cx<'_>, arrival: Arrival, hash: u64, enter: Enter<'_>) {
         let seq = arrival.seq;
         match self.slots.get_mut(&seq) {
             Some(Slot::Open(open)) => open.answered.asked_on(cx.to, arrival.msg_id),
@@ -162,11 +181,11 @@ impl Calls {
                 cx.send(replies::error_frame(arrival.msg_id, seq, error));
             }
             // Whatever it was in a former session, this one has refused it unrun; the mark stays by its number.
-            Some(Slot::Refused(_)) | None => self.admit(cx, arrival, hash),
+            Some(Slot::Refused(_)) | None => self.admit(cx, arrival, hash, enter),
         }
     }
 
-    fn receive_new(&mut self, cx: &mut Cx<'_>, arrival: Arrival, hash: u64) {
+    fn receive_new(&mut self, cx: &mut Cx<'_>, arrival: Arrival, hash: u64, enter: Enter<'_>) {
         let seq = arrival.seq;
         match self.highest {
             // The first may be any number. Those that went to the former session count as seen there.
@@ -187,7 +206,7 @@ impl Calls {
             let error = ErrorCode::ResultUnknown.message("this call number is no longer remembered");
             return cx.send(replies::error_frame(arrival.msg_id, seq, error));
         }
-        self.admit(cx, arrival, hash);
+        self.admit(cx, arrival, hash, enter);
         self.trim();
     }
 
@@ -197,26 +216,20 @@ impl Calls {
     }
 
     /// Lets a call in, or refuses it so that its number can come again.
-    fn admit(&mut self, cx: &mut Cx<'_>, arrival: Arrival, hash: u64) {
+    fn admit(&mut self, cx: &mut Cx<'_>, arrival: Arrival, hash: u64, enter: Enter<'_>) {
         let seq = arrival.seq;
-        let refusal = if let Some(wait) = arrival.limited {
-            Some(too_fast(wait))
-        } else if self.outstanding >= cx.config.outstanding_calls {
-            Some(overloaded(cx.config, format!("{} calls are outstanding", self.outstanding)))
-        } else if !self.budget.has_room() {
-            Some(overloaded(cx.config, "the node has no room for further replies".into()))
-        } else {
-            None
+        let place = match self.place(cx, &arrival, enter) {
+            Ok(place) => place,
+            Err(turned) => {
+                self.slots.insert(seq, Slot::Refused(hash));
+                return cx.refuse(arrival.msg_id, seq, turned);
+            }
         };
-        if let Some(error) = refusal {
-            self.slots.insert(seq, Slot::Refused(hash));
-            cx.outputs.push_back(Output::CallRefused);
-            return cx.send(replies::error_frame(arrival.msg_id, seq, error));
-        }
         let history = if self.is_retry(seq) { CallHistory::MayHaveRun } else { CallHistory::New };
         let ordered = arrival.headers.get("x-order").is_some_and(|order| order == "request");
         let timeout = replies::timeout(&arrival.headers, cx.config.call_timeout);
-        let call = CallRequest { seq, request: arrival.request, headers: arrival.headers, timeout, history };
+        let call =
+            CallRequest { seq, request: arrival.request, headers: arrival.headers, timeout, history, place };
         let open = Open {
             hash,
             answered: Answered::new(arrival.msg_id, cx.to.map(|to| to.fence)),
@@ -231,6 +244,19 @@ impl Calls {
         self.start_waiting(cx);
     }
 
+    /// The session's own limits first: what they refuse takes nothing from others.
+    fn place(&self, cx: &Cx<'_>, arrival: &Arrival, enter: Enter<'_>) -> Result<Place, TurnedAway> {
+        if let Some(wait) = arrival.limited {
+            Err(cx.later(RequestRefusal::FrameRate, wait, arrival.seq))
+        } else if self.outstanding >= cx.config.outstanding_calls {
+            Err(cx.later(RequestRefusal::Session, cx.config.retry_after, arrival.seq))
+        } else if !self.budget.has_room() {
+            Err(cx.later(RequestRefusal::ReplyCache, cx.config.retry_after, arrival.seq))
+        } else {
+            enter(arrival.bytes())
+        }
+    }
+
     pub(crate) fn set_pressure(&mut self, cx: &mut Cx<'_>, pressure: Pressure) {
         self.pressure = pressure;
         self.start_waiting(cx);
@@ -242,9 +268,9 @@ impl Calls {
             let Some(seq) = self.waiting.pop_front() else { return };
             // Others may have filled the node's cache while it waited. It has not run, so it can be refused.
             if !self.budget.has_room() {
-                let error = overloaded(cx.config, "the node has no room for further replies".into());
-                cx.outputs.push_back(Output::CallRefused);
-                self.close_call(cx, seq, Fate::Error(error));
+                let turned = cx.later(RequestRefusal::ReplyCache, cx.config.retry_after, seq);
+                cx.outputs.push_back(Output::CallRefused(turned.why));
+                self.close_call(cx, seq, Fate::Error(refused::message(turned.why, turned.retry_after)));
                 continue;
             }
             let Some(Slot::Open(open)) = self.slots.get_mut(&seq) else { continue };
@@ -491,12 +517,25 @@ pub(crate) struct Cx<'a> {
     /// Of the last connection, where there is none now.
     pub(crate) protocol: Protocol,
     pub(crate) dialect: Dialect,
+    pub(crate) session: SessionId,
     pub(crate) outputs: &'a mut VecDeque<Output>,
 }
 
 impl Cx<'_> {
     fn send(&mut self, frame: DownFrame) {
         self.outputs.push_back(Output::Send(frame));
+    }
+
+    /// A call does not run, and its number can come again.
+    fn refuse(&mut self, msg_id: u32, seq: ClientSeq, turned: TurnedAway) {
+        self.outputs.push_back(Output::CallRefused(turned.why));
+        let error = refused::message(turned.why, turned.retry_after);
+        self.send(replies::error_frame(msg_id, seq, error));
+    }
+
+    /// A refusal of the session's own.
+    fn later(&self, why: RequestRefusal, after: Duration, seq: ClientSeq) -> TurnedAway {
+        TurnedAway { why, retry_after: refused::spread(after, self.session, seq.0) }
     }
 }
 
@@ -505,18 +544,4 @@ fn late(hint: BindHint) -> BindAnswer {
         BindHint::Before => BindAnswer::TooLate,
         BindHint::After => BindAnswer::PublishNow,
     }
-}
-
-pub(crate) fn too_fast(wait: Duration) -> ErrorMessage {
-    // Rounded up: who comes back when told must not be told so again.
-    let wait_ms = u32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX).max(1);
-    let mut error = ErrorCode::RateLimited.message("frames come too fast");
-    error.retry_after_ms = wait_ms;
-    error
-}
-
-pub(crate) fn overloaded(config: &SessionConfig, text: String) -> ErrorMessage {
-    let mut error = ErrorCode::Overloaded.message(text);
-    error.retry_after_ms = u32::try_from(config.retry_after.as_millis()).unwrap_or(u32::MAX).max(1);
-    error
 }

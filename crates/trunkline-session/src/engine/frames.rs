@@ -1,16 +1,20 @@
 //! What each frame of a client means while the session is live.
 
+use std::time::Duration;
+
 use trunkline_proto::wire::{
     ChannelGap, ChannelRequest, ChannelResponse, ClientAck, ErrorMessage, HeartbeatResponse, StartResponse,
 };
 use trunkline_proto::{CloseCode, DownBody, DownFrame, ErrorCode, UpBody, UpFrame};
 
-use super::calls::{self, Arrival};
+use super::calls::Arrival;
 use super::io::{Answer, ChannelKind, Operation, OperationId, Output, SentPositions};
+use super::refused;
 use super::{Engine, Phase};
 use crate::Now;
 use crate::config::Protocol;
 use crate::defaults::UNDECODABLE_FRAMES;
+use crate::gate::{CallGate, RequestRefusal};
 use crate::ids::{ClientSeq, Fence, Seq};
 use crate::position::{Channel, Position, is_implicit_name};
 
@@ -36,7 +40,7 @@ enum Pending {
 }
 
 impl Engine {
-    pub(super) fn frame(&mut self, now: Now, frame: UpFrame, sent: &dyn SentPositions) {
+    pub(super) fn frame(&mut self, now: Now, frame: UpFrame, sent: &dyn SentPositions, gate: &dyn CallGate) {
         let UpFrame { msg_id, seq_id, headers, body } = frame;
         // Acks and heartbeats keep a session in order, and STOP ends it: none is ever refused for load.
         let counted = !matches!(body, UpBody::Ack(_) | UpBody::Heartbeat(_) | UpBody::Stop(_));
@@ -44,10 +48,11 @@ impl Engine {
         let limited = if counted { self.bucket.take(now.at, rate, burst).err() } else { None };
         if let UpBody::Business(request) = body {
             let arrival = Arrival { seq: ClientSeq(seq_id), msg_id, headers, request, limited };
-            return self.with_calls(|calls, cx| calls.receive(cx, arrival));
+            return self.with_calls(|calls, cx| calls.receive(cx, arrival, &|bytes| gate.enter(now, bytes)));
         }
         if let Some(wait) = limited {
-            return self.send_error(msg_id, calls::too_fast(wait));
+            self.outputs.push_back(Output::RequestRefused(RequestRefusal::FrameRate));
+            return self.send_error(msg_id, self.refusal(RequestRefusal::FrameRate, wait));
         }
         match body {
             UpBody::Start(_) => self.bad_request(msg_id, "this connection has started"),
@@ -169,8 +174,8 @@ impl Engine {
 
     fn operate(&mut self, msg_id: u32, kind: Pending, operation: Operation) {
         if self.operations.len() >= self.config.operations {
-            let text = format!("{} operations are under way", self.operations.len());
-            let error = calls::overloaded(&self.config, text);
+            self.outputs.push_back(Output::RequestRefused(RequestRefusal::Session));
+            let error = self.refusal(RequestRefusal::Session, self.config.retry_after);
             return self.answer_error(msg_id, kind, error);
         }
         // Frames are read from a connection only, so there is one.
@@ -286,6 +291,10 @@ impl Engine {
         }
         let told = ChannelResponse { channel, error: Some(error), ..Default::default() };
         self.send(DownFrame::new(msg_id, DownBody::ChannelResp(told)));
+    }
+
+    fn refusal(&self, why: RequestRefusal, after: Duration) -> ErrorMessage {
+        refused::message(why, refused::spread(after, self.session, self.next_operation))
     }
 
     fn bad_request(&mut self, msg_id: u32, text: &str) {

@@ -7,6 +7,7 @@ use trunkline_proto::wire::{self, BusinessResponse, ChannelGap, CloseNotice, Err
 use trunkline_proto::{Dialect, DownFrame, UpFrame};
 
 use crate::config::Protocol;
+use crate::gate::{CallGate, Place, RequestRefusal};
 use crate::ids::{ClientSeq, ConnectionId, Fence, Seq, SessionId};
 use crate::position::{Channel, Position};
 
@@ -254,6 +255,8 @@ pub enum Input<'a> {
         frame: UpFrame,
         /// What was sent until now.
         sent: &'a dyn SentPositions,
+        /// The node's word, should the frame be a call.
+        gate: &'a dyn CallGate,
     },
     /// A frame that does not decode.
     Undecodable {
@@ -321,7 +324,7 @@ pub struct StartAccepted {
 }
 
 /// A call to run.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, PartialEq)]
 pub struct CallRequest {
     /// With the session's id the idempotency key.
     pub seq: ClientSeq,
@@ -333,6 +336,8 @@ pub struct CallRequest {
     pub timeout: Duration,
     /// Whether it may have run before.
     pub history: CallHistory,
+    /// Its place on the node, to be held until it has ended.
+    pub place: Place,
 }
 
 /// Whether a call may have run before.
@@ -360,7 +365,7 @@ pub enum Event {
 }
 
 /// What the gateway does for an engine, in this order.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, PartialEq)]
 pub enum Output {
     /// Send this START_RESP on that connection, then close it. The session is as before.
     StartRefused {
@@ -382,7 +387,9 @@ pub enum Output {
     /// Run a call, answer with [`Input::CallEnded`].
     Call(Box<CallRequest>),
     /// A call was refused for load before it ran (429, 503): for the counters, the client is told by a frame.
-    CallRefused,
+    CallRefused(RequestRefusal),
+    /// The same for any other request.
+    RequestRefused(RequestRefusal),
     /// Do an operation, answer with [`Input::Answer`].
     Operation {
         /// For the answer.

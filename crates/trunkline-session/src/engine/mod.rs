@@ -13,6 +13,7 @@ mod channels;
 mod frames;
 mod io;
 mod rate;
+mod refused;
 mod replies;
 mod start;
 
@@ -129,10 +130,10 @@ impl Engine {
             Input::StartFailed { fence, error, close } if self.is_owner(fence) => {
                 self.start_failed(now, error, close);
             }
-            Input::Frame { fence, frame, sent } if self.is_owner(fence) && self.reads() => {
+            Input::Frame { fence, frame, sent, gate } if self.is_owner(fence) && self.reads() => {
                 self.heard_at = now.at;
                 self.undecodable = 0;
-                self.frame(now, frame, sent);
+                self.frame(now, frame, sent, gate);
             }
             Input::Undecodable { fence, detail } if self.is_owner(fence) && self.reads() => {
                 self.heard_at = now.at;
@@ -257,6 +258,7 @@ impl Engine {
             to,
             protocol: self.protocol,
             dialect: self.dialect,
+            session: self.session,
             outputs: &mut self.outputs,
         };
         work(&mut self.calls, &mut cx);

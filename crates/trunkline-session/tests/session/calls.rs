@@ -485,7 +485,9 @@ fn a_client_that_is_too_fast_is_told_429_and_its_number_can_come_again() {
     rig.reply(1, "one");
     rig.call(2);
     let refused = rig.call(3);
-    assert_eq!((error(&refused).name.as_str(), error(&refused).retry_after_ms), ("RATE_LIMITED", 100));
+    assert_eq!(error(&refused).name, "RATE_LIMITED");
+    // At least until it would pass, and not everybody's moment.
+    assert!((100..=150).contains(&error(&refused).retry_after_ms), "{refused:?}");
     assert_eq!(error(&rig.call(1)).name, "RATE_LIMITED");
     let heartbeat = trunkline_proto::UpFrame::new(5, 0, UpBody::Heartbeat(Default::default()));
     assert!(matches!(sent(&rig.frame(heartbeat)).body, DownBody::HeartbeatResp(_)), "never refused for load");

@@ -14,6 +14,7 @@ mod world;
 
 mod calls;
 mod client;
+mod gate;
 mod hostile;
 mod ledger;
 mod live;

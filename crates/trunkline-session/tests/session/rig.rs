@@ -15,8 +15,8 @@ use trunkline_session::engine::{
 };
 use trunkline_session::token::ResumeToken;
 use trunkline_session::{
-    Channel, ClientSeq, ConnectionId, Engine, Fence, Now, Position, Protocol, ReplyBudget, Seq,
-    SessionConfig, SessionId,
+    CallGate, Channel, ClientSeq, ConnectionId, Engine, Fence, Now, OpenGate, Position, Protocol,
+    ReplyBudget, Seq, SessionConfig, SessionId,
 };
 
 pub(crate) const SESSION: SessionId = SessionId(77);
@@ -26,6 +26,7 @@ pub(crate) struct Rig {
     pub(crate) config: Arc<SessionConfig>,
     pub(crate) now: Now,
     pub(crate) sent: Sent,
+    pub(crate) gate: Box<dyn CallGate>,
     next_fence: u64,
     next_msg_id: u32,
     pub(crate) fence: Fence,
@@ -63,6 +64,7 @@ impl Rig {
             config,
             now: Now { at: Duration::from_secs(500), unix_ms: 1_795_161_600_000 },
             sent: Sent::default(),
+            gate: Box::new(OpenGate),
             next_fence: 0,
             next_msg_id: 100,
             fence: Fence::new(0, 0).unwrap(),
@@ -163,7 +165,8 @@ impl Rig {
 
     pub(crate) fn frame(&mut self, frame: UpFrame) -> Vec<Output> {
         let (fence, now) = (self.fence, self.now);
-        self.engine.handle_input(now, Input::Frame { fence, frame, sent: &self.sent });
+        let input = Input::Frame { fence, frame, sent: &self.sent, gate: &*self.gate };
+        self.engine.handle_input(now, input);
         self.outputs()
     }
 

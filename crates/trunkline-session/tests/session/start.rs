@@ -243,7 +243,8 @@ fn a_later_start_replaces_the_connection_and_the_old_one_can_do_nothing() {
         UpBody::Heartbeat(Default::default()),
     ] {
         let frame = UpFrame::new(1, 0, body);
-        rig.engine.handle_input(rig.now, Input::Frame { fence: old_fence, frame, sent: &rig.sent });
+        let input = Input::Frame { fence: old_fence, frame, sent: &rig.sent, gate: &*rig.gate };
+        rig.engine.handle_input(rig.now, input);
         assert_eq!(rig.outputs(), []);
     }
     assert_eq!(rig.give(Input::Disconnected { fence: old_fence }), []);

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::problem::Origin;
 use super::sections::{AuthMode, TlsMode};
-use super::{ByteSize, Config};
+use super::{ByteSize, Config, MemoryLimit};
 use crate::{jwks, options};
 
 /// Channels that belong to the gateway: no namespace may cover them.
@@ -19,6 +19,9 @@ const SMALLEST_FRAME: ByteSize = ByteSize(4 * 1024);
 
 /// Below it a file is rotated so often that little of the log is left.
 const SMALLEST_LOG: ByteSize = ByteSize(64 * 1024);
+
+/// Below it a node that does nothing would refuse everybody.
+const SMALLEST_MEMORY: u64 = 32 << 20;
 
 /// Adds a sentence for everything that is wrong across the keys.
 pub(crate) fn across(config: &Config, origins: &BTreeMap<String, Origin>, problems: &mut Vec<String>) {
@@ -265,6 +268,7 @@ impl Checks<'_> {
         let limits = &self.config.limits;
         for (path, zero) in [
             ("limits.connections", limits.connections == Some(0)),
+            ("limits.sessions", limits.sessions == Some(0)),
             ("limits.connections_per_address", limits.connections_per_address == 0),
             ("limits.handshakes", limits.handshakes == 0),
             ("limits.handshake_timeout", limits.handshake_timeout.is_zero()),
@@ -273,6 +277,24 @@ impl Checks<'_> {
             if zero {
                 self.wrong(path, "0 would let nobody in");
             }
+        }
+        for (path, zero) in [
+            ("limits.calls_in_flight", limits.calls_in_flight == 0),
+            ("limits.call_bytes", limits.call_bytes == ByteSize(0)),
+            ("limits.reply_cache", limits.reply_cache == ByteSize(0)),
+            ("limits.reply_queue", limits.reply_queue == ByteSize(0)),
+        ] {
+            if zero {
+                self.wrong(path, "0 would let no call pass");
+            }
+        }
+        if let MemoryLimit::Bytes(bytes) = limits.memory
+            && bytes < SMALLEST_MEMORY
+        {
+            self.wrong("limits.memory", "must be at least 32 MiB: an idle node has nearly as much");
+        }
+        if !(1..=100).contains(&limits.warn_percent) {
+            self.wrong("limits.warn_percent", "must be from 1 to 100");
         }
         if limits.calls_per_second == 0 {
             self.useless("limits.call_burst", "limits.calls_per_second is 0, so there is no limit");

@@ -8,6 +8,7 @@ mod catalogue;
 mod check;
 mod defaults;
 mod document;
+mod memory;
 mod nearest;
 mod problem;
 mod sections;
@@ -19,7 +20,9 @@ mod values;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+pub(crate) use defaults::MEMORY_PERCENT;
 pub(crate) use document::{in_force, init_file};
+pub(crate) use memory::MemoryLimit;
 pub(crate) use problem::{Origin, Problems};
 pub(crate) use sections::{
     Auth, AuthMode, Instance, Jwt, Limits, Listen, Log, LogFormat, Login, May, Namespace, Node, Right,

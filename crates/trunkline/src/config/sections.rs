@@ -9,9 +9,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::Value;
+use trunkline_gateway::defaults as gateway;
 use trunkline_gateway::upstream::defaults as upstream;
 
 use super::defaults;
+use super::memory::MemoryLimit;
 use super::setting::{Setting, refusal, section, words};
 use super::values::{ByteSize, Item, Members, Surface};
 
@@ -356,6 +358,8 @@ section! {
         connections: Option<usize> = None,
         /// New connections per second from one address, loopback exempt.
         connections_per_address: u32 = defaults::CONNECTIONS_PER_ADDRESS,
+        /// Sessions, with and without a connection. Unless set: four for each connection. A START that would begin another is refused (4005), one that resumes never.
+        sessions: Option<usize> = None,
         /// HTTP connections that are no client's: pages, requests, and WebSockets until they are one. At the limit the
         /// longest idle one gives way. Unless set: a 32nd of the descriptors that the process may have.
         http_connections: Option<usize> = None,
@@ -369,8 +373,22 @@ section! {
         publication_bytes: ByteSize = ByteSize(trunkline_broker::defaults::MAX_LOG_BYTES as u32),
         /// Calls per second over all sessions, 0 for no limit; more are answered 503.
         calls_per_second: u32 = 0,
-        /// Calls that may come at once over that rate. Unless set: one second's worth.
+        /// Calls that may come at once over that rate; half of them are kept for users who have called less. Unless set: one second's worth.
         call_burst: Option<u32> = None,
+        /// Calls under way over all sessions, those included that wait for their session's turn; more are answered 503. One user has at most as many as are free.
+        calls_in_flight: u32 = gateway::CALLS_IN_FLIGHT,
+        /// Bytes of the requests of these calls, shared the same way.
+        call_bytes: ByteSize = ByteSize(gateway::CALL_BYTES),
+        /// Bytes of replies kept for all sessions until they confirm them; none free, and a call is answered 503 before it runs.
+        reply_cache: ByteSize = ByteSize(defaults::REPLY_CACHE_PER_NODE),
+        /// Bytes of replies that wait for slow clients, over all connections; while there are more no call starts.
+        reply_queue: ByteSize = ByteSize(gateway::REPLY_QUEUE_BYTES),
+        /// Frames per second of one address (an IPv6 /64 is one), loopback exempt, 0 for no limit. A surplus is read later: nothing is refused.
+        frames_per_address: u32 = gateway::FRAMES_PER_ADDRESS,
+        /// Memory of the process from which on no session begins and no call starts: "auto" (90 % of what the machine or the container gives), a size, or "off".
+        memory: MemoryLimit = MemoryLimit::Auto,
+        /// From how much of a limit on it counts as near, in metrics and in the log.
+        warn_percent: u32 = gateway::WARN_PERCENT,
         /// The longest that stopping may take, all of it: calls, deliveries, requests. A second signal ends the node at once.
         drain: Duration = defaults::DRAIN,
     }

@@ -26,7 +26,8 @@ use Effect::{Is, None as Nothing, Together};
 const NO_RETRIES: &str =
     "connections are reliable: nothing is sent twice on one, and a resume sends what was not confirmed";
 const NO_POOL: &str = "every connection has a task of its own: there is no pool to size";
-const NO_STAGE: &str = "a node serves or refuses, it has no stage of slowing down before";
+const NO_STAGE: &str = "a node serves or refuses, it has no stage of slowing down before; limits.warn_percent says from when on a \
+     limit counts as near";
 const NO_BACKUP: &str = "it configures a pair of nodes, and backup.enabled is false";
 
 const ROWS: &[(&str, Effect)] = &[

@@ -116,7 +116,7 @@ fn tls_is_optional_on_loopback_and_required_elsewhere_until_somebody_says_so() {
 #[test]
 fn everything_that_is_wrong_is_said_at_once_with_file_key_line_and_the_nearest_key() {
     let wrong = "data_dri = \"x\"\n\n[listen]\nhtpp = 1\ntcp = \"nowhere\"\n[sesion]\nheartbeat = \"5s\"\n\
-                 [sessions]\n[namespaces.room]\nhistory_cuont = 5\n[server]\nquic = 5\n";
+                 [surprise]\n[namespaces.room]\nhistory_cuont = 5\n[server]\nquic = 5\n";
     assert_eq!(
         problems(toml(wrong)),
         [
@@ -125,7 +125,7 @@ fn everything_that_is_wrong_is_said_at_once_with_file_key_line_and_the_nearest_k
             "gateway.toml: unknown key namespaces.room.history_cuont (line 10): did you mean namespaces.room.history_count?",
             "gateway.toml: unknown key server.quic (line 12): did you mean listen.quic?",
             "gateway.toml: unknown key sesion.heartbeat (line 7): did you mean session.heartbeat?",
-            "gateway.toml: unknown key sessions (line 8): `trunkline init` writes a file with every key",
+            "gateway.toml: unknown key surprise (line 8): `trunkline init` writes a file with every key",
             "gateway.toml: listen.tcp (line 5): wanted an address such as 127.0.0.1:8080, a port, or \"off\", got \"nowhere\"",
         ]
     );

@@ -198,6 +198,16 @@ impl ByteSize {
     const UNITS: [(&'static str, u32); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
 }
 
+/// The number of a size, as it is written, and its unit in bytes.
+pub(super) fn split_size(text: &str) -> (&str, u32) {
+    let text = text.trim();
+    let (number, unit) = ByteSize::UNITS
+        .iter()
+        .find_map(|(name, unit)| text.strip_suffix(name).map(|number| (number, *unit)))
+        .unwrap_or((text.strip_suffix('B').unwrap_or(text), 1));
+    (number.trim(), unit)
+}
+
 impl Setting for ByteSize {
     fn wanted() -> String {
         "a size up to 4 GiB, such as \"64 KiB\", \"1 MiB\" or a number of bytes".to_owned()
@@ -207,12 +217,8 @@ impl Setting for ByteSize {
         let size = match value {
             Value::Integer(bytes) => u32::try_from(*bytes).ok(),
             Value::String(text) => {
-                let text = text.trim();
-                let (number, unit) = ByteSize::UNITS
-                    .iter()
-                    .find_map(|(name, unit)| text.strip_suffix(name).map(|number| (number, *unit)))
-                    .unwrap_or((text.strip_suffix('B').unwrap_or(text), 1));
-                number.trim().parse().ok().and_then(|number: u32| number.checked_mul(unit))
+                let (number, unit) = split_size(text);
+                number.parse().ok().and_then(|number: u32| number.checked_mul(unit))
             }
             _ => None,
         };

@@ -1,10 +1,11 @@
 //! How many connections one address may open in a second. Loopback is exempt: it is where load balancers and tests are.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
+use trunkline_gateway::network;
 
 /// Addresses that are remembered at once; beyond it those that have rested are forgotten.
 const MAX_ADDRESSES: usize = 65_536;
@@ -36,7 +37,7 @@ impl ConnectionRate {
         if buckets.len() >= MAX_ADDRESSES {
             buckets.retain(|_, bucket| bucket.filled(now, self.rate) < self.rate);
         }
-        let bucket = buckets.entry(share(peer)).or_insert(Bucket { tokens: self.rate, at: now });
+        let bucket = buckets.entry(network(peer)).or_insert(Bucket { tokens: self.rate, at: now });
         bucket.tokens = bucket.filled(now, self.rate);
         bucket.at = now;
         let admitted = bucket.tokens >= 1.0;
@@ -50,17 +51,6 @@ impl ConnectionRate {
 impl Bucket {
     fn filled(&self, now: Instant, rate: f64) -> f64 {
         (self.tokens + now.duration_since(self.at).as_secs_f64() * rate).min(rate)
-    }
-}
-
-/// One customer has a whole IPv6 /64.
-fn share(peer: IpAddr) -> IpAddr {
-    match peer {
-        IpAddr::V4(_) => peer,
-        IpAddr::V6(address) => match address.to_ipv4_mapped() {
-            Some(mapped) => mapped.into(),
-            None => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-        },
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod gatesvr;
 mod gateway;
+mod limits;
 mod node;
 mod upstreams;
 
@@ -187,6 +188,7 @@ fn buckets(text: &mut String, name: &str, label: Option<&str>, durations: &Durat
 pub(super) fn families(status: &Status) -> Vec<Family> {
     let mut all = node::families(status);
     all.extend(gateway::families(&status.gateway));
+    all.extend(limits::families(&status.gateway));
     all.extend(upstreams::families(&status.upstreams));
     all.extend(gatesvr::families(status));
     all

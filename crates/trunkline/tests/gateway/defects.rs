@@ -29,7 +29,8 @@ async fn c2_a_refusal_for_load_ends_no_session_and_uses_up_no_number() {
             }
             let refusal = error(answer);
             assert_eq!(refusal.error_code, 503, "{refusal:?}");
-            assert!((1..=1000).contains(&refusal.retry_after_ms), "{refusal:?}");
+            // As long as the calls refused in the last second would stand in a queue, and up to twice that.
+            assert!((1..=3000).contains(&refusal.retry_after_ms), "{refusal:?}");
             refused += 1;
             tokio::time::sleep(Duration::from_millis(u64::from(refusal.retry_after_ms))).await;
         }

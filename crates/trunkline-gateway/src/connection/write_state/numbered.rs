@@ -53,8 +53,7 @@ impl WriteState {
                     write(self.form, seq, &body, batch);
                 }
             }
-            self.outbox_bytes -= body.len();
-            self.outbox.pop_front();
+            self.outbox.pop();
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use trunkline_session::engine::{
 };
 use trunkline_session::token::{ResumeToken, device_hash};
 use trunkline_session::{
-    Channel, ClientSeq, ConnectionId, Engine, Fence, Now, Position, Protocol, ReplyBudget, Seq,
+    Channel, ClientSeq, ConnectionId, Engine, Fence, Now, OpenGate, Position, Protocol, ReplyBudget, Seq,
     SessionConfig, SessionId,
 };
 
@@ -164,7 +164,7 @@ impl Node {
                 return;
             }
             let Some(frame) = conn.inbox.pop_front() else { return };
-            engine.handle_input(now, Input::Frame { fence, frame, sent: conn });
+            engine.handle_input(now, Input::Frame { fence, frame, sent: conn, gate: &OpenGate });
             self.carry_out(now, session, world);
         }
     }
@@ -338,7 +338,7 @@ impl Node {
             }
             Output::Close { connection, notice } => self.close(connection.0 as usize, notice),
             Output::Event(event) => self.events.push((session, event)),
-            Output::CallRefused | Output::Acked(_) | Output::AckedSeq(_) => {}
+            Output::CallRefused(_) | Output::RequestRefused(_) | Output::Acked(_) | Output::AckedSeq(_) => {}
         }
     }
 

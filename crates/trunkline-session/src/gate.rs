@@ -1,0 +1,128 @@
+//! What a node says of a call before it runs, beside the session's own limits, and why calls are refused.
+//!
+//! The engine asks the gate once for each call that would run, and carries the place that it got with the call. It
+//! knows neither the node's limits nor its other sessions; the gate knows nothing of numbers, windows and replies.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::Now;
+
+/// The node's word on calls.
+pub trait CallGate {
+    /// A call whose request has so many bytes would run: it gets a place, or is turned away before it has cost
+    /// anything. A call that is sent again is asked for again; one that is answered from the cache is not.
+    ///
+    /// # Errors
+    /// Why not now, and when to come again.
+    fn enter(&self, now: Now, bytes: usize) -> Result<Place, TurnedAway>;
+}
+
+/// A gate that is always open.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OpenGate;
+
+impl CallGate for OpenGate {
+    fn enter(&self, _: Now, _: usize) -> Result<Place, TurnedAway> {
+        Ok(Place::default())
+    }
+}
+
+/// Whoever counts places.
+pub trait Places: fmt::Debug + Send + Sync {
+    /// A call that held so many bytes is over.
+    fn leave(&self, bytes: usize);
+}
+
+/// A call's place on its node. It travels with the call: drop gives it back, wherever the call has got to.
+#[derive(Debug, Default)]
+pub struct Place {
+    held: Option<(Arc<dyn Places>, usize)>,
+}
+
+impl Place {
+    /// A place that was counted with these.
+    pub fn held(places: Arc<dyn Places>, bytes: usize) -> Self {
+        Place { held: Some((places, bytes)) }
+    }
+}
+
+/// Two calls are the same whatever places they have.
+impl PartialEq for Place {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some((places, bytes)) = self.held.take() {
+            places.leave(bytes);
+        }
+    }
+}
+
+/// The node takes a call not now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TurnedAway {
+    /// For the counters and the client.
+    pub why: RequestRefusal,
+    /// When to come again, spread already so that clients do not come back together.
+    pub retry_after: Duration,
+}
+
+macro_rules! refusals {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal, $text:literal;)+) => {
+        /// Why a request was refused for load before it ran (429, 503). Its number stays usable.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum RequestRefusal { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl RequestRefusal {
+            /// Every reason, in the order of the documentation.
+            pub const ALL: &[RequestRefusal] = &[$(RequestRefusal::$variant,)+];
+
+            /// As metrics name it.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(RequestRefusal::$variant => $name,)+ }
+            }
+
+            /// As the client is told.
+            pub const fn text(self) -> &'static str {
+                match self { $(RequestRefusal::$variant => $text,)+ }
+            }
+        }
+    };
+}
+
+refusals! {
+    /// The session sends frames too fast.
+    FrameRate = "frame_rate", "frames come too fast";
+    /// The session has as many calls or operations under way as it may.
+    Session = "session", "as much is under way in this session as may be";
+    /// The replies that are kept leave no room for another.
+    ReplyCache = "reply_cache", "the node has no room for further replies";
+    /// The replies that wait to be written leave no room for another.
+    ReplyQueue = "reply_queue", "too many replies wait to be read by their clients";
+    /// The node starts as many calls a second as it may.
+    CallRate = "call_rate", "the node starts no more calls now";
+    /// The same, and this user has had a fair share.
+    UserCallRate = "user_call_rate", "the node starts no more calls of this user now";
+    /// As many calls are under way on the node as may be.
+    InFlight = "in_flight", "as many calls are under way as may be";
+    /// This user has as many calls under way as there are places left.
+    UserInFlight = "user_in_flight", "as many calls of this user are under way as may be now";
+    /// The requests of the calls under way have as many bytes as may be, the user's own or all.
+    CallBytes = "call_bytes", "the requests under way have as many bytes as may be";
+    /// The process has as much memory as it may.
+    Memory = "memory", "the node is short of memory";
+    /// The node stops.
+    Stopping = "stopping", "the node stops: send it again when you are back";
+}
+
+impl RequestRefusal {
+    /// Whether it is the client's own pace (429) or the node's load (503).
+    pub const fn is_pace(self) -> bool {
+        matches!(self, RequestRefusal::FrameRate)
+    }
+}
