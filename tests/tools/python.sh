@@ -5,6 +5,8 @@ python_tests() {
   compgen -G 'tests/python/test_*.py' >/dev/null || return 0
   say "Python tests"
   need python3 python3 python3-venv || { count 0 1 1 "python3"; return; }
+  # Prometheus reads our rules and our metrics as an operator's does.
+  unpack promtool prometheus || { count 0 1 1 "prometheus"; return; }
   python_environment || { count 0 1 1 "the Python environment"; return; }
   local log=$tools/pytest.log status summary select=()
   [ ${#filters[@]} -gt 0 ] && select=(-k "$(printf '%s or ' "${filters[@]}" | sed 's/ or $//')")

@@ -18,6 +18,7 @@ use jsonwebtoken::jwk::JwkSet;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use trunkline_gateway::auth::JwtVerifier;
 
@@ -49,14 +50,20 @@ pub(crate) async fn load(jwt: &Jwt) -> anyhow::Result<JwkSet> {
         .with_context(|| format!("auth.jwt.jwks: {source} is no JSON Web Key Set"))
 }
 
-/// Reads the key set again and again, as long as it is polled.
-pub(crate) async fn keep_fresh(jwt: Jwt, verifier: Option<Arc<JwtVerifier>>) -> Infallible {
-    let (Some(_), Some(verifier)) = (&jwt.jwks, verifier) else { return std::future::pending().await };
+/// Reads the key set again and again, as long as it is polled. `jwt` may change meanwhile.
+pub(crate) async fn keep_fresh(jwt: watch::Receiver<Jwt>, verifier: Option<Arc<JwtVerifier>>) -> Infallible {
+    let Some(verifier) = verifier else { return std::future::pending().await };
     loop {
         // Jittered: nodes that start together must not all ask at once for ever.
         tokio::time::sleep(REFRESH.mul_f64(rand::random_range(0.8..1.2))).await;
-        match load(&jwt).await {
-            Ok(keys) => verifier.replace_keys(keys),
+        let now = jwt.borrow().clone();
+        if now.jwks.is_none() {
+            continue;
+        }
+        match load(&now).await {
+            // A reload meanwhile has read another set.
+            Ok(keys) if *jwt.borrow() == now => verifier.replace_keys(keys),
+            Ok(_) => {}
             Err(error) => tracing::warn!("{error:#}; the keys from before stay in force"),
         }
     }

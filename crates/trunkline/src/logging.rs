@@ -78,7 +78,33 @@ fn parse(level: &str) -> anyhow::Result<EnvFilter> {
     })
 }
 
+/// A level that was read and can be set.
+pub(crate) struct Level(EnvFilter);
+
+impl Level {
+    /// # Errors
+    /// It is no level and no list of directives.
+    pub(crate) fn parse(log: &Log) -> anyhow::Result<Self> {
+        parse(&log.level).map(Level)
+    }
+}
+
 impl LogHandle {
+    /// Logs at this level from now on.
+    pub(crate) fn set(&self, level: Level) {
+        if let Some(filter) = &self.filter {
+            // It fails only where the log has gone, with the process.
+            let _ = filter.reload(level.0);
+        }
+    }
+
+    /// Opens the file anew before its next line: somebody may have moved it.
+    pub(crate) fn reopen(&self) {
+        if let Some(reopen) = &self.reopen {
+            reopen.ask();
+        }
+    }
+
     /// What is not in the log.
     pub(crate) fn lost(&self) -> LostLines {
         let slow = self.slow.as_ref().map_or(0, ErrorCounter::dropped_lines);

@@ -12,9 +12,12 @@ mod metrics;
 mod page;
 mod rate;
 mod refusals;
+mod reload;
 mod status;
 mod stop;
 mod surfaces;
+mod systemd;
+mod watching;
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -31,33 +34,40 @@ use trunkline_gateway::{Gateway, Snapshot};
 use trunkline_session::TokenKey;
 use trunkline_session::position::is_implicit_name;
 
-use crate::config::{AuthMode, Config, Limits, Loaded};
+use crate::config::{AuthMode, Config, Limits, Loaded, Sources};
 use crate::data_dir::DataDir;
 use crate::logging::LogHandle;
 use crate::ready::{Published, RunningNode};
 use crate::{descriptors, jwks, keys, logging, options, ready};
 use certificate::NodeCertificate;
+use reload::{Reloader, Reloads};
 use status::StatusSource;
 use stop::Signals;
+use surfaces::Surfaces;
 
 /// Where a memory broker keeps what outlives the process: registrations of upstreams.
 const DURABLE_PREFIX: &str = "upstream/";
 
-/// Serves until a signal comes, then drains.
-pub(crate) fn run(loaded: Loaded, ready_file: Option<PathBuf>) -> anyhow::Result<()> {
+/// Serves until a signal comes, then drains. A reload reads the sources again.
+pub(crate) fn run(loaded: Loaded, sources: Sources, ready_file: Option<PathBuf>) -> anyhow::Result<()> {
     let (log, flush) = logging::start(&loaded.config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.context("the runtime cannot be started")?;
-    let ended = runtime.block_on(serve(loaded.config, log, ready_file.as_deref()));
+    let ended = runtime.block_on(serve(loaded.config, sources, log, ready_file.as_deref()));
     // Nothing is left that matters, and a thread that hangs in a system call must not hold up the end.
     runtime.shutdown_background();
     drop(flush);
     ended
 }
 
-async fn serve(config: Config, log: LogHandle, ready_file: Option<&Path>) -> anyhow::Result<()> {
+async fn serve(
+    config: Config,
+    sources: Sources,
+    log: LogHandle,
+    ready_file: Option<&Path>,
+) -> anyhow::Result<()> {
     // Before anything is heard of us: a signal during the start must not be lost.
-    let mut signals = Signals::listen()?;
+    let (mut signals, mut hangups) = (Signals::listen()?, reload::hangups()?);
     let dir = DataDir::open(&config.node.data_dir)?;
     let _lock = dir.lock()?;
     ready::forget(&dir, ready_file)?;
@@ -68,14 +78,22 @@ async fn serve(config: Config, log: LogHandle, ready_file: Option<&Path>) -> any
     let upstreams = Upstreams::new(options::upstream_options(&config)?, Arc::clone(&broker));
     let (authenticator, verifier) = authenticator(&config, &dir, &upstreams).await?;
     let key = TokenKey::new(keys::resume_key(&dir)?);
-    let descriptors = descriptors::raise_limit();
-    let gateway_options = options::gateway_options(&config, &node_name(), key, descriptors)?;
-    let gateway = Gateway::new(gateway_options, broker, authenticator, Some(Arc::clone(&upstreams)));
+    let (name, descriptors) = (node_name(), descriptors::raise_limit());
+    let gateway_options = |config: &Config| options::gateway_options(config, &name, key.clone(), descriptors);
+    let gateway =
+        Gateway::new(gateway_options(&config)?, broker, authenticator, Some(Arc::clone(&upstreams)));
     let gateway = gateway.await.context("the broker refused the node")?;
     gateway.mount(Arc::new(echo::Echo));
 
     let cancel = CancellationToken::new();
-    let status = StatusSource::new(gateway.clone(), Arc::clone(&upstreams), &certificate, log);
+    let reloads = Arc::new(Reloads::default());
+    let status = StatusSource::new(
+        gateway.clone(),
+        Arc::clone(&upstreams),
+        &certificate,
+        log.clone(),
+        Arc::clone(&reloads),
+    );
     let surfaces =
         surfaces::bind(&config, &gateway, &certificate, &status, &dir, descriptors, &cancel).await?;
     let node = RunningNode {
@@ -89,16 +107,50 @@ async fn serve(config: Config, log: LogHandle, ready_file: Option<&Path>) -> any
     greet(&node, &config);
     let mut published = node.publish(&dir, ready_file)?;
 
+    systemd::ready();
+
+    let memory_limit = config.limits.memory;
+    let (jwt, jwt_now) = watch::channel(config.jwt.clone());
+    let mut reloader = Reloader {
+        sources,
+        running: config,
+        dir: &dir,
+        gateway_options: &gateway_options,
+        gateway: &gateway,
+        upstreams: &upstreams,
+        certificate: &certificate,
+        surfaces: &surfaces,
+        verifier: verifier.clone(),
+        jwt,
+        log,
+        reloads: &reloads,
+    };
     let signal = tokio::select! {
         signal = signals.next() => signal,
-        never = jwks::keep_fresh(config.jwt.clone(), verifier) => match never {},
+        never = reloader.run(&mut hangups) => match never {},
+        never = jwks::keep_fresh(jwt_now, verifier) => match never {},
         never = keep_published(&mut published, &certificate, renewals) => match never {},
-        never = memory::watch(&gateway, config.limits.memory) => match never {},
+        never = memory::watch(&gateway, memory_limit) => match never {},
+        never = systemd::watchdog() => match never {},
     };
-    let end = Instant::now() + config.limits.drain;
-    tracing::info!(signal, drain = ?config.limits.drain, "stopping: clients are told to reconnect");
+    let drain = reloader.running.limits.drain;
+    let end = Instant::now() + drain;
+    tracing::info!(signal, ?drain, "stopping: clients are told to reconnect");
+    systemd::stopping();
     status.stopping();
     drop(published);
+    ending(&mut signals, &gateway, &surfaces, &upstreams, &cancel, end).await
+}
+
+/// Drains until `end`, unless a second signal comes.
+async fn ending(
+    signals: &mut Signals,
+    gateway: &Gateway,
+    surfaces: &Surfaces,
+    upstreams: &Upstreams,
+    cancel: &CancellationToken,
+    end: Instant,
+) -> anyhow::Result<()> {
     tokio::select! {
         // A second signal is looked at first: it is what a person sends who does not want to wait.
         biased;
@@ -106,7 +158,8 @@ async fn serve(config: Config, log: LogHandle, ready_file: Option<&Path>) -> any
             let Snapshot { sessions_live, calls_running, .. } = gateway.snapshot();
             bail!("a second signal, {signal}, ended the node at once: {sessions_live} sessions and {calls_running} calls were cut");
         }
-        cut = stop::wind_down(&gateway, &surfaces, &upstreams, &cancel, end) => stop::report(cut),
+        never = systemd::watchdog() => match never {},
+        cut = stop::wind_down(gateway, surfaces, upstreams, cancel, end) => stop::report(cut),
     }
     Ok(())
 }

@@ -29,11 +29,11 @@ pub struct JwtOptions {
     pub required: Vec<String>,
 }
 
-/// Verifies tokens. The key set can be replaced while it is used.
+/// Verifies tokens. The key set and the options can be replaced while it is used.
 pub struct JwtVerifier {
     secret: Option<DecodingKey>,
     keys: ArcSwap<JwkSet>,
-    options: JwtOptions,
+    options: ArcSwap<JwtOptions>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -64,12 +64,17 @@ impl JwtVerifier {
     /// `secret` is the node's HS256 key; the key set may be empty.
     pub fn new(secret: Option<&[u8]>, keys: JwkSet, options: JwtOptions) -> Self {
         let secret = secret.map(DecodingKey::from_secret);
-        JwtVerifier { secret, keys: ArcSwap::new(Arc::new(keys)), options }
+        JwtVerifier { secret, keys: ArcSwap::new(Arc::new(keys)), options: ArcSwap::from_pointee(options) }
     }
 
     /// Replaces the key set; tokens verified before stay verified.
     pub fn replace_keys(&self, keys: JwkSet) {
         self.keys.store(Arc::new(keys));
+    }
+
+    /// Replaces what is checked beside the signature; tokens verified before stay verified.
+    pub fn replace_options(&self, options: JwtOptions) {
+        self.options.store(Arc::new(options));
     }
 
     /// Checks signature and times, and reads the claims.
@@ -91,16 +96,17 @@ impl JwtVerifier {
     }
 
     fn validation(&self, algorithm: Algorithm) -> Validation {
+        let options = self.options.load();
         let mut validation = Validation::new(algorithm);
         validation.leeway = LEEWAY_SECONDS;
         validation.validate_nbf = true;
-        validation.required_spec_claims = self.options.required.iter().cloned().collect();
-        validation.validate_aud = self.options.audience.is_some();
-        if let Some(audience) = &self.options.audience {
+        validation.required_spec_claims = options.required.iter().cloned().collect();
+        validation.validate_aud = options.audience.is_some();
+        if let Some(audience) = &options.audience {
             validation.set_audience(&[audience]);
             validation.required_spec_claims.insert("aud".into());
         }
-        if let Some(issuer) = &self.options.issuer {
+        if let Some(issuer) = &options.issuer {
             validation.set_issuer(&[issuer]);
             validation.required_spec_claims.insert("iss".into());
         }

@@ -224,7 +224,9 @@ impl WriteState {
         let Some(ledger) = &self.ledger else { return };
         self.is_numbering = false;
         let mut ledger = ledger.lock();
-        for outgoing in self.outbox.take(|outgoing| matches!(outgoing.numbering, Some(Numbering::Next { .. }))) {
+        for outgoing in
+            self.outbox.take(|outgoing| matches!(outgoing.numbering, Some(Numbering::Next { .. })))
+        {
             let Some(Numbering::Next { answers }) = outgoing.numbering else { continue };
             // Where nothing more is kept for it, the client's next START is told so.
             let _: Result<Seq, LedgerError> = ledger.park(outgoing.bytes, answers);

@@ -293,7 +293,7 @@ impl Dispatch {
     }
 
     fn enter(&self) -> Option<InFlight<'_>> {
-        let limit = self.options.max_in_flight_total.unwrap_or(u32::MAX);
+        let limit = self.registry.live().max_in_flight_total.unwrap_or(u32::MAX);
         let below = |running: u32| (running < limit).then(|| running + 1);
         let traffic = &self.traffic;
         traffic.in_flight.fetch_update(Ordering::AcqRel, Ordering::Relaxed, below).ok()?;

@@ -125,3 +125,31 @@ impl Default for HealthOptions {
         }
     }
 }
+
+/// What of the options can change while calls run.
+#[derive(Debug, Clone)]
+pub(super) struct Live {
+    pub(super) routes: Vec<Route>,
+    pub(super) statics: Vec<Registration>,
+    pub(super) idempotent_actions: Vec<String>,
+    pub(super) max_in_flight: u32,
+    pub(super) max_in_flight_total: Option<u32>,
+}
+
+impl Live {
+    pub(super) fn of(options: &UpstreamOptions) -> Self {
+        Live {
+            routes: options.routes.clone(),
+            statics: options.statics.clone(),
+            idempotent_actions: options.idempotent_actions.clone(),
+            max_in_flight: options.max_in_flight,
+            max_in_flight_total: options.max_in_flight_total,
+        }
+    }
+
+    /// The service that an action's longest route names.
+    pub(super) fn service_of(&self, action: &str) -> Option<&str> {
+        let matching = self.routes.iter().filter(|route| action.starts_with(&route.prefix));
+        matching.max_by_key(|route| route.prefix.len()).map(|route| route.service.as_str())
+    }
+}

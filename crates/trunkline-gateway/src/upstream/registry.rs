@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::events;
 use super::keeper::Keeper;
 use super::link::Dial;
-use super::options::{Route, UpstreamOptions};
+use super::options::{Live, Route, UpstreamOptions};
 use super::peer::Peer;
 use super::registration::{AUTH_SERVICE, Address, Registration, ServedZone};
 use super::signal::Changes;
@@ -132,7 +132,9 @@ impl Class {
 pub(super) struct Registry {
     table: ArcSwap<Table>,
     state: Mutex<State>,
+    /// What peers are made with.
     options: Arc<UpstreamOptions>,
+    live: ArcSwap<Live>,
     dial: Arc<dyn Dial>,
     tasks: TaskTracker,
     cancel: CancellationToken,
@@ -157,6 +159,7 @@ impl Registry {
         let registry = Registry {
             table: ArcSwap::default(),
             state: Mutex::default(),
+            live: ArcSwap::from_pointee(Live::of(&options)),
             options,
             dial,
             tasks,
@@ -169,6 +172,17 @@ impl Registry {
 
     pub(super) fn table(&self) -> Arc<Table> {
         self.table.load_full()
+    }
+
+    pub(super) fn live(&self) -> Arc<Live> {
+        self.live.load_full()
+    }
+
+    /// What can change does, for the calls from now on; calls that run end where they are.
+    pub(super) fn reconfigure(&self, live: Live) {
+        let mut state = self.state.lock();
+        self.live.store(Arc::new(live));
+        self.rebuild(&mut state);
     }
 
     /// The broker's registrations as they stand; what is not among them is gone.
@@ -204,7 +218,8 @@ impl Registry {
     }
 
     fn rebuild(&self, state: &mut State) {
-        let statics = self.options.statics.iter().map(|registration| (Source::Static, registration.clone()));
+        let live = self.live.load();
+        let statics = live.statics.iter().map(|registration| (Source::Static, registration.clone()));
         let registered =
             state.registered.values().map(|registration| (Source::Registered, registration.clone()));
         let mut seen = HashSet::new();
@@ -223,14 +238,14 @@ impl Registry {
             let mut limits = entries.iter().filter(|entry| entry.peer.address == *address).peekable();
             let lives = limits.peek().is_some();
             let limit = limits.filter_map(|entry| entry.registration.max_in_flight).max();
-            peer.set_limit(limit.unwrap_or(self.options.max_in_flight));
+            peer.set_limit(limit.unwrap_or(live.max_in_flight));
             if !lives {
                 tracing::info!(%address, "upstream gone");
                 peer.cancel.cancel();
             }
             lives
         });
-        self.table.store(Arc::new(Table::new(entries, &self.options.routes, state.loaded)));
+        self.table.store(Arc::new(Table::new(entries, &live.routes, state.loaded)));
         self.changes.tell();
     }
 

@@ -23,7 +23,7 @@ use super::dispatch::{Client, Dispatch, Plan, Traffic, overloaded};
 use super::health::{Outcome, Slowness};
 use super::hooks::{self, AuthorizeCache};
 use super::link::{Dial, SocketDial};
-use super::options::UpstreamOptions;
+use super::options::{Live, UpstreamOptions};
 use super::pace::Pace;
 use super::registration::{RegisterError, Registration, names_action, parse_zone, with_host};
 use super::registrations::Registrations;
@@ -82,6 +82,12 @@ impl Upstreams {
         })
     }
 
+    /// Changes routes, static instances, idempotent actions and limits of calls, for the calls from now on. Everything
+    /// else stays as it was at the start.
+    pub fn reconfigure(&self, options: &UpstreamOptions) {
+        self.dispatch.registry.reconfigure(Live::of(options));
+    }
+
     /// Runs a call at an instance of the caller's zone or of the action's service. Dropping the future cancels it.
     ///
     /// # Errors
@@ -93,13 +99,14 @@ impl Upstreams {
         }
         let options = &self.dispatch.options;
         let time = self.time_for(&call)?;
-        let service = self.service_of(&call.action);
+        let live = self.dispatch.registry.live();
+        let service = live.service_of(&call.action);
         let zone = options.zones.zone_of(&caller.user);
         let whom = match service {
             Some(service) => format!("the service {service}"),
             None => format!("zone {zone}"),
         };
-        let everywhere = names_action(&options.idempotent_actions, &call.action);
+        let everywhere = names_action(&live.idempotent_actions, &call.action);
         let begun = Instant::now();
         let plan = Plan {
             group: &|registry| registry.table().group(service, &zone),
@@ -251,11 +258,12 @@ impl Upstreams {
     /// May this action run twice wherever it goes? True where the configuration says so, or all instances of its
     /// service do, of whatever zone.
     pub fn is_idempotent(&self, action: &str) -> bool {
-        if names_action(&self.dispatch.options.idempotent_actions, action) {
+        let live = self.dispatch.registry.live();
+        if names_action(&live.idempotent_actions, action) {
             return true;
         }
         let table = self.dispatch.registry.table();
-        let mut members = table.members(self.service_of(action)).peekable();
+        let mut members = table.members(live.service_of(action)).peekable();
         members.peek().is_some() && members.all(|entry| entry.registration.is_idempotent(action))
     }
 
@@ -293,12 +301,6 @@ impl Upstreams {
         self.cancel.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-    }
-
-    fn service_of(&self, action: &str) -> Option<&str> {
-        let routes = self.dispatch.options.routes.iter();
-        let matching = routes.filter(|route| action.starts_with(&route.prefix));
-        matching.max_by_key(|route| route.prefix.len()).map(|route| route.service.as_str())
     }
 
     /// How long a call may run before its instance seems slow; what is not known is never slow.

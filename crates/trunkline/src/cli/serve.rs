@@ -41,7 +41,8 @@ pub(crate) struct Serve {
 impl Serve {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let loaded = self.place.load(self.flags())?;
-        crate::serve::run(loaded, self.ready_file)
+        let sources = self.place.sources(self.flags());
+        crate::serve::run(loaded, sources, self.ready_file)
     }
 
     /// The keys that the flags set.

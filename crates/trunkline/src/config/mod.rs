@@ -8,6 +8,7 @@ mod catalogue;
 mod check;
 mod defaults;
 mod document;
+mod live;
 mod memory;
 mod nearest;
 mod problem;
@@ -22,6 +23,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 pub(crate) use defaults::MEMORY_PERCENT;
 pub(crate) use document::{in_force, init_file};
+pub(crate) use live::Changes;
 pub(crate) use memory::MemoryLimit;
 pub(crate) use problem::{Origin, Problems};
 pub(crate) use sections::{

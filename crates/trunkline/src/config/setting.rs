@@ -28,6 +28,9 @@ pub(crate) struct Key<S: 'static> {
     pub(crate) wanted: fn() -> String,
     pub(crate) set: fn(&mut S, &Value) -> Result<(), String>,
     pub(crate) show: fn(&S) -> Option<String>,
+    pub(crate) same: fn(&S, &S) -> bool,
+    /// Into the first from the second.
+    pub(crate) copy: fn(&mut S, &S),
 }
 
 /// A struct whose fields are keys.
@@ -69,6 +72,8 @@ macro_rules! section {
                     Ok(())
                 },
                 show: |section| $crate::config::setting::Setting::show(&section.$field),
+                same: |one, other| one.$field == other.$field,
+                copy: |to, from| to.$field = from.$field.clone(),
             }),*];
         }
     };

@@ -474,14 +474,15 @@ fn section_table(section: &Described) -> String {
     };
     let joined = |doc: &[&str]| doc.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ");
     let mut table = format!(
-        "### {title}\n\n{}\n\n| key | default | what | variable |\n|---|---|---|---|\n",
+        "### {title}\n\n{}\n\n| key | default | reload | what | variable |\n|---|---|---|---|---|\n",
         joined(section.doc)
     );
     for key in &section.keys {
         let name = key.path.last().unwrap();
         let default = key.default.as_deref().map_or("not set".to_owned(), |default| format!("`{default}`"));
         let what = joined(key.doc).replace('|', "\\|");
-        table.push_str(&format!("| `{name}` | {default} | {what} | `{}` |\n", key.variable()));
+        let reload = if live::is_live(&key.path.join(".")) { "live" } else { "restart" };
+        table.push_str(&format!("| `{name}` | {default} | {reload} | {what} | `{}` |\n", key.variable()));
     }
     table + "\n"
 }

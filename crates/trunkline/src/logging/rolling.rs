@@ -38,6 +38,12 @@ struct Open {
 #[derive(Clone, Default)]
 pub(super) struct Reopen(Arc<AtomicBool>);
 
+impl Reopen {
+    pub(super) fn ask(&self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 impl RollingFile {
     /// Opens or makes the file; what is in it stays.
     ///
@@ -196,7 +202,7 @@ mod tests {
         file.write_all(b"1\n").unwrap();
         fs::rename(&path, folder.path().join("elsewhere")).unwrap();
         file.write_all(b"2\n").unwrap();
-        file.reopen().0.store(true, Relaxed);
+        file.reopen().ask();
         file.write_all(b"3\n").unwrap();
         assert_eq!(
             (read(&folder.path().join("elsewhere")), read(&path)),

@@ -5,6 +5,7 @@ mod accepting;
 mod figures;
 mod gatesvr;
 mod places;
+mod profile;
 mod prometheus;
 mod upgrade;
 
@@ -51,6 +52,7 @@ pub(super) fn metrics(http: Http) -> Router {
     figures()
         .route("/metrics", get(prometheus::metrics))
         .route("/stats", get(gatesvr::stats))
+        .route("/debug/pprof/profile", get(profile::profile))
         .fallback(async || not_found(OPERATORS))
         .method_not_allowed_fallback(only_get)
         .layer(middleware::map_response(as_it_is))
@@ -62,7 +64,8 @@ const PUBLIC: &str =
     "/, /ws, /certificate, /health, /ready, /stats, /performance, /api/status and /sdk/trunkline.js";
 
 /// What somebody is told who asks the metrics surface for something else.
-const OPERATORS: &str = "/metrics, /health, /ready, /stats, /performance and /api/status";
+const OPERATORS: &str =
+    "/metrics, /health, /ready, /stats, /performance, /debug/pprof/profile and /api/status";
 
 /// What both have.
 fn figures() -> Router<Http> {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -12,7 +13,7 @@ const MAX_ADDRESSES: usize = 65_536;
 
 /// A token bucket per address: `rate` a second, and as many at once.
 pub(super) struct ConnectionRate {
-    rate: f64,
+    rate: AtomicU32,
     buckets: Mutex<HashMap<IpAddr, Bucket>>,
 }
 
@@ -27,18 +28,24 @@ impl ConnectionRate {
         ConnectionRate { rate: per_second.into(), buckets: Mutex::default() }
     }
 
+    /// Changes the rate. What addresses have used counts on.
+    pub(super) fn set(&self, per_second: u32) {
+        self.rate.store(per_second, Relaxed);
+    }
+
     /// May this address open another connection now?
     pub(super) fn admits(&self, peer: IpAddr) -> bool {
-        if self.rate == 0.0 || peer.is_loopback() {
+        let rate = f64::from(self.rate.load(Relaxed));
+        if rate == 0.0 || peer.is_loopback() {
             return true;
         }
         let now = Instant::now();
         let mut buckets = self.buckets.lock();
         if buckets.len() >= MAX_ADDRESSES {
-            buckets.retain(|_, bucket| bucket.filled(now, self.rate) < self.rate);
+            buckets.retain(|_, bucket| bucket.filled(now, rate) < rate);
         }
-        let bucket = buckets.entry(network(peer)).or_insert(Bucket { tokens: self.rate, at: now });
-        bucket.tokens = bucket.filled(now, self.rate);
+        let bucket = buckets.entry(network(peer)).or_insert(Bucket { tokens: rate, at: now });
+        bucket.tokens = bucket.filled(now, rate);
         bucket.at = now;
         let admitted = bucket.tokens >= 1.0;
         if admitted {

@@ -14,6 +14,7 @@ use trunkline_gateway::{Counters, Gateway, Snapshot};
 
 use super::certificate::NodeCertificate;
 use super::rate::Rate;
+use super::reload::{ReloadFigures, Reloads};
 use crate::logging::{LogHandle, LostLines};
 use crate::process::Process;
 
@@ -40,6 +41,7 @@ struct Shared {
     started_unix: Duration,
     requests: Rate,
     log: LogHandle,
+    reloads: Arc<Reloads>,
     phase: AtomicU8,
     surfaces: OnceLock<BTreeMap<String, SocketAddr>>,
 }
@@ -75,6 +77,8 @@ pub(super) struct Status {
     pub(super) process: Process,
     #[serde(skip)]
     pub(super) log: LostLines,
+    #[serde(skip)]
+    pub(super) reloads: ReloadFigures,
 }
 
 /// What `/performance` says, cheap enough for every visitor of the public page: nothing looks at each session.
@@ -103,6 +107,7 @@ impl StatusSource {
         upstreams: Arc<Upstreams>,
         certificate: &NodeCertificate,
         log: LogHandle,
+        reloads: Arc<Reloads>,
     ) -> Self {
         let shared = Shared {
             gateway,
@@ -112,6 +117,7 @@ impl StatusSource {
             started_unix: unix_time(),
             requests: Rate::default(),
             log,
+            reloads,
             phase: AtomicU8::new(Phase::Starting as u8),
             surfaces: OnceLock::new(),
         };
@@ -171,6 +177,7 @@ impl StatusSource {
             workers,
             process,
             log: shared.log.lost(),
+            reloads: shared.reloads.read(),
         }
     }
 

@@ -140,8 +140,13 @@ mod tests {
         }
         listen.http = Surface::At(([127, 0, 0, 1], 0).into());
         let certificate = certificate::load(&config.tls, &dir).unwrap();
-        let status =
-            StatusSource::new(gateway.clone(), Arc::clone(&upstreams), &certificate, LogHandle::default());
+        let status = StatusSource::new(
+            gateway.clone(),
+            Arc::clone(&upstreams),
+            &certificate,
+            LogHandle::default(),
+            Arc::default(),
+        );
         let cancel = CancellationToken::new();
         let surfaces =
             surfaces::bind(&config, &gateway, &certificate, &status, &dir, 1_000, &cancel).await.unwrap();

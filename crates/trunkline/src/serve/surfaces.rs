@@ -31,12 +31,18 @@ pub(super) struct Surfaces {
     addresses: BTreeMap<String, SocketAddr>,
     tasks: TaskTracker,
     grpc: Option<GrpcServer>,
+    rate: Arc<ConnectionRate>,
 }
 
 impl Surfaces {
     /// The bound address of each surface.
     pub(super) fn addresses(&self) -> &BTreeMap<String, SocketAddr> {
         &self.addresses
+    }
+
+    /// Changes how many connections one address may open in a second.
+    pub(super) fn limit_connections(&self, per_second: u32) {
+        self.rate.set(per_second);
     }
 
     /// The node serves: whoever asks by gRPC is told so from now on.
@@ -92,7 +98,7 @@ pub(super) async fn bind(
 ) -> anyhow::Result<Surfaces> {
     let rate = Arc::new(ConnectionRate::new(config.limits.connections_per_address));
     let tasks = TaskTracker::new();
-    tasks.spawn(certificate.clone().renew(config.tls.clone(), dir.clone(), cancel.clone()));
+    tasks.spawn(certificate.clone().renew(config.tls.names.clone(), dir.clone(), cancel.clone()));
     tasks.spawn(status.clone().follow(cancel.clone()));
     let refusals = Refusals::new(&tasks);
     let places = Places::new(options::http_connections(&config.limits, descriptors));
@@ -102,7 +108,7 @@ pub(super) async fn bind(
         gateway,
         certificate,
         cancel,
-        rate,
+        rate: Arc::clone(&rate),
         refusals,
         places,
         handshakes,
@@ -137,7 +143,7 @@ pub(super) async fn bind(
         })?;
         addresses.insert(name.to_owned(), bound);
     }
-    Ok(Surfaces { addresses, tasks, grpc })
+    Ok(Surfaces { addresses, tasks, grpc, rate })
 }
 
 impl Binder<'_> {

@@ -78,7 +78,10 @@ async fn an_unknown_path_is_told_what_is_there() {
     let metrics = ask(server.ready().metrics().unwrap(), "GET /", "").await;
     assert_eq!(
         (metrics.status, metrics.body.as_str()),
-        (404, "not found: here are /metrics, /health, /ready, /stats, /performance and /api/status\n")
+        (
+            404,
+            "not found: here are /metrics, /health, /ready, /stats, /performance, /debug/pprof/profile and /api/status\n"
+        )
     );
 }
 

@@ -2,4 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers panic like the test itself")]
 
 mod common;
+mod drain;
 mod log;
+mod machine;
+mod profile;
+mod reload;
+mod systemd;

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{StatusCode, header};
+use axum::http::{Request, StatusCode, header};
 use axum::response::IntoResponse;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -96,10 +97,11 @@ async fn serve_one(
     cancel: CancellationToken,
 ) {
     let peer = stream.peer();
-    let asked = Mutex::new(Instant::now());
+    let patience = Patience::default();
     let router = TowerToHyperService::new(router);
-    let service = service_fn(|request| {
-        *asked.lock() = Instant::now();
+    let service = service_fn(|mut request: Request<Incoming>| {
+        patience.extend(Duration::ZERO);
+        request.extensions_mut().insert(patience.clone());
         place.busy();
         let answering = router.call(request);
         let place = &place;
@@ -118,7 +120,7 @@ async fn serve_one(
     tokio::pin!(serving);
     let served = tokio::select! {
         served = serving.as_mut() => served,
-        () = stalled(&asked, head_timeout * RESPONSE_TIMEOUTS) => {
+        () = patience.ends(head_timeout * RESPONSE_TIMEOUTS) => {
             tracing::debug!(%peer, "an HTTP client does not take its response");
             return;
         }
@@ -136,14 +138,31 @@ async fn serve_one(
     }
 }
 
-/// Resolves when nothing was asked for so long. While a connection is idle the time for a head ends it sooner, so this
-/// one has a client that does not read.
-async fn stalled(asked: &Mutex<Instant>, limit: Duration) {
-    loop {
-        let until = *asked.lock() + limit;
-        if until <= Instant::now() {
-            return;
+/// Until when a connection's last request may take. Clones are the same connection's.
+#[derive(Clone)]
+pub(super) struct Patience(Arc<Mutex<Instant>>);
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience(Arc::new(Mutex::new(Instant::now())))
+    }
+}
+
+impl Patience {
+    /// A request came that takes at least this long to answer.
+    pub(super) fn extend(&self, by: Duration) {
+        *self.0.lock() = Instant::now() + by;
+    }
+
+    /// Resolves when nothing was asked for so long. While a connection is idle the time for a head ends it sooner, so
+    /// this one has a client that does not read.
+    async fn ends(&self, limit: Duration) {
+        loop {
+            let until = *self.0.lock() + limit;
+            if until <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(until).await;
         }
-        tokio::time::sleep_until(until).await;
     }
 }

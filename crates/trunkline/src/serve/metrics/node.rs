@@ -6,7 +6,7 @@ use crate::process;
 use crate::serve::status::Phase;
 
 pub(super) fn families(status: &Status) -> Vec<Family> {
-    let of = &status.process;
+    let (of, reloads) = (&status.process, status.reloads);
     let ready = u64::from(status.phase == Phase::Ready.as_str());
     vec![
         Family::gauge(Count, "trunkline_build_info", "Always 1; the version is in the label.")
@@ -43,5 +43,23 @@ pub(super) fn families(status: &Status) -> Vec<Family> {
             "Lines that are not in the log: its writer was too slow, or could not write (a full disk).",
         )
         .by("reason", [("slow", status.log.slow), ("failed", status.log.failed)]),
+        Family::counter(
+            Count,
+            "trunkline_reloads_total",
+            "Reloads of the configuration, by what became of them.",
+        )
+        .by("result", [("applied", reloads.applied), ("refused", reloads.refused)]),
+        Family::gauge(
+            Truth,
+            "trunkline_reload_refused",
+            "Whether the last reload was refused: what is on the disk is not in force.",
+        )
+        .is(u64::from(reloads.stale)),
+        Family::gauge(
+            Truth,
+            "trunkline_restart_needed",
+            "Whether a key of the configuration has changed that needs a restart.",
+        )
+        .is(u64::from(reloads.restart)),
     ]
 }

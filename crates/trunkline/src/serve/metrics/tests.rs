@@ -29,7 +29,7 @@ async fn idle() -> Status {
     let temporary = tempfile::tempdir().unwrap();
     let dir = DataDir::open(temporary.path()).unwrap();
     let certificate = certificate::load(&Config::default().tls, &dir).unwrap();
-    StatusSource::new(gateway, upstreams, &certificate, LogHandle::default()).read()
+    StatusSource::new(gateway, upstreams, &certificate, LogHandle::default(), Arc::default()).read()
 }
 
 fn labels(family: &Family) -> BTreeSet<&'static str> {
