@@ -36,3 +36,20 @@ stop_node() {
   kill -TERM "$node" 2>/dev/null
   wait "$node"
 }
+
+# same_test CARGO_TEST_ARGUMENT... -- WHAT LIMIT: runs a test of ./test at the size that the environment says. What it
+# prints as "reading counts ..." is the reading.
+same_test() {
+  local arguments=() told
+  while [ "$1" != -- ]; do
+    arguments+=("$1")
+    shift
+  done
+  local what=$2 limit=$3
+  if cargo test --quiet "${arguments[@]}" -- --nocapture >"$WORK/log" 2>&1 && told=$(sed -n 's/^reading counts //p' "$WORK/log") && [ -n "$told" ]; then
+    printf '%s\t%s\t%s\tpass\n' "$what" "$told" "$limit" >>"$FIGURES"
+  else
+    tail -n 40 "$WORK/log" >&2
+    printf '%s\t%s\t%s\tfail\n' "$what" "the test failed" "$limit" >>"$FIGURES"
+  fi
+}

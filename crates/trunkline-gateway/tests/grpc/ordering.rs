@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use parking_lot::Mutex;
@@ -44,9 +45,7 @@ async fn push_some(
         if random.random_range(0..5) == 0 {
             answered.subscribe().wait_for(|answered| answered.contains(&call)).await?;
         }
-        for _ in 0..random.random_range(0..12) {
-            yield_now().await;
-        }
+        pause(&mut random, 12).await;
         let hint = [Hint::NshBeforeResponse, Hint::NshAfterResponse, Hint::NshImmediately]
             [random.random_range(0..3)];
         let title = format!("{user}/{seq}/{at}");
@@ -61,6 +60,23 @@ async fn push_some(
     Ok(())
 }
 
+/// A size that `./prove` may set.
+fn size(name: &str, small: u64) -> u64 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(small)
+}
+
+/// A pause of random length: turns of other tasks, or at full size real time, as the check has it.
+async fn pause(random: &mut StdRng, turns: u32) {
+    match size("O1_DELAY_MS", 0) {
+        0 => {
+            for _ in 0..random.random_range(0..turns) {
+                yield_now().await;
+            }
+        }
+        most => tokio::time::sleep(Duration::from_millis(random.random_range(0..=most))).await,
+    }
+}
+
 fn seeded(user: &str, seq: u64) -> StdRng {
     StdRng::seed_from_u64(seq + user.bytes().map(u64::from).sum::<u64>() * 1_000)
 }
@@ -68,7 +84,7 @@ fn seeded(user: &str, seq: u64) -> StdRng {
 #[tokio::test]
 async fn o1_before_reply_after_or_an_explicit_too_late() -> Result<()> {
     const USERS: usize = 4;
-    const CALLS: u64 = 60;
+    let calls_each = size("O1_CALLS", 60);
     let node = Node::start().await?;
     let service = node.service().await?;
     let (pushed, pushers) = (Pushed::default(), Arc::new(Mutex::new(JoinSet::new())));
@@ -79,9 +95,7 @@ async fn o1_before_reply_after_or_an_explicit_too_late() -> Result<()> {
         let (service, told, kept) = (service.clone(), Arc::clone(&told), Arc::clone(&kept));
         running.lock().spawn(push_some(service, caller.user, call.client_seq, told, kept));
         async move {
-            for _ in 0..random.random_range(0..12) {
-                yield_now().await;
-            }
+            pause(&mut random, 12).await;
             Ok(Reply::ok(call.data))
         }
     }));
@@ -92,9 +106,9 @@ async fn o1_before_reply_after_or_an_explicit_too_late() -> Result<()> {
         clients.push((user.clone(), node.client(&user).await?, HashMap::new()));
     }
     // Seven at once, so that calls overlap and are never queued behind the gateway's limit of eight.
-    for first in (1..=CALLS).step_by(7) {
+    for first in (1..=calls_each).step_by(7) {
         for (_, client, calls) in &mut clients {
-            for seq in first..=CALLS.min(first + 6) {
+            for seq in first..=calls_each.min(first + 6) {
                 calls.insert(client.send_call("any", &[], format!("{seq}")).await?, seq);
             }
         }
@@ -118,6 +132,10 @@ async fn o1_before_reply_after_or_an_explicit_too_late() -> Result<()> {
     let counts = check_the_rest(&mut clients, &pushed).await?;
     // The schedule has met every case, so that the test says something.
     ensure!(counts.iter().all(|count| *count > 0), "bound, too late, late after, immediate: {counts:?}");
+    let [bound, too_late, late, immediate] = counts;
+    println!(
+        "reading counts {bound} bound, {too_late} too late, {late} late but sent, {immediate} immediate"
+    );
     node.stop((clients, upstream)).await
 }
 
@@ -201,7 +219,7 @@ struct Made {
 #[tokio::test]
 async fn o3_two_sessions_and_eight_pushers_see_the_order_of_acceptance() -> Result<()> {
     const PUSHERS: u64 = 8;
-    const EACH: u64 = 40;
+    let each = size("O3_EACH", 40);
     let node = Node::start().await?;
     let mut sessions = [node.client_on("alice", "phone").await?, node.client_on("alice", "tablet").await?];
     let ticks = Arc::new(AtomicU64::new(0));
@@ -212,7 +230,7 @@ async fn o3_two_sessions_and_eight_pushers_see_the_order_of_acceptance() -> Resu
         pushers.spawn(async move {
             let mut made = Vec::new();
             let mut random = StdRng::seed_from_u64(pusher);
-            for at in 0..EACH {
+            for at in 0..each {
                 for _ in 0..random.random_range(0..4) {
                     yield_now().await;
                 }
@@ -233,7 +251,7 @@ async fn o3_two_sessions_and_eight_pushers_see_the_order_of_acceptance() -> Resu
     for client in &mut sessions {
         let mut order = Vec::new();
         let mut last = 0;
-        for _ in 0..PUSHERS * EACH {
+        for _ in 0..PUSHERS * each {
             let frame = client.push().await?;
             let offset = frame.position.as_ref().map(|position| position.offset);
             ensure!(offset > Some(last), "offsets rise");
@@ -252,5 +270,6 @@ async fn o3_two_sessions_and_eight_pushers_see_the_order_of_acceptance() -> Resu
             assert!(place[&one.title] < place[&other.title], "{} after {}", one.title, other.title);
         }
     }
+    println!("reading counts {} pushes, each on both sessions", made.len());
     node.stop(sessions).await
 }
