@@ -1,3 +1,5 @@
+//! The promises of the call rate in virtual time: exact in every tenth of a second, and fair among users.
+
 use std::num::NonZeroU32;
 
 use super::*;
