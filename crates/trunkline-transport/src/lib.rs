@@ -41,6 +41,7 @@ mod session;
 mod stream_listener;
 mod streams;
 mod tls;
+mod tls_sink;
 #[cfg(unix)]
 mod unix;
 pub mod websocket;

@@ -21,6 +21,7 @@ use tokio_rustls::TlsStream;
 use crate::{
     ByteWriter, Connection, ConnectionInfo, FrameReader, Framing, Protocol, Streams,
     reader::{SharedTls, Source},
+    tls_sink::TlsSink,
     writer::Sink,
 };
 
@@ -122,7 +123,7 @@ impl Io {
             }
             Self::Tls(stream) => {
                 let shared = SharedTls::new(Mutex::new(*stream));
-                (Source::Tls(SharedTls::clone(&shared)), Sink::Tls(shared))
+                (Source::Tls(SharedTls::clone(&shared)), Sink::Tls(TlsSink::new(shared)))
             }
         };
         Connection {

@@ -21,7 +21,8 @@ use crate::{
     FrameKind, Framing,
     defaults::COPY,
     quic::{QuicSink, WebTransportSink},
-    reader::{SharedTls, with_scratch},
+    reader::with_scratch,
+    tls_sink::TlsSink,
 };
 
 /// Bytes to the peer.
@@ -36,7 +37,7 @@ pub struct ByteWriter {
 /// Where bytes go.
 pub(crate) enum Sink {
     Tcp(OwnedWriteHalf),
-    Tls(SharedTls),
+    Tls(TlsSink),
     Quic(Box<QuicSink>),
     WebTransport(Box<WebTransportSink>),
     Memory(WriteHalf<DuplexStream>),
@@ -72,7 +73,7 @@ impl ByteWriter {
             Sink::Memory(half) => Pin::new(half).poll_write_vectored(cx, bufs),
             #[cfg(unix)]
             Sink::Unix(half) => Pin::new(half).poll_write_vectored(cx, bufs),
-            Sink::Tls(tls) => gather(bufs, |buf| Pin::new(&mut *tls.lock()).poll_write(cx, buf)),
+            Sink::Tls(tls) => gather(bufs, |buf| tls.poll_write(cx, buf)),
             Sink::Quic(sink) => gather(bufs, |buf| sink.poll_write(cx, buf)),
             Sink::WebTransport(sink) => gather(bufs, |buf| sink.poll_write(cx, buf)),
         };
@@ -89,7 +90,7 @@ impl ByteWriter {
     /// The link is gone.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.sink {
-            Sink::Tls(tls) => Pin::new(&mut *tls.lock()).poll_flush(cx),
+            Sink::Tls(tls) => tls.poll_flush(cx),
             _ => Poll::Ready(Ok(())),
         }
     }
@@ -105,7 +106,7 @@ impl ByteWriter {
             Sink::Memory(half) => Pin::new(half).poll_shutdown(cx),
             #[cfg(unix)]
             Sink::Unix(half) => Pin::new(half).poll_shutdown(cx),
-            Sink::Tls(tls) => Pin::new(&mut *tls.lock()).poll_shutdown(cx),
+            Sink::Tls(tls) => tls.poll_close(cx),
             Sink::Quic(sink) => Poll::Ready(sink.finish()),
             Sink::WebTransport(sink) => Poll::Ready(sink.finish()),
         }
@@ -117,7 +118,7 @@ impl ByteWriter {
         // A socket that is gone already cannot be shut down; there is nobody to tell.
         match &mut self.sink {
             Sink::Tcp(half) => drop(SockRef::from(half.as_ref()).shutdown(Shutdown::Both)),
-            Sink::Tls(tls) => drop(SockRef::from(tls.lock().get_ref().0).shutdown(Shutdown::Both)),
+            Sink::Tls(tls) => tls.abort(),
             Sink::Quic(sink) => sink.close(code, reason),
             Sink::WebTransport(sink) => sink.close(code, reason),
             #[cfg(unix)]
@@ -167,7 +168,7 @@ impl ByteWriter {
         let keepalive = socket2::TcpKeepalive::new().with_time(idle);
         match &self.sink {
             Sink::Tcp(half) => SockRef::from(half.as_ref()).set_tcp_keepalive(&keepalive),
-            Sink::Tls(tls) => SockRef::from(tls.lock().get_ref().0).set_tcp_keepalive(&keepalive),
+            Sink::Tls(tls) => tls.set_keepalive(&keepalive),
             _ => Ok(()),
         }
     }
@@ -183,7 +184,7 @@ impl std::fmt::Debug for ByteWriter {
     }
 }
 
-/// Gives `write` up to 16 KiB from the front of `bufs` in one piece: one TLS record, one QUIC copy, instead
+/// Gives `write` up to 16 KiB from the front of `bufs` in one piece: full TLS records, one QUIC copy, instead
 /// of one for each small frame.
 fn gather(
     bufs: &[IoSlice<'_>],

@@ -11,4 +11,5 @@ mod harness;
 mod keys;
 mod peers;
 mod pressure;
+mod records;
 mod streams;

@@ -125,8 +125,9 @@ async fn a_restarted_node_ends_the_quic_connections_of_its_former_life() {
     let _second =
         server().anonymous().data_dir(data.path()).surface("quic", quic.to_string()).start().await.unwrap();
     for client in &mut clients {
+        // One that has heard it already cannot send, which is as good.
         let beat = UpBody::Heartbeat(HeartbeatRequest { client_timestamp: 1 });
-        client.send(&UpFrame::new(9, 0, beat)).await.unwrap();
+        let _ = client.send(&UpFrame::new(9, 0, beat)).await;
         // Well within the 30 s after which a client that hears nothing gives up by itself.
         let ended = tokio::time::timeout(Duration::from_secs(15), client.closed()).await;
         let (_, closed) = ended.expect("nobody says that the connection is gone").unwrap();
