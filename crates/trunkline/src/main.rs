@@ -12,6 +12,7 @@ mod jwks;
 mod keys;
 mod logging;
 mod options;
+mod parent;
 mod process;
 mod ready;
 mod serve;

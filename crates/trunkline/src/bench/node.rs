@@ -35,6 +35,8 @@ impl OwnNode {
         for surface in ["--http", "--tcp", "--quic", "--grpc", "--metrics"] {
             command.args([surface, "127.0.0.1:0"]);
         }
+        // A bench that is killed takes its node with it.
+        command.arg("--parent").arg(std::process::id().to_string());
         // Settings of the environment are meant for another node.
         command.env_clear().stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().context("the bench's own node does not start")?;

@@ -36,10 +36,16 @@ pub(crate) struct Serve {
     /// Write the bound addresses to this file once everything serves
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
+    /// End when the process with this id does, which started this one
+    #[arg(long, value_name = "PID", hide = true)]
+    parent: Option<u32>,
 }
 
 impl Serve {
     pub(crate) fn run(self) -> anyhow::Result<()> {
+        if let Some(parent) = self.parent {
+            crate::parent::end_with(parent)?;
+        }
         let loaded = self.place.load(self.flags())?;
         let sources = self.place.sources(self.flags());
         crate::serve::run(loaded, sources, self.ready_file)

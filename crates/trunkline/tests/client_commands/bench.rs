@@ -258,3 +258,41 @@ async fn idle_sessions_stay_send_heartbeats_and_their_memory_is_read() -> Result
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_bench_that_is_killed_leaves_no_node_behind() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut command = Command::new(super::BINARY);
+    command
+        .args(["bench", "calls", "--clients", "1", "--seconds", "60"])
+        .current_dir(folder.path())
+        .env_clear()
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true);
+    let mut bench = command.spawn()?;
+    let pid = bench.id().context("it runs")?;
+    // Its node is its only child.
+    let children = format!("/proc/{pid}/task/{pid}/children");
+    let mut looks = tokio::time::interval(std::time::Duration::from_millis(10));
+    let child = loop {
+        looks.tick().await;
+        let found = std::fs::read_to_string(&children)?;
+        if let Some(child) = found.split_whitespace().next() {
+            break child.to_owned();
+        }
+    };
+    // Once it is itself: until then it is a copy of the bench.
+    let command_line = format!("/proc/{child}/cmdline");
+    while !std::fs::read_to_string(&command_line)?.contains("--parent") {
+        looks.tick().await;
+    }
+    bench.kill().await?;
+    let gone = async {
+        // A zombie has no command line any more.
+        while std::fs::read_to_string(&command_line).is_ok_and(|line| !line.is_empty()) {
+            looks.tick().await;
+        }
+    };
+    tokio::time::timeout(trunkline_testkit::DEADLINE, gone).await.context("its node runs on")?;
+    Ok(())
+}
