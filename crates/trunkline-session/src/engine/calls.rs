@@ -105,7 +105,7 @@ enum Stage {
 }
 
 impl Calls {
-    pub(crate) fn new(budget: ReplyBudget) -> Self {
+    pub(crate) fn new(budget: ReplyBudget, pressure: Pressure) -> Self {
         Calls {
             slots: BTreeMap::new(),
             highest: None,
@@ -117,7 +117,7 @@ impl Calls {
             outstanding: 0,
             cache: Cache::default(),
             budget,
-            pressure: Pressure::Room,
+            pressure,
             unsent: VecDeque::new(),
         }
     }
@@ -497,7 +497,7 @@ impl Calls {
     /// The session is over: nothing that waits will run, nothing is kept.
     pub(crate) fn clear(&mut self) {
         let (highest, received) = (self.highest, self.received);
-        *self = Calls { highest, received, ..Calls::new(self.budget.clone()) };
+        *self = Calls { highest, received, ..Calls::new(self.budget.clone(), Pressure::Room) };
     }
 }
 

@@ -21,11 +21,12 @@ pub(crate) struct Channels {
 /// One of them.
 #[derive(Debug)]
 pub(crate) struct Subscription {
-    pub(crate) kind: ChannelKind,
     /// Where delivery began for this session.
     began: Position,
-    /// What the client told that it has, by an ack or by the positions of a START.
-    acked: Option<Position>,
+    /// What the client told that it has, by an ack or by the positions of a START; where it began until then.
+    acked: Position,
+    has_acked: bool,
+    pub(crate) kind: ChannelKind,
     /// Delivered on the connection of now.
     pub(crate) live: bool,
 }
@@ -109,7 +110,8 @@ impl Channels {
         if let Some(known) = self.by_name.get_mut(&channel) {
             (known.kind, known.live) = (kind, live);
         } else {
-            self.by_name.insert(channel, Subscription { kind, began: position, acked: None, live });
+            let new = Subscription { began: position, acked: position, has_acked: false, kind, live };
+            self.by_name.insert(channel, new);
         }
     }
 
@@ -173,7 +175,7 @@ impl Channels {
             if position > sent {
                 return Err(AckOfTheFuture { channel: wire.channel.clone() });
             }
-            if position.epoch == sent.epoch && subscription.acked.is_none_or(|acked| position > acked) {
+            if position.epoch == sent.epoch && subscription.is_news(position) {
                 moved.push(wire.clone());
             }
         }
@@ -193,14 +195,20 @@ impl Channels {
 
 impl Subscription {
     fn confirm(&mut self, position: Position) {
-        if self.acked.is_none_or(|acked| position > acked) {
-            self.acked = Some(position);
+        if self.is_news(position) {
+            self.acked = position;
+            self.has_acked = true;
         }
+    }
+
+    /// Does a client that says so have more than it has told?
+    fn is_news(&self, position: Position) -> bool {
+        !self.has_acked || position > self.acked
     }
 
     fn resume_from(&self, go_on: GoOn) -> Position {
         match go_on {
-            GoOn::FromAck => self.acked.unwrap_or(self.began),
+            GoOn::FromAck => self.acked,
             GoOn::FromBegin => self.began,
         }
     }

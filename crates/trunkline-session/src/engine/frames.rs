@@ -48,6 +48,7 @@ impl Engine {
         let limited = if counted { self.bucket.take(now.at, rate, burst).err() } else { None };
         if let UpBody::Business(request) = body {
             let arrival = Arrival { seq: ClientSeq(seq_id), msg_id, headers, request, limited };
+            self.calls_begun();
             return self.with_calls(|calls, cx| calls.receive(cx, arrival, &|bytes| gate.enter(now, bytes)));
         }
         if let Some(wait) = limited {
@@ -110,7 +111,9 @@ impl Engine {
             let text = format!("number {} was never sent", ack.acked_seq_id);
             return self.bad_request(msg_id, &text);
         }
-        if !self.calls.knows_up_to(ClientSeq(ack.replied_client_seq)) {
+        let replied = ClientSeq(ack.replied_client_seq);
+        let known = self.calls.as_ref().map_or(replied == ClientSeq(0), |calls| calls.knows_up_to(replied));
+        if !known {
             let text = format!("call {} was never received", ack.replied_client_seq);
             return self.bad_request(msg_id, &text);
         }
@@ -122,9 +125,11 @@ impl Engine {
             }
         };
         if ack.start_fence == fence {
-            self.tokens.prove(self.fence);
+            self.tokens.prove();
         }
-        self.calls.replied(ClientSeq(ack.replied_client_seq));
+        if let Some(calls) = &mut self.calls {
+            calls.replied(replied);
+        }
         if !moved.is_empty() {
             self.outputs.push_back(Output::Acked(moved));
         }

@@ -55,7 +55,9 @@ pub struct Engine {
     attempt: u64,
     tokens: Tokens,
     channels: Channels,
-    calls: Calls,
+    /// `None` until the first call: most sessions of most applications only listen.
+    calls: Option<Box<Calls>>,
+    budget: ReplyBudget,
     operations: BTreeMap<OperationId, PendingOperation>,
     next_operation: u64,
     bucket: Bucket,
@@ -105,7 +107,8 @@ impl Engine {
             attempt: 0,
             tokens: Tokens::default(),
             channels: Channels::default(),
-            calls: Calls::new(budget),
+            calls: None,
+            budget,
             operations: BTreeMap::new(),
             next_operation: 0,
             bucket: Bucket::new(config.frame_burst),
@@ -183,29 +186,34 @@ impl Engine {
 
     /// Joins a push to the running call `seq`, or says why not. The pusher is answered with it at once.
     pub fn bind(&mut self, seq: ClientSeq, push: BoundPush) -> BindAnswer {
-        self.calls.bind(&self.config, self.dialect, seq, push)
+        let calls = self.calls.as_mut();
+        calls.map_or(BindAnswer::NoSuchCall, |calls| calls.bind(&self.config, self.dialect, seq, push))
     }
 
     /// Does this call run, or wait to run? For pushes that name a user with several sessions.
     pub fn runs(&self, seq: ClientSeq) -> bool {
-        self.calls.runs(seq)
+        self.calls.as_ref().is_some_and(|calls| calls.runs(seq))
     }
 
     /// Protocol 0: the client's ack tells that it has the answers to frames with these `msg_id`s: their cached replies
     /// are of no more use.
     pub fn answers_acked(&mut self, msg_ids: &[u32]) {
-        self.calls.acked(msg_ids);
+        if let Some(calls) = &mut self.calls {
+            calls.acked(msg_ids);
+        }
     }
 
     /// When the newest of the cached replies was made; `None` where none is cached. Where a node's budget is short,
     /// sessions give up theirs in this order.
     pub fn cached_since(&self) -> Option<Duration> {
-        self.calls.has_cached().then_some(self.replied_at)
+        self.calls.as_ref().is_some_and(|calls| calls.has_cached()).then_some(self.replied_at)
     }
 
     /// Gives cached replies up: a call whose reply is asked for again is `RESULT_UNKNOWN`.
     pub fn give_up_replies(&mut self, which: GiveUp) {
-        self.calls.give_up(which);
+        if let Some(calls) = &mut self.calls {
+            calls.give_up(which);
+        }
     }
 
     /// Whether frames of the connection may be given: after START_RESP, until its end.
@@ -251,8 +259,17 @@ impl Engine {
         self.outputs.push_back(Output::Send(frame));
     }
 
+    /// The memory of calls, from the first one on.
+    fn calls_begun(&mut self) -> &mut Calls {
+        let pressure = if self.is_full { Pressure::Full } else { Pressure::Room };
+        let new = || Box::new(Calls::new(self.budget.clone(), pressure));
+        self.calls.get_or_insert_with(new)
+    }
+
+    /// Nothing happens while there was no call.
     fn with_calls(&mut self, work: impl FnOnce(&mut Calls, &mut Cx<'_>)) {
         let to = self.reply_to();
+        let Some(calls) = &mut self.calls else { return };
         let mut cx = Cx {
             config: &self.config,
             to,
@@ -261,7 +278,7 @@ impl Engine {
             session: self.session,
             outputs: &mut self.outputs,
         };
-        work(&mut self.calls, &mut cx);
+        work(calls, &mut cx);
     }
 
     fn pressure(&mut self, now: Now, pressure: Pressure) {
@@ -331,7 +348,9 @@ impl Engine {
     fn end(&mut self, code: u32) {
         self.phase = Phase::Ended(code);
         self.link = None;
-        self.calls.clear();
+        if let Some(calls) = &mut self.calls {
+            calls.clear();
+        }
         self.outputs.push_back(Output::Event(Event::Ended(code)));
     }
 

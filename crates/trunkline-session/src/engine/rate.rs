@@ -6,15 +6,15 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(crate) struct Bucket {
     /// A frame takes 10^9; a nanosecond brings as many as the rate per second says.
-    level: u128,
+    level: u64,
     at: Option<Duration>,
 }
 
-const FRAME: u128 = 1_000_000_000;
+const FRAME: u64 = 1_000_000_000;
 
 impl Bucket {
     pub(crate) fn new(burst: u32) -> Self {
-        Bucket { level: u128::from(burst) * FRAME, at: None }
+        Bucket { level: full(burst), at: None }
     }
 
     /// Takes a frame, or says when there is one to take. A rate of 0 never limits.
@@ -22,17 +22,22 @@ impl Bucket {
         if per_second == 0 {
             return Ok(());
         }
-        let rate = u128::from(per_second);
+        let rate = u64::from(per_second);
         let passed = now.saturating_sub(self.at.unwrap_or(now)).as_nanos();
+        let passed = u64::try_from(passed).unwrap_or(u64::MAX);
         self.at = Some(now);
-        self.level = (self.level + passed * rate).min(u128::from(burst) * FRAME);
+        self.level = self.level.saturating_add(passed.saturating_mul(rate)).min(full(burst));
         if self.level >= FRAME {
             self.level -= FRAME;
             return Ok(());
         }
-        let missing = (FRAME - self.level).div_ceil(rate);
-        Err(Duration::from_nanos(u64::try_from(missing).unwrap_or(u64::MAX)))
+        Err(Duration::from_nanos((FRAME - self.level).div_ceil(rate)))
     }
+}
+
+/// The level of a burst: the largest is 2^32 frames, which stay below 2^63.
+fn full(burst: u32) -> u64 {
+    u64::from(burst) * FRAME
 }
 
 #[cfg(test)]

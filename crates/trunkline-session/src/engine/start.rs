@@ -13,7 +13,7 @@ use super::io::{ChannelStart, Event, Output, StartAccepted, StartFacts, TokenFac
 use super::{Engine, Link, Phase};
 use crate::Now;
 use crate::config::Protocol;
-use crate::ids::{ConnectionId, Fence, Seq};
+use crate::ids::{ClientSeq, ConnectionId, Fence, Seq};
 use crate::position::Position;
 use crate::token::ResumeToken;
 
@@ -22,8 +22,8 @@ use crate::token::ResumeToken;
 pub(super) struct Tokens {
     /// The newest generation that the client is known to have; 0: none yet.
     proven: u64,
-    /// The START whose token it is, where an ack has proven it.
-    proven_by: Option<Fence>,
+    /// An ack has proven the token of the newest START.
+    is_newest: bool,
 }
 
 impl Tokens {
@@ -31,10 +31,11 @@ impl Tokens {
         self.proven + 1
     }
 
-    /// An ack of this START's fence: the client has the token that came with it. Further acks of it say no more.
-    pub(super) fn prove(&mut self, fence: Option<Fence>) {
-        if self.proven_by != fence {
-            self.proven_by = fence;
+    /// An ack of the newest START's fence: the client has the token that came with it. Further acks of it say no
+    /// more.
+    pub(super) fn prove(&mut self) {
+        if !self.is_newest {
+            self.is_newest = true;
             self.proven = self.issued();
         }
     }
@@ -110,14 +111,15 @@ impl Engine {
         }
         let go_on = if continues == Continues::SameStart { GoOn::FromBegin } else { GoOn::FromAck };
         let Plan { attach, gaps, refused, given } = self.channels.plan(&facts, go_on, self.config.channels);
-        if continues != Continues::Session {
-            self.calls.begin_after(facts.last_sent_client_seq);
+        if continues != Continues::Session && facts.last_sent_client_seq > ClientSeq(0) {
+            self.calls_begun().begin_after(facts.last_sent_client_seq);
         }
         self.channels.cut();
         self.undecodable = 0;
         self.instance = facts.instance;
         self.attempt = facts.attempt;
         self.fence = Some(facts.fence);
+        self.tokens.is_newest = false;
         self.protocol = facts.protocol;
         self.dialect = facts.dialect;
         self.link = Some(Link { connection: facts.connection });
@@ -250,7 +252,7 @@ impl Engine {
             resume_token: token.issue(&self.config.token_key),
             verdict: verdict as i32,
             gaps: starting.gaps.clone(),
-            last_client_seq: self.calls.last_client_seq(),
+            last_client_seq: self.calls.as_ref().map_or(0, |calls| calls.last_client_seq()),
             max_frame_size: self.config.max_frame_size,
             resume_window: u32::try_from(self.config.resume_window.as_secs()).unwrap_or(u32::MAX),
             node: self.config.node.clone(),
