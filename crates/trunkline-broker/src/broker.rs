@@ -170,15 +170,32 @@ pub struct Attached {
     pub attachment: Attachment,
 }
 
-/// Keeps a channel attached to this node; dropping it detaches.
+/// What an engine does when a node needs a channel no longer.
+pub trait Detach: Send + Sync {
+    /// One of the channel's attachments is being dropped: this is its hold of the log.
+    fn detach(&self, log: &Arc<Log>);
+}
+
+/// Keeps a channel attached to this node; dropping it detaches. It is one reference: sessions hold several.
 pub struct Attachment {
-    _guard: Box<dyn Send + Sync>,
+    log: Arc<Log>,
 }
 
 impl Attachment {
-    /// Wraps whatever detaches when it is dropped.
-    pub fn new(guard: impl Send + Sync + 'static) -> Self {
-        Attachment { _guard: Box::new(guard) }
+    /// An attachment to a log of [`Log::attachable`], which the engine has counted.
+    pub fn new(log: Arc<Log>) -> Self {
+        Attachment { log }
+    }
+
+    /// The channel's log on this node.
+    pub fn log(&self) -> &Arc<Log> {
+        &self.log
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        self.log.detach();
     }
 }
 

@@ -21,8 +21,8 @@ pub mod names;
 pub mod watching;
 
 pub use broker::{
-    Answer, Attached, Attachment, Broker, BrokerError, Condition, Deleted, Direction, EngineState, Figures,
-    Life, Member, Members, Page, PublishOptions, Published, Versioned, Written,
+    Answer, Attached, Attachment, Broker, BrokerError, Condition, Deleted, Detach, Direction, EngineState,
+    Figures, Life, Member, Members, Page, PublishOptions, Published, Versioned, Written,
 };
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use item::{Encode, Entry, Item, ItemKind, Variant};

@@ -33,21 +33,37 @@ impl ChannelName {
     /// Takes a text that is a valid name.
     pub fn new(text: impl AsRef<str>) -> Result<Self, BadChannelName> {
         let text = text.as_ref();
-        if text.is_empty() {
-            return Err(BadChannelName::Empty);
-        }
-        if text.len() > Self::MAX_BYTES {
-            return Err(BadChannelName::TooLong(text.len()));
-        }
-        match text.char_indices().find(|(_, c)| c.is_control()) {
-            Some((at, _)) => Err(BadChannelName::Control(at)),
-            None => Ok(ChannelName(text.into())),
-        }
+        check(text).map(|()| ChannelName(text.into()))
     }
 
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The text as it is shared.
+    pub fn as_shared(&self) -> &Arc<str> {
+        &self.0
+    }
+}
+
+fn check(text: &str) -> Result<(), BadChannelName> {
+    if text.is_empty() {
+        return Err(BadChannelName::Empty);
+    }
+    if text.len() > ChannelName::MAX_BYTES {
+        return Err(BadChannelName::TooLong(text.len()));
+    }
+    match text.char_indices().find(|(_, c)| c.is_control()) {
+        Some((at, _)) => Err(BadChannelName::Control(at)),
+        None => Ok(()),
+    }
+}
+
+impl TryFrom<Arc<str>> for ChannelName {
+    type Error = BadChannelName;
+    fn try_from(text: Arc<str>) -> Result<Self, BadChannelName> {
+        check(&text).map(|()| ChannelName(text))
     }
 }
 

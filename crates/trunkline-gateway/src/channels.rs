@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use trunkline_broker::{AttachVerdict, BrokerError, ChannelName, Item, Position, PublishOptions};
+use trunkline_broker::{
+    AttachVerdict, BadChannelName, BrokerError, ChannelName, Item, Position, PublishOptions,
+};
 use trunkline_proto::ErrorCode;
 use trunkline_proto::wire::{ChannelGap, ChannelPosition, ChannelResponse, ErrorMessage, Member};
 use trunkline_session::Channel;
@@ -21,7 +23,11 @@ use crate::words::cut_error;
 
 /// A channel's name from the wire.
 pub(crate) fn channel_name(channel: &str) -> Result<ChannelName, ErrorMessage> {
-    ChannelName::new(channel).map_err(|error| ErrorCode::BadRequest.message(error.to_string()))
+    ChannelName::new(channel).map_err(bad_name)
+}
+
+fn bad_name(error: BadChannelName) -> ErrorMessage {
+    ErrorCode::BadRequest.message(error.to_string())
 }
 
 /// Why a client may not do something.
@@ -64,12 +70,11 @@ pub(crate) async fn check_right(
         let text = format!("{channel} is followed by what a session is, not by asking");
         return Err(Refusal::Denied(ErrorCode::Forbidden.message(text)));
     }
-    let identity = session.identity();
-    if node.options().allow(identity.rights.as_ref(), channel, what) {
+    if node.options().allow(session.rights().as_deref(), channel, what) {
         return Ok(());
     }
     if let Some(upstreams) = node.services.upstreams()
-        && authorized_upstream(upstreams, session, channel, what).await?
+        && authorized_upstream(node, upstreams, session, channel, what).await?
     {
         return Ok(());
     }
@@ -79,6 +84,7 @@ pub(crate) async fn check_right(
 
 /// Asks the upstreams of the session's zone. Where there is none nobody can allow it, now or later.
 async fn authorized_upstream(
+    node: &Node,
     upstreams: &Upstreams,
     session: &Session,
     channel: &str,
@@ -87,7 +93,7 @@ async fn authorized_upstream(
     if !upstreams.has_authorizer(&session.user) {
         return Ok(false);
     }
-    let answer = upstreams.authorize(&session.caller(), channel, what.as_str()).await;
+    let answer = upstreams.authorize(&session.caller(node), channel, what.as_str()).await;
     let answer = answer.map_err(|status| Refusal::Unanswered(error_message(&status)))?;
     match answer.error {
         Some(error) if !answer.allowed && !error.error_message.is_empty() => {
@@ -140,10 +146,10 @@ pub(crate) fn check_json(node: &Node, exceeds: impl FnOnce(usize) -> bool) -> Re
 /// Attaches to a channel; answers where delivery goes on from, and what is lost of what came after `from`.
 pub(crate) async fn attach(
     node: &Arc<Node>,
-    channel: &str,
+    channel: &Channel,
     from: Option<Position>,
 ) -> Result<(Attached, trunkline_session::Position, Option<ChannelGap>), ErrorMessage> {
-    let name = channel_name(channel)?;
+    let name = ChannelName::try_from(Channel::clone(channel)).map_err(bad_name)?;
     let attached = node.broker.attach(&name, from, node.options().history(channel)).await;
     let attached = attached.map_err(|error| broker_error(&error))?;
     let position = to_session(attached.cursor.position());
@@ -151,11 +157,11 @@ pub(crate) async fn attach(
         AttachVerdict::Gap { from, next } => {
             node.stats.gaps_told.one();
             Some(ChannelGap {
-                channel: channel.to_owned(),
+                channel: channel.to_string(),
                 epoch: from.epoch.0,
                 offset: from.offset.0,
                 next: Some(ChannelPosition {
-                    channel: channel.to_owned(),
+                    channel: channel.to_string(),
                     epoch: next.epoch.0,
                     offset: next.offset.0,
                 }),
@@ -163,13 +169,7 @@ pub(crate) async fn attach(
         }
         AttachVerdict::Fresh | AttachVerdict::Continued => None,
     };
-    let attached = Attached {
-        log: attached.log,
-        cursor: attached.cursor,
-        present: false,
-        _attachment: attached.attachment,
-    };
-    Ok((attached, position, gap))
+    Ok((Attached { attachment: attached.attachment, present: false }, position, gap))
 }
 
 /// Who is on a channel.

@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use trunkline_broker::Unpark;
 use trunkline_proto::{CloseCode, Dialect, DownBody, DownFrame, UpBody};
 use trunkline_session::Fence;
 use trunkline_session::engine::Pressure;
@@ -274,7 +275,7 @@ impl Actor {
         }
         let was_stalled = self.stalled_since.is_some();
         // Asked before the write: an end that comes during it has queued a notice that is not written yet.
-        let is_ending = self.hold.handle.ending().is_some();
+        let is_ending = self.hold.handle.is_ending();
         let idle = match self.poll_write(cx) {
             Poll::Ready(Ok(())) => true,
             Poll::Ready(Err(_)) => return Poll::Ready(Step::WriteFailed),
@@ -307,7 +308,7 @@ impl Actor {
         let hold = &self.hold;
         loop {
             let mut state = hold.handle.write_state();
-            let pending = state.gather();
+            let pending = state.gather(&|| Arc::clone(&hold.handle) as Arc<dyn Unpark>);
             let written = state.take_written();
             hold.node.stats.deliveries.add(written.deliveries);
             hold.node.stats.gaps_told.add(written.gaps);

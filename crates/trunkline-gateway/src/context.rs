@@ -40,9 +40,9 @@ impl NodeContext {
     }
 
     async fn join(&self, session: &Arc<Session>, channel: &str) -> Result<(), ErrorMessage> {
-        let (attached, _, _) = channels::attach(&self.node, channel, None).await?;
+        let (attached, position, _) = channels::attach(&self.node, &channel.into(), None).await?;
         let joining = session.join(&self.node, channel).await?;
-        session.joined(&self.node, channel.into(), Arriving { attached, joining });
+        session.joined(&self.node, Arriving { attached, joining }, position);
         Ok(())
     }
 }

@@ -1,7 +1,8 @@
 //! Session events on their way to services: one queue, one task, so that each session's events stay in order.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -27,8 +28,6 @@ pub(crate) struct Events {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<(Arc<Caller>, SessionEvent)>,
-    /// Sessions that services were told of: of others they do not hear the end.
-    begun: HashSet<String>,
 }
 
 impl Events {
@@ -46,9 +45,10 @@ impl Events {
         }
     }
 
-    /// Queues an event. Overflow policy: drop the newest.
-    pub(crate) fn tell(&self, caller: Arc<Caller>, event: SessionEvent) {
-        if self.queue.lock().add(caller, event) {
+    /// Queues an event. `told` is the session's own note whether services know of it: of others they do not hear the
+    /// end. Overflow policy: drop the newest.
+    pub(crate) fn tell(&self, told: &AtomicBool, caller: Arc<Caller>, event: SessionEvent) {
+        if self.queue.lock().add(told, caller, event) {
             self.added.notify_one();
         }
     }
@@ -60,10 +60,10 @@ impl Events {
 
 impl Queue {
     /// False: services are not told.
-    fn add(&mut self, caller: Arc<Caller>, event: SessionEvent) -> bool {
+    fn add(&mut self, told: &AtomicBool, caller: Arc<Caller>, event: SessionEvent) -> bool {
         // A session that was kicked, or whose START failed, before it began is nothing to services.
         if let SessionEvent::Ended(_) = event
-            && !self.begun.remove(&caller.session)
+            && !told.swap(false, Relaxed)
         {
             return false;
         }
@@ -72,7 +72,7 @@ impl Queue {
             return false;
         }
         if let SessionEvent::Started | SessionEvent::Resumed = event {
-            self.begun.insert(caller.session.clone());
+            told.store(true, Relaxed);
         }
         self.waiting.push_back((caller, event));
         true
@@ -105,12 +105,11 @@ mod tests {
     #[test]
     fn services_hear_no_end_of_a_session_that_never_began() {
         let mut queue = Queue::default();
-        assert!(!queue.add(of(""), SessionEvent::Ended(4301)));
-        assert!(queue.add(of("a"), SessionEvent::Started));
-        assert!(!queue.add(of("b"), SessionEvent::Ended(4005)));
-        assert!(queue.add(of("a"), SessionEvent::Ended(4304)));
-        assert!(!queue.add(of("a"), SessionEvent::Ended(4304)), "it ends once");
+        let (a, b) = (AtomicBool::new(false), AtomicBool::new(false));
+        assert!(queue.add(&a, of("a"), SessionEvent::Started));
+        assert!(!queue.add(&b, of("b"), SessionEvent::Ended(4005)));
+        assert!(queue.add(&a, of("a"), SessionEvent::Ended(4304)));
+        assert!(!queue.add(&a, of("a"), SessionEvent::Ended(4304)), "it ends once");
         assert_eq!(queue.waiting.len(), 2);
-        assert!(queue.begun.is_empty());
     }
 }

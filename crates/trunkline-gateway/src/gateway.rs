@@ -31,7 +31,7 @@ use crate::hub::Hub;
 use crate::limits::{self, Limits};
 use crate::options::GatewayOptions;
 use crate::services::Services;
-use crate::session::{Session, SessionPage};
+use crate::session::{Session, SessionPage, SharedRights};
 use crate::stats::{Counters, Snapshot, Stats};
 use crate::upstream::Upstreams;
 use lease::KeptLease;
@@ -68,6 +68,7 @@ pub(crate) struct Node {
     pub(crate) hub: Hub,
     pub(crate) connections: Connections,
     pub(crate) events: Events,
+    pub(crate) rights: SharedRights,
     pub(crate) stats: Stats,
     pub(crate) reply_budget: ReplyBudget,
     /// Whether room for replies is being made.
@@ -107,6 +108,7 @@ impl Gateway {
             hub: Hub::default(),
             connections: Connections::default(),
             events: Events::default(),
+            rights: SharedRights::default(),
             stats: Stats::default(),
             waiting: Waiting::default(),
             lease,

@@ -189,14 +189,13 @@ mod tests {
     use trunkline_session::{Engine, Fence, ReplyBudget};
 
     use super::*;
-    use crate::auth::Identity;
     use crate::session::NewSession;
 
     fn session(id: u128, fence: u64) -> Arc<Session> {
         let id = SessionId(id);
         Session::new(NewSession {
             id,
-            identity: Identity { user: "alice".into(), ..Identity::default() },
+            user: "alice".into(),
             device: format!("device {fence}"),
             platform: String::new(),
             fence: Fence::new(fence, 1).expect("a small number"),

@@ -11,6 +11,7 @@ mod gate;
 mod jobs;
 mod membership;
 mod operations;
+mod owner;
 mod refresh;
 mod replies;
 mod waiters;
@@ -23,28 +24,32 @@ use trunkline_session::protocol0::{Acked, LedgerError, Replay, is_numbered, lost
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
+use trunkline_broker::Cursor;
 use trunkline_proto::wire::{ChannelPosition, CloseNotice, ErrorMessage};
-use trunkline_proto::{CloseCode, DecodeError, DownBody, DownFrame, UpFrame};
+use trunkline_proto::{CloseCode, DecodeError, DownBody, DownFrame, UpBody, UpFrame};
 use trunkline_service::{Caller, SessionEvent};
 use trunkline_session::engine::{
     Answer, BindAnswer, BoundPush, CallRequest, ChannelKind, Event, GiveUp, Input, OperationId, Output,
     Pressure, SentPositions, StartAccepted, StartFacts, TokenlessStart,
 };
 use trunkline_session::{
-    ByChannel, Channel, ClientSeq, ConnectionId, Engine, Fence, Ledger, Position, Protocol, RequestRefusal,
-    Seq, SessionId,
+    Channel, ClientSeq, ConnectionId, Engine, Fence, Ledger, Position, Protocol, RequestRefusal, Seq,
+    SessionId,
 };
 
 pub(crate) use attached::Attached;
+use attached::AttachedSet;
 use bound_keys::BoundKeys;
 pub use figures::{QueueFigures, SessionFigures, SessionPage};
 use gate::Gate;
 use jobs::{Job, Jobs};
 pub(crate) use membership::Arriving;
 pub(crate) use operations::{error_message, reserve};
+use owner::Owner;
+pub(crate) use owner::SharedRights;
 use waiters::AckWaiters;
 
-use crate::auth::Identity;
+use crate::auth::{Identity, Rights};
 use crate::connection::{Ending, Handle};
 use crate::encode::WireForm;
 use crate::gateway::Node;
@@ -66,6 +71,8 @@ pub(crate) struct Session {
     accepted: AtomicBool,
     /// Whether a START of the session was ever answered, so that it has a place in its channels.
     begun: AtomicBool,
+    /// Whether services heard that it began, so that they hear of its end.
+    told: AtomicBool,
     /// Whether a block of numbers is being reserved (protocol 0).
     reserving: AtomicBool,
     /// Calls that run now.
@@ -79,13 +86,12 @@ pub(crate) struct Session {
 struct Inner {
     engine: Engine,
     link: Option<Link>,
-    attached: ByChannel<Attached>,
+    attached: AttachedSet,
     /// What the session was attached to before the START that is under way.
-    former: ByChannel<Attached>,
+    former: Option<Box<AttachedSet>>,
     /// Channels that it is being joined to: it is a member of them already, or will be in a moment.
     joining: Vec<Channel>,
-    identity: Identity,
-    caller: Arc<Caller>,
+    owner: Owner,
     ledger: Option<Arc<Mutex<Ledger>>>,
     waiters: AckWaiters,
     bound_keys: BoundKeys,
@@ -106,7 +112,7 @@ enum Effect {
     Job(Job),
     Leave(Channel),
     /// The session has ended, and what it was attached to is let go of.
-    LetGo(ByChannel<Attached>),
+    LetGo(AttachedSet),
     /// A connection that is not the session's (any more) is to end.
     End(ConnectionId, Ending),
 }
@@ -123,7 +129,7 @@ pub(crate) enum Stands {
 /// What a new session is made of.
 pub(crate) struct NewSession {
     pub(crate) id: SessionId,
-    pub(crate) identity: Identity,
+    pub(crate) user: Arc<str>,
     pub(crate) device: String,
     pub(crate) platform: String,
     pub(crate) fence: Fence,
@@ -134,10 +140,10 @@ pub(crate) struct NewSession {
 
 impl Session {
     pub(crate) fn new(new: NewSession) -> Arc<Self> {
-        let NewSession { id, identity, device, platform, fence, engine, ledger, created_ms } = new;
+        let NewSession { id, user, device, platform, fence, engine, ledger, created_ms } = new;
         Arc::new(Session {
             id,
-            user: identity.user.as_str().into(),
+            user,
             device: device.into(),
             platform: platform.into(),
             created_ms,
@@ -145,6 +151,7 @@ impl Session {
             live: AtomicBool::new(false),
             accepted: AtomicBool::new(false),
             begun: AtomicBool::new(false),
+            told: AtomicBool::new(false),
             reserving: AtomicBool::new(false),
             calling: AtomicUsize::new(0),
             jobs: Jobs::default(),
@@ -152,11 +159,10 @@ impl Session {
             inner: Mutex::new(Inner {
                 engine,
                 link: None,
-                attached: ByChannel::default(),
-                former: ByChannel::default(),
+                attached: AttachedSet::default(),
+                former: None,
                 joining: Vec::new(),
-                identity,
-                caller: Arc::default(),
+                owner: Owner::default(),
                 ledger,
                 waiters: AckWaiters::default(),
                 bound_keys: BoundKeys::default(),
@@ -189,8 +195,9 @@ impl Session {
         self.fence.load(Relaxed)
     }
 
-    pub(crate) fn caller(&self) -> Arc<Caller> {
-        Arc::clone(&self.inner.lock().caller)
+    /// Who calls, for services. It is made anew after the session was idle.
+    pub(crate) fn caller(&self, node: &Node) -> Arc<Caller> {
+        self.inner.lock().caller(node, self)
     }
 
     /// Protocol 0: what numbers the session's frames.
@@ -239,8 +246,9 @@ impl Session {
         self.inner.lock().link.as_ref().map(|link| link.handle.id)
     }
 
-    pub(crate) fn identity(&self) -> Identity {
-        self.inner.lock().identity.clone()
+    /// What the token grants on channels; `None` where it says nothing.
+    pub(crate) fn rights(&self) -> Option<Arc<Rights>> {
+        self.inner.lock().owner.rights()
     }
 
     /// See [`Engine::judge_tokenless`].
@@ -296,11 +304,12 @@ impl Session {
                         handle.set_ledger(Arc::clone(ledger));
                     }
                     inner.link = Some(Link { handle: Arc::clone(handle), fence });
-                    inner.caller = Arc::new(self.caller_of(node, handle, &identity, fence));
-                    inner.identity = identity.clone();
+                    inner.owner.set(node, &identity);
                     // Kept until the new ones are there: a channel that nobody is attached to forgets its window.
                     let former = std::mem::take(&mut inner.attached);
-                    inner.former.extend(former);
+                    if !former.is_empty() {
+                        inner.former.get_or_insert_default().extend(former);
+                    }
                     self.fence.store(fence.number(), Relaxed);
                     self.live.store(true, Relaxed);
                     self.accepted.store(true, Relaxed);
@@ -330,7 +339,7 @@ impl Session {
         self: &Arc<Self>,
         node: &Arc<Node>,
         fence: Fence,
-        channels: Vec<(Channel, Arriving)>,
+        channels: Vec<Arriving>,
         input: Input<'_>,
     ) {
         let mut inner = self.inner.lock();
@@ -340,22 +349,21 @@ impl Session {
             drop(channels);
             return;
         }
-        for (channel, arriving) in channels {
-            inner.arrive(channel, arriving);
+        for arriving in channels {
+            inner.arrive(arriving);
         }
-        let former = std::mem::take(&mut inner.former);
-        let mut gone = ByChannel::default();
+        let former = inner.former.take();
+        let mut gone = AttachedSet::default();
         let has_begun = matches!(input, Input::Attached { .. });
-        for (channel, attached) in former {
+        for attached in former.into_iter().flat_map(|former| *former) {
             // A START that fails leaves a session where it was.
             let known = if has_begun { &mut gone } else { &mut inner.attached };
-            if !known.contains(&channel) {
-                known.insert(channel, attached);
+            if !known.contains(attached.name()) {
+                known.insert(attached);
             }
         }
-        let present = gone.iter().filter(|(_, attached)| attached.present);
-        let left = present.filter(|(channel, _)| !inner.is_member(channel));
-        let leaves = left.map(|(channel, _)| Effect::Leave(Arc::clone(channel))).collect();
+        let left = gone.present().filter(|channel| !inner.is_member(channel));
+        let leaves = left.cloned().map(Effect::Leave).collect();
         self.begun.fetch_or(has_begun, Relaxed);
         self.apply_locked(node, inner, input);
         self.run_effects(node, leaves);
@@ -364,29 +372,22 @@ impl Session {
     }
 
     /// A subscription's channel is attached: the engine says when it is delivered.
-    fn subscribed(
-        self: &Arc<Self>,
-        node: &Arc<Node>,
-        channel: Channel,
-        arriving: Arriving,
-        id: OperationId,
-        answer: Answer,
-    ) {
+    fn subscribed(self: &Arc<Self>, node: &Arc<Node>, arriving: Arriving, id: OperationId, answer: Answer) {
         let mut inner = self.inner.lock();
-        inner.arrive(channel, arriving);
+        inner.arrive(arriving);
         self.apply_locked(node, inner, Input::Answer { id, result: Ok(answer) });
     }
 
     /// A service joins the session to a channel; a session that has ended is joined to nothing.
-    pub(crate) fn joined(self: &Arc<Self>, node: &Arc<Node>, channel: Channel, arriving: Arriving) {
-        let position = to_session(arriving.attached.cursor.position());
+    pub(crate) fn joined(self: &Arc<Self>, node: &Arc<Node>, arriving: Arriving, position: Position) {
+        let channel = Arc::clone(arriving.attached.name());
         let mut inner = self.inner.lock();
         if inner.engine.is_ended() {
             drop(inner);
             drop(arriving);
             return;
         }
-        inner.arrive(Arc::clone(&channel), arriving);
+        inner.arrive(arriving);
         self.apply_locked(node, inner, Input::Joined { channel, position });
     }
 
@@ -394,9 +395,8 @@ impl Session {
     pub(crate) fn withdraw(self: &Arc<Self>, node: &Arc<Node>, channel: &str, error: ErrorMessage) -> bool {
         let inner = self.inner.lock();
         // During a START what the session was on before is what it may be on again.
-        let known = inner.attached.entry(channel).or_else(|| inner.former.entry(channel));
-        let Some((channel, _)) = known else { return false };
-        let channel = Arc::clone(channel);
+        let known = inner.attached.get(channel).or_else(|| inner.former.as_ref()?.get(channel));
+        let Some(channel) = known.map(|attached| Arc::clone(attached.name())) else { return false };
         self.apply_locked(node, inner, Input::Withdrawn { channel, error });
         true
     }
@@ -420,8 +420,11 @@ impl Session {
 
     /// One frame of the connection with this fence.
     pub(crate) fn frame(self: &Arc<Self>, node: &Arc<Node>, fence: Fence, frame: UpFrame) {
-        let inner = self.inner.lock();
+        let mut inner = self.inner.lock();
         let Some(link) = inner.link.clone().filter(|link| link.fence == fence) else { return };
+        if matches!(frame.body, UpBody::Heartbeat(_)) && !self.is_calling() {
+            inner.owner.rest();
+        }
         let sent = Sent { handle: &link.handle, ledger: inner.ledger.clone() };
         let gate = Gate { node, session: self };
         self.apply_locked(node, inner, Input::Frame { fence, frame, sent: &sent, gate: &gate });
@@ -515,21 +518,6 @@ impl Session {
         self.run_effects(node, effects);
     }
 
-    fn caller_of(&self, node: &Node, handle: &Handle, identity: &Identity, fence: Fence) -> Caller {
-        Caller {
-            user: identity.user.clone(),
-            session: self.id.to_string(),
-            fence: fence.number(),
-            device: self.device.to_string(),
-            platform: self.platform.to_string(),
-            role: identity.role,
-            claims: identity.claims.clone(),
-            transport: handle.protocol.as_str().to_owned(),
-            remote_address: handle.remote(),
-            node: node.options().node.clone(),
-        }
-    }
-
     fn run_effects(self: &Arc<Self>, node: &Arc<Node>, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
@@ -558,6 +546,10 @@ impl Inner {
         self.engine.answers_acked(&answers);
         self.waiters.acked(&positions);
         Ok(())
+    }
+
+    fn caller(&mut self, node: &Node, session: &Session) -> Arc<Caller> {
+        self.owner.caller(session, node, self.link.as_ref().map(|link| &*link.handle))
     }
 
     /// Tells who waits for what the client has acked already.
@@ -590,7 +582,7 @@ impl Inner {
                 effects.push(Effect::End(connection, Ending::from_notice(&close)));
             }
             Output::Send(frame) => self.send(&frame),
-            Output::Deliver(channels) => self.deliver(&channels),
+            Output::Deliver(channels) => self.deliver(channels),
             Output::Detach(channel) => {
                 if let Some(attached) = self.attached.remove(&channel) {
                     if let Some(link) = &self.link {
@@ -615,7 +607,7 @@ impl Inner {
                 let is_ours = self.link.as_ref().is_some_and(|link| link.handle.id == connection);
                 if is_ours && notice.code == CloseCode::Stopped.number() {
                     // Nobody comes back for what is queued: it is written before the connection closes.
-                    self.link = None;
+                    self.owner.left(self.link.take().as_ref().map(|link| &*link.handle));
                     session.live.store(false, Relaxed);
                 } else if is_ours {
                     self.unlink(session);
@@ -646,15 +638,16 @@ impl Inner {
                 SessionEvent::Ended(code)
             }
         };
-        node.events.tell(Arc::clone(&self.caller), event);
+        let caller = self.caller(node, session);
+        node.events.tell(&session.told, caller, event);
     }
 
     /// Nothing is attached any more, and where the session was a member it leaves.
     fn let_go(&mut self, effects: &mut Vec<Effect>) {
         self.waiters = AckWaiters::default();
-        for channels in [std::mem::take(&mut self.attached), std::mem::take(&mut self.former)] {
-            let present = channels.iter().filter(|(_, attached)| attached.present);
-            effects.extend(present.map(|(channel, _)| Effect::Leave(Arc::clone(channel))));
+        let former = self.former.take().map(|former| *former);
+        for channels in [Some(std::mem::take(&mut self.attached)), former].into_iter().flatten() {
+            effects.extend(channels.present().cloned().map(Effect::Leave));
             effects.push(Effect::LetGo(channels));
         }
     }
@@ -670,6 +663,7 @@ impl Inner {
     /// No connection holds the session any more. A seed client's queued frames wait for its next one.
     fn unlink(&mut self, session: &Session) -> Option<Arc<Handle>> {
         let Link { handle, .. } = self.link.take()?;
+        self.owner.left(Some(&handle));
         handle.stop_numbering();
         session.live.store(false, Relaxed);
         Some(handle)
@@ -693,7 +687,7 @@ impl Inner {
         let body = |replay| match replay {
             Replay::Frame(bytes) => bytes,
             Replay::Publication { channel, position } => {
-                let log = self.attached.get(&channel).map(|attached| &attached.log);
+                let log = self.attached.get(&channel).map(Attached::log);
                 log.and_then(|log| log.encoded(to_broker(position), form.variant(), &form)).unwrap_or_else(
                     || form.dialect.encode_down(&lost_publication(&channel, position.offset)).into(),
                 )
@@ -703,10 +697,12 @@ impl Inner {
     }
 
     /// Channels begin behind what was queued before: the reply that names their position goes out first.
-    fn deliver(&mut self, channels: &[Channel]) {
+    fn deliver(&mut self, channels: Vec<(Channel, Position)>) {
         let Some(link) = &self.link else { return };
-        for (channel, attached) in channels.iter().filter_map(|channel| self.attached.entry(channel)) {
-            link.handle.follow(Arc::clone(channel), Arc::clone(&attached.log), attached.cursor);
+        for (channel, position) in channels {
+            if let Some(attached) = self.attached.get(&channel) {
+                link.handle.follow(attached.log(), Cursor::at(to_broker(position)));
+            }
         }
     }
 }

@@ -391,7 +391,7 @@ impl Start<'_> {
         let session = Session::new(NewSession {
             created_ms: self.node.now().unix_ms,
             id,
-            identity: identity.clone(),
+            user: identity.user.as_str().into(),
             device: self.request.device_id.clone(),
             platform,
             fence,

@@ -7,8 +7,8 @@
 use crate::position::Channel;
 
 /// Values by channel, in the order of the names.
-#[derive(Debug, Clone)]
-pub struct ByChannel<V> {
+#[derive(Debug)]
+pub(crate) struct ByChannel<V> {
     entries: Vec<(Channel, V)>,
 }
 
@@ -24,39 +24,23 @@ impl<V> ByChannel<V> {
     }
 
     /// How many channels there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Is there none?
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    /// Is there a value of this channel?
-    pub fn contains(&self, channel: &str) -> bool {
-        self.find(channel).is_ok()
-    }
-
     /// A channel's value.
-    pub fn get(&self, channel: &str) -> Option<&V> {
-        self.entry(channel).map(|(_, value)| value)
-    }
-
-    /// A channel's value, with the name as it is shared.
-    pub fn entry(&self, channel: &str) -> Option<(&Channel, &V)> {
-        let (name, value) = &self.entries[self.find(channel).ok()?];
-        Some((name, value))
+    pub(crate) fn get(&self, channel: &str) -> Option<&V> {
+        self.find(channel).ok().map(|at| &self.entries[at].1)
     }
 
     /// A channel's value, to be changed.
-    pub fn get_mut(&mut self, channel: &str) -> Option<&mut V> {
+    pub(crate) fn get_mut(&mut self, channel: &str) -> Option<&mut V> {
         let at = self.find(channel).ok()?;
         Some(&mut self.entries[at].1)
     }
 
     /// Sets a channel's value, and gives back the one that it had.
-    pub fn insert(&mut self, channel: Channel, value: V) -> Option<V> {
+    pub(crate) fn insert(&mut self, channel: Channel, value: V) -> Option<V> {
         match self.find(&channel) {
             Ok(at) => Some(std::mem::replace(&mut self.entries[at].1, value)),
             Err(at) => {
@@ -67,44 +51,24 @@ impl<V> ByChannel<V> {
     }
 
     /// Takes a channel out.
-    pub fn remove(&mut self, channel: &str) -> Option<V> {
+    pub(crate) fn remove(&mut self, channel: &str) -> Option<V> {
         let at = self.find(channel).ok()?;
         Some(self.entries.remove(at).1)
     }
 
     /// Keeps the channels for which `keep` holds.
-    pub fn retain(&mut self, mut keep: impl FnMut(&Channel, &mut V) -> bool) {
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(&Channel, &mut V) -> bool) {
         self.entries.retain_mut(|(channel, value)| keep(channel, value));
     }
 
     /// Every channel and its value.
-    pub fn iter(&self) -> impl Iterator<Item = (&Channel, &V)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Channel, &V)> {
         self.entries.iter().map(|(channel, value)| (channel, value))
     }
 
     /// Every value, to be changed.
-    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
         self.entries.iter_mut().map(|(_, value)| value)
-    }
-}
-
-impl<V> IntoIterator for ByChannel<V> {
-    type Item = (Channel, V);
-    type IntoIter = std::vec::IntoIter<(Channel, V)>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.entries.into_iter()
-    }
-}
-
-impl<V> Extend<(Channel, V)> for ByChannel<V> {
-    fn extend<I: IntoIterator<Item = (Channel, V)>>(&mut self, entries: I) {
-        let entries = entries.into_iter();
-        // Exactly: a session's channels rarely change behind its START.
-        self.entries.reserve_exact(entries.size_hint().0);
-        for (channel, value) in entries {
-            self.insert(channel, value);
-        }
     }
 }
 
@@ -136,8 +100,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(map.get(&name), model.get(name.as_str()));
-                prop_assert_eq!(map.contains(&name), model.contains_key(name.as_str()));
-                prop_assert_eq!((map.len(), map.is_empty()), (model.len(), model.is_empty()));
+                prop_assert_eq!(map.len(), model.len());
                 prop_assert!(map.iter().eq(model.iter()));
             }
         }

@@ -22,7 +22,6 @@ pub mod protocol0;
 pub mod token;
 
 pub use budget::ReplyBudget;
-pub use by_channel::ByChannel;
 pub use client::ClientEngine;
 pub use config::{Protocol, SessionConfig};
 pub use engine::Engine;

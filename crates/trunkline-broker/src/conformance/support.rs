@@ -94,7 +94,7 @@ impl Reader {
     pub(super) fn new(attached: Attached) -> Self {
         let Attached { log, cursor, attachment, .. } = attached;
         let bell = Arc::new(Bell(Notify::new()));
-        let subscription = log.subscribe(bell.clone());
+        let subscription = log.subscribe();
         Reader { log, cursor, bell, subscription, seen: VecDeque::new(), _attachment: attachment }
     }
 
@@ -117,7 +117,10 @@ impl Reader {
                 if let Some(seen) = self.seen.pop_front() {
                     return seen;
                 }
-                if self.read() && self.seen.is_empty() && self.subscription.park(&self.cursor) {
+                if self.read()
+                    && self.seen.is_empty()
+                    && self.subscription.park(&self.cursor, || self.bell.clone())
+                {
                     self.bell.0.notified().await;
                 }
             }

@@ -153,6 +153,13 @@ impl Log {
         Log { channel, state, encoding: Default::default(), shared, share }
     }
 
+    /// Tells the engine that an attachment is being dropped.
+    pub(crate) fn detach(self: &Arc<Self>) {
+        if let Some(engine) = self.shared.engine() {
+            engine.detach(self);
+        }
+    }
+
     /// Whose log it is.
     pub fn channel(&self) -> &ChannelName {
         &self.channel

@@ -3,10 +3,11 @@
 //! The budget counts what is kept and what is encoded of it. It refuses to decide what goes: a log gives back what its
 //! own limits no longer keep, and a publication that does not fit then is refused.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use crate::broker::Detach;
 use crate::clock::Clock;
 
 /// What a channel may have of an engine's limits.
@@ -42,16 +43,28 @@ pub(crate) struct Shared {
     limit: usize,
     /// `None`: publications with a ttl of their own end when the log is told the time.
     clock: Option<Arc<dyn Clock>>,
+    /// Whom attachments tell that they are dropped. Here rather than in each log, since there are very many.
+    engine: OnceLock<Weak<dyn Detach>>,
 }
 
 impl Shared {
     pub(crate) fn new(limit: usize, clock: Arc<dyn Clock>) -> Self {
-        Shared { used: AtomicUsize::new(0), limit, clock: Some(clock) }
+        Shared { used: AtomicUsize::new(0), limit, clock: Some(clock), engine: OnceLock::new() }
     }
 
     /// For a log of its own.
     pub(crate) fn unlimited() -> Self {
-        Shared { used: AtomicUsize::new(0), limit: usize::MAX, clock: None }
+        Shared { used: AtomicUsize::new(0), limit: usize::MAX, clock: None, engine: OnceLock::new() }
+    }
+
+    /// These are the logs of this engine. It is said once.
+    pub(crate) fn belongs_to(&self, engine: Weak<dyn Detach>) {
+        self.engine.get_or_init(|| engine);
+    }
+
+    /// `None`: a log of its own, or the engine is gone.
+    pub(crate) fn engine(&self) -> Option<Arc<dyn Detach>> {
+        self.engine.get()?.upgrade()
     }
 
     pub(crate) fn uptime(&self) -> Option<Duration> {

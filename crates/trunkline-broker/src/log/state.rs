@@ -1,7 +1,7 @@
 //! What a log's lock guards: its epoch, its head, what is kept, and who is parked.
 //!
-//! A log that nobody has published to yet is these few words and nothing else, because most channels of most
-//! sessions are silent: the window is made with the first publication.
+//! A log that nobody has published to yet, with one subscriber, is these few words and nothing else, because most
+//! channels of most sessions are silent: the rest is made with the first publication or the second subscriber.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,18 +32,26 @@ pub(super) enum Place {
 /// The guarded part of a log.
 #[derive(Debug)]
 pub(super) struct State {
-    /// `None` until the first publication.
-    epoch: Option<Epoch>,
     /// A position (e, 0) with this epoch or a later one, below `epoch`, is before the first publication.
     since: Epoch,
     /// The head that is answered until the first publication.
     absent: Epoch,
-    head: Offset,
     live: LiveWindow,
     subscriptions: u32,
-    /// Rises with everything that a parked reader must see: who parked in an earlier one has been unparked.
-    pub(super) generation: u64,
-    pub(super) parked: Slab<Arc<dyn Unpark>>,
+    /// One of those who are parked; the others are in the rest.
+    parked: Option<Arc<dyn Unpark>>,
+    rest: Option<Box<Rest>>,
+}
+
+/// What a silent channel of one session does not need.
+#[derive(Debug)]
+struct Rest {
+    /// `None` until the first publication.
+    epoch: Option<Epoch>,
+    head: Offset,
+    generation: u64,
+    /// All who are parked but the first.
+    parked: Slab<Arc<dyn Unpark>>,
     /// The number that the next publication has in its window. It never falls, so that bytes which a reader is
     /// encoding while everything is dropped are not taken for a later publication's.
     next_seq: Seq,
@@ -52,6 +60,12 @@ pub(super) struct State {
     /// What the engine's budget counts for this log.
     charged: usize,
 }
+
+/// The generation of a log without [`Rest`].
+const FIRST_GENERATION: u64 = 1;
+
+/// The place of [`State::parked`] among those who are parked.
+const INSIDE: usize = usize::MAX;
 
 /// What a log has once something was published.
 #[derive(Debug)]
@@ -64,11 +78,14 @@ pub(super) struct Kept {
 
 /// Those who were parked; to be unparked after the lock is released.
 #[must_use]
-pub(crate) struct Woken(Slab<Arc<dyn Unpark>>);
+pub(crate) struct Woken {
+    first: Option<Arc<dyn Unpark>>,
+    others: Slab<Arc<dyn Unpark>>,
+}
 
 impl Woken {
     pub(crate) fn unpark(self) {
-        for (_, unpark) in &self.0 {
+        for unpark in self.first.iter().chain(self.others.iter().map(|(_, unpark)| unpark)) {
             unpark.unpark();
         }
     }
@@ -77,30 +94,63 @@ impl Woken {
 impl State {
     pub(super) fn new(since: Epoch, now: Epoch) -> Self {
         State {
-            epoch: None,
             since,
             absent: now.max(since),
-            head: Offset(0),
             live: LiveWindow::Off,
             subscriptions: 0,
-            generation: 1,
-            parked: Slab::new(),
-            next_seq: 0,
-            kept: None,
-            charged: 0,
+            parked: None,
+            rest: None,
         }
     }
 
     pub(super) fn epoch(&self) -> Option<Epoch> {
-        self.epoch
+        self.rest.as_ref()?.epoch
     }
 
     pub(super) fn head(&self) -> Offset {
-        self.head
+        self.rest.as_ref().map_or(Offset(0), |rest| rest.head)
     }
 
     pub(super) fn head_position(&self) -> Position {
-        Position { epoch: self.epoch.unwrap_or(self.absent), offset: self.head }
+        Position { epoch: self.epoch().unwrap_or(self.absent), offset: self.head() }
+    }
+
+    /// Rises with everything that a parked reader must see: who parked in an earlier one has been unparked.
+    pub(super) fn generation(&self) -> u64 {
+        self.rest.as_ref().map_or(FIRST_GENERATION, |rest| rest.generation)
+    }
+
+    /// Takes a reader in among those who are parked, and answers its place there.
+    pub(super) fn park(&mut self, unpark: Arc<dyn Unpark>) -> usize {
+        if self.parked.is_none() {
+            self.parked = Some(unpark);
+            return INSIDE;
+        }
+        self.rest().parked.insert(unpark)
+    }
+
+    /// Takes a reader out that parked in this generation.
+    pub(super) fn leave(&mut self, place: usize) {
+        if place == INSIDE {
+            self.parked = None;
+        } else if let Some(rest) = &mut self.rest {
+            rest.parked.remove(place);
+            if rest.parked.is_empty() {
+                // The room of those who are gone goes with them.
+                rest.parked = Slab::new();
+            }
+        }
+    }
+
+    /// How many are parked, and for how many there is room.
+    #[cfg(test)]
+    pub(super) fn parked(&self) -> (usize, usize) {
+        let others = self.rest.as_ref().map_or((0, 0), |rest| (rest.parked.len(), rest.parked.capacity()));
+        (others.0 + usize::from(self.parked.is_some()), others.1)
+    }
+
+    fn rest(&mut self) -> &mut Rest {
+        self.rest.get_or_insert_default()
     }
 
     pub(super) fn subscriptions(&self) -> u32 {
@@ -108,32 +158,33 @@ impl State {
     }
 
     pub(super) fn window(&self) -> Option<&Window> {
-        self.kept.as_ref().map(|kept| &kept.window)
+        self.rest.as_ref()?.kept.as_ref().map(|kept| &kept.window)
     }
 
     pub(super) fn kept_mut(&mut self) -> Option<&mut Kept> {
-        self.kept.as_deref_mut()
+        self.rest.as_mut()?.kept.as_deref_mut()
     }
 
     pub(super) fn encodings(&self) -> [u64; Variant::COUNT] {
-        self.kept.as_ref().map_or([0; Variant::COUNT], |kept| kept.encodings)
+        let kept = self.rest.as_ref().and_then(|rest| rest.kept.as_ref());
+        kept.map_or([0; Variant::COUNT], |kept| kept.encodings)
     }
 
     /// The position before the oldest kept publication: where a reader goes on after a loss.
     fn oldest(&self) -> Position {
-        let offset = self.window().and_then(Window::floor).unwrap_or(self.head);
+        let offset = self.window().and_then(Window::floor).unwrap_or(self.head());
         Position { offset, ..self.head_position() }
     }
 
     pub(super) fn place(&self, at: Position) -> Place {
         let before_first = at.offset == Offset(0) && at.epoch >= self.since;
-        let Some(epoch) = self.epoch else {
+        let Some(epoch) = self.epoch() else {
             return if before_first { Place::Head } else { Place::Gap { next: self.oldest() } };
         };
-        if at.epoch != epoch && !(before_first && at.epoch < epoch) || at.offset > self.head {
+        if at.epoch != epoch && !(before_first && at.epoch < epoch) || at.offset > self.head() {
             return Place::Gap { next: self.oldest() };
         }
-        if at.offset == self.head {
+        if at.offset == self.head() {
             return Place::Head;
         }
         let found = self.window().and_then(|window| {
@@ -150,8 +201,9 @@ impl State {
 
     /// Begins the epoch of a channel that had none.
     pub(super) fn begin(&mut self, head: Position) {
-        self.epoch = Some(head.epoch);
-        self.head = head.offset;
+        let rest = self.rest();
+        rest.epoch = Some(head.epoch);
+        rest.head = head.offset;
     }
 
     /// Makes room for a publication: takes it from the budget, or from what it displaces in this log.
@@ -165,7 +217,7 @@ impl State {
     ) -> Result<(), LogsFull> {
         let size = window::size(cost);
         if shared.take(size, share).is_ok() {
-            self.charged += size;
+            self.rest().charged += size;
             return Ok(());
         }
         // What is encoded can be made again.
@@ -173,7 +225,7 @@ impl State {
         self.expire(now);
         self.settle(shared);
         let live = self.live;
-        let displaced = match &mut self.kept {
+        let displaced = match self.kept_mut() {
             Some(kept) => {
                 kept.window.set_limits(limits);
                 kept.window.displaced(cost, now, live)
@@ -182,19 +234,20 @@ impl State {
         };
         let grows = size.saturating_sub(displaced);
         shared.take(grows, share)?;
-        self.charged += grows;
+        self.rest().charged += grows;
         Ok(())
     }
 
     /// Tells the budget what this log takes now.
     pub(super) fn settle(&mut self, shared: &Shared) {
-        let takes = self.kept.as_ref().map_or(0, |kept| kept.bytes());
-        shared.settle(self.charged, takes);
-        self.charged = takes;
+        let Some(rest) = &mut self.rest else { return };
+        let takes = rest.kept.as_ref().map_or(0, |kept| kept.bytes());
+        shared.settle(rest.charged, takes);
+        rest.charged = takes;
     }
 
     fn drop_encodings(&mut self) {
-        if let Some(kept) = &mut self.kept {
+        if let Some(kept) = self.kept_mut() {
             kept.variants = Default::default();
         }
     }
@@ -217,10 +270,12 @@ impl State {
 
     /// Appends, trims, and takes out those who are parked.
     pub(super) fn push(&mut self, slot: Slot, limits: HistoryLimits) -> Woken {
-        self.head = slot.offset;
-        let base = self.next_seq;
-        self.next_seq += 1;
-        let kept = self.kept.get_or_insert_with(|| {
+        let live = self.live;
+        let rest = self.rest();
+        rest.head = slot.offset;
+        let base = rest.next_seq;
+        rest.next_seq += 1;
+        let kept = rest.kept.get_or_insert_with(|| {
             Box::new(Kept {
                 window: Window::new(base, limits),
                 variants: Default::default(),
@@ -228,49 +283,41 @@ impl State {
             })
         });
         kept.window.set_limits(limits);
-        kept.window.push(slot, self.live);
-        self.release();
+        kept.window.push(slot, live);
+        rest.release();
         self.wake()
     }
 
     /// Everyone who is parked, to be unparked once; whoever parks from now on waits for the next.
     fn wake(&mut self) -> Woken {
-        self.generation += 1;
+        let first = self.parked.take();
+        let rest = self.rest();
+        rest.generation += 1;
         // Those woken will mostly park again: room for as many saves growing under the lock, step by step.
-        let room = Slab::with_capacity(self.parked.len());
-        Woken(std::mem::replace(&mut self.parked, room))
+        let room = Slab::with_capacity(rest.parked.len());
+        Woken { first, others: std::mem::replace(&mut rest.parked, room) }
     }
 
     pub(super) fn reset(&mut self, head: Position, since: Epoch) -> Woken {
         self.since = since;
         self.absent = head.epoch.max(since);
-        self.epoch = (head.offset > Offset(0)).then_some(head.epoch);
-        self.head = head.offset;
-        self.kept = None;
+        let rest = self.rest();
+        rest.epoch = (head.offset > Offset(0)).then_some(head.epoch);
+        rest.head = head.offset;
+        rest.kept = None;
         self.wake()
     }
 
     pub(super) fn expire(&mut self, uptime: Duration) {
         let live = self.live;
-        if let Some(kept) = &mut self.kept {
-            for seq in kept.window.expire(uptime) {
-                kept.variants.iter_mut().flatten().for_each(|chunks| chunks.drop_holding(seq));
+        if let Some(rest) = &mut self.rest {
+            if let Some(kept) = &mut rest.kept {
+                for seq in kept.window.expire(uptime) {
+                    kept.variants.iter_mut().flatten().for_each(|chunks| chunks.drop_holding(seq));
+                }
+                kept.window.trim(uptime, live);
             }
-            kept.window.trim(uptime, live);
-        }
-        self.release();
-    }
-
-    /// Drops the bytes of what the window has dropped, and everything once nothing is kept.
-    fn release(&mut self) {
-        let Some(kept) = &mut self.kept else { return };
-        if kept.window.is_empty() {
-            self.kept = None;
-            return;
-        }
-        let base = kept.window.base();
-        for chunks in kept.variants.iter_mut().flatten() {
-            chunks.release_before(base);
+            rest.release();
         }
     }
 
@@ -293,7 +340,7 @@ impl State {
     pub(super) fn page(&self, since: Option<Position>, limit: usize, direction: Direction) -> Page {
         let place = since.map(|since| self.place(since));
         let mut page = Page { position: self.head_position(), publications: Vec::new(), recovered: true };
-        let Some((window, epoch)) = self.window().zip(self.epoch) else {
+        let Some((window, epoch)) = self.window().zip(self.epoch()) else {
             page.recovered = !matches!(place, Some(Place::Gap { .. }));
             return page;
         };
@@ -329,6 +376,35 @@ impl State {
             }
         }
         page
+    }
+}
+
+impl Default for Rest {
+    fn default() -> Self {
+        Rest {
+            epoch: None,
+            head: Offset(0),
+            generation: FIRST_GENERATION,
+            parked: Slab::new(),
+            next_seq: 0,
+            kept: None,
+            charged: 0,
+        }
+    }
+}
+
+impl Rest {
+    /// Drops the bytes of what the window has dropped, and everything once nothing is kept.
+    fn release(&mut self) {
+        let Some(kept) = &mut self.kept else { return };
+        if kept.window.is_empty() {
+            self.kept = None;
+            return;
+        }
+        let base = kept.window.base();
+        for chunks in kept.variants.iter_mut().flatten() {
+            chunks.release_before(base);
+        }
     }
 }
 

@@ -6,8 +6,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use slab::Slab;
-
 use super::state::{Place, State};
 use super::{Cursor, Log};
 
@@ -25,22 +23,22 @@ impl std::fmt::Debug for dyn Unpark {
 }
 
 /// A reader's place among those who can park at a log. Dropping it takes it away in O(1) and leaves nothing behind;
-/// an `unpark` that is already on its way may still come.
+/// an `unpark` that is already on its way may still come. There are several for each session, so it holds no more
+/// than it must.
 #[derive(Debug)]
 pub struct Subscription {
     log: Arc<Log>,
-    unpark: Arc<dyn Unpark>,
-    /// The generation in which it parked last, and its key there. Read and written under the log's lock only, so the
-    /// lock orders them; they are atomic so that parking needs no `&mut`.
+    /// The generation in which it parked last, and its place there. Read and written under the log's lock only, so
+    /// the lock orders them; they are atomic so that parking needs no `&mut`.
     generation: AtomicU64,
-    key: AtomicUsize,
+    place: AtomicUsize,
 }
 
 impl Log {
     /// Registers a reader. It counts as live until the subscription is dropped.
-    pub fn subscribe(self: &Arc<Self>, unpark: Arc<dyn Unpark>) -> Subscription {
+    pub fn subscribe(self: &Arc<Self>) -> Subscription {
         self.state.lock().subscribed();
-        Subscription { log: self.clone(), unpark, generation: AtomicU64::new(0), key: AtomicUsize::new(0) }
+        Subscription { log: self.clone(), generation: AtomicU64::new(0), place: AtomicUsize::new(0) }
     }
 }
 
@@ -51,22 +49,18 @@ impl Subscription {
     }
 
     /// Parks at the head. True: parked, the next publication unparks it once. False: there is something to read
-    /// already, so read again.
-    pub fn park(&self, cursor: &Cursor) -> bool {
+    /// already, so read again. Who is to be unparked is asked for only where it is not parked yet, under the log's
+    /// lock.
+    pub fn park(&self, cursor: &Cursor, unpark: impl FnOnce() -> Arc<dyn Unpark>) -> bool {
         let mut state = self.log.state.lock();
         if state.place(cursor.position) != Place::Head {
             return false;
         }
-        if self.generation.load(Ordering::Relaxed) == state.generation {
+        if self.generation.load(Ordering::Relaxed) == state.generation() {
             return true;
         }
-        if state.parked.capacity() == 0 {
-            // Most channels have one subscriber; growing from nothing would make room for four.
-            state.parked = Slab::with_capacity(1);
-        }
-        let key = state.parked.insert(self.unpark.clone());
-        self.key.store(key, Ordering::Relaxed);
-        self.generation.store(state.generation, Ordering::Relaxed);
+        self.place.store(state.park(unpark()), Ordering::Relaxed);
+        self.generation.store(state.generation(), Ordering::Relaxed);
         true
     }
 
@@ -76,13 +70,8 @@ impl Subscription {
     }
 
     fn leave(&self, state: &mut State) {
-        if self.generation.swap(0, Ordering::Relaxed) != state.generation {
-            return;
-        }
-        state.parked.remove(self.key.load(Ordering::Relaxed));
-        if state.parked.is_empty() {
-            // The room of those who are gone goes with them.
-            state.parked = Slab::new();
+        if self.generation.swap(0, Ordering::Relaxed) == state.generation() {
+            state.leave(self.place.load(Ordering::Relaxed));
         }
     }
 }

@@ -4,18 +4,21 @@
 //! attachment; one that was is remembered as its (epoch, offset) pair until nobody can hold a position in it, and
 //! then as one number of a small table, which is what tells a late position that something was lost.
 
-use std::collections::HashMap;
-use std::collections::hash_map::{Entry, RandomState};
+use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use parking_lot::Mutex;
 
 use super::idempotency::Keys;
 use super::time::Time;
-use crate::broker::{Attached, Attachment, BrokerError, Direction, Figures, Page, PublishOptions, Published};
+use crate::broker::{
+    Attached, Attachment, BrokerError, Detach, Direction, Figures, Page, PublishOptions, Published,
+};
 use crate::defaults::{CHANNEL_MEMORY, IDEMPOTENCY_KEY_BYTES};
 use crate::item::Item;
 use crate::log::{Addition, LiveWindow, Log, LogsFull, Share, Shared};
@@ -32,7 +35,7 @@ const MARKS: usize = 4_096;
 pub(super) struct Channels {
     time: Arc<Time>,
     hasher: RandomState,
-    shards: Box<[Mutex<HashMap<ChannelName, Channel>>]>,
+    shards: Box<[Mutex<Shard>]>,
     /// By a hash of the name: a position (e, 0) below the mark may lie before a forgotten publication.
     marks: Box<[AtomicU64]>,
     max_per_shard: usize,
@@ -46,6 +49,9 @@ pub(super) struct Limits {
     pub(super) essential: fn(&str) -> bool,
 }
 
+/// Channels by their logs' names.
+type Shard = HashTable<Channel>;
+
 /// One channel.
 struct Channel {
     log: Arc<Log>,
@@ -54,15 +60,9 @@ struct Channel {
     keys: Option<Arc<Mutex<Keys>>>,
 }
 
-/// Detaches when dropped.
-struct Detach {
-    channels: Arc<Channels>,
-    channel: ChannelName,
-}
-
 impl Channels {
-    pub(super) fn new(time: Arc<Time>, shared: Arc<Shared>, limits: Limits) -> Self {
-        Channels {
+    pub(super) fn new(time: Arc<Time>, shared: Arc<Shared>, limits: Limits) -> Arc<Self> {
+        let channels = Arc::new(Channels {
             time,
             hasher: RandomState::new(),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
@@ -70,7 +70,10 @@ impl Channels {
             max_per_shard: limits.channels.div_ceil(SHARDS),
             essential: limits.essential,
             shared,
-        }
+        });
+        let engine: Weak<Channels> = Arc::downgrade(&channels);
+        channels.shared.belongs_to(engine);
+        channels
     }
 
     pub(super) fn publish(
@@ -112,25 +115,20 @@ impl Channels {
         Ok(Published { position: appended.position, duplicate: false, live: Some(appended.subscriptions) })
     }
 
-    pub(super) fn attach(
-        self: &Arc<Self>,
-        name: &ChannelName,
-        from: Option<Position>,
-    ) -> Result<Attached, BrokerError> {
+    pub(super) fn attach(&self, name: &ChannelName, from: Option<Position>) -> Result<Attached, BrokerError> {
         let log = self.with_channel(name, |channel| {
             channel.attachments += 1;
             channel.log.keep_live_window(LiveWindow::Kept);
             channel.log.clone()
         })?;
-        let guard = Detach { channels: self.clone(), channel: name.clone() };
+        let attachment = Attachment::new(log.clone());
         log.expire(self.time.uptime());
         let (cursor, verdict) = log.locate(from);
-        Ok(Attached { log, cursor, verdict, attachment: Attachment::new(guard) })
+        Ok(Attached { log, cursor, verdict, attachment })
     }
 
     pub(super) fn position(&self, name: &ChannelName) -> Position {
-        let known = self.shard(name).lock().get(name).map(|channel| channel.log.clone());
-        match known {
+        match self.log(name) {
             Some(log) => log.head(),
             None => Position { epoch: self.time.mint(), ..Position::default() },
         }
@@ -143,8 +141,7 @@ impl Channels {
         limit: usize,
         direction: Direction,
     ) -> Page {
-        let known = self.shard(name).lock().get(name).map(|channel| channel.log.clone());
-        let log = known.unwrap_or_else(|| Arc::new(self.new_log(name)));
+        let log = self.log(name).unwrap_or_else(|| Arc::new(self.new_log(name)));
         log.expire(self.time.uptime());
         log.page(since, limit, direction)
     }
@@ -159,19 +156,19 @@ impl Channels {
         let Some(shard) = self.shards.get(shard) else { return };
         let now = self.time.uptime();
         let mut shard = shard.lock();
-        shard.retain(|name, channel| {
+        shard.retain(|channel| {
             channel.expire(now);
             let idle = seconds(now).saturating_sub(channel.last_used_s) >= seconds(CHANNEL_MEMORY);
             let needless = channel.log.epoch().is_none();
             let gone = (idle || needless) && channel.is_unused();
             if gone {
-                self.mark_forgotten(name, channel);
+                self.mark_forgotten(channel);
             }
             !gone
         });
         // A storm's room is given back; a tenth of slack would be given back and taken again for ever.
         if shard.len() < shard.capacity() / 4 {
-            shard.shrink_to_fit();
+            shard.shrink_to_fit(|channel| self.hash(channel.name()));
         }
     }
 
@@ -180,8 +177,8 @@ impl Channels {
         let since = Epoch(self.time.incarnation().0);
         for shard in &self.shards {
             let shard = shard.lock();
-            let logs: Vec<Arc<Log>> = shard.values().map(|channel| channel.log.clone()).collect();
-            for keys in shard.values().filter_map(|channel| channel.keys.as_ref()) {
+            let logs: Vec<Arc<Log>> = shard.iter().map(|channel| channel.log.clone()).collect();
+            for keys in shard.iter().filter_map(|channel| channel.keys.as_ref()) {
                 *keys.lock() = Keys::new(Arc::clone(&self.shared));
             }
             drop(shard);
@@ -200,14 +197,26 @@ impl Channels {
         if (self.essential)(name.as_str()) { Share::Whole } else { Share::Ordinary }
     }
 
-    fn shard(&self, name: &ChannelName) -> &Mutex<HashMap<ChannelName, Channel>> {
+    /// A table looks at the lowest bits and at the seven highest; those that choose the shard are the same in all of a
+    /// shard's names, so they stand between.
+    fn hash(&self, name: &ChannelName) -> u64 {
+        self.hasher.hash_one(name).rotate_left(u64::BITS / 2)
+    }
+
+    fn shard(&self, hash: u64) -> &Mutex<Shard> {
         // The remainder is below the number of shards.
-        &self.shards[(self.hasher.hash_one(name) % SHARDS as u64) as usize]
+        &self.shards[((hash >> (u64::BITS / 2)) % SHARDS as u64) as usize]
     }
 
     fn mark(&self, name: &ChannelName) -> &AtomicU64 {
         // The shard took the low bits; the remainder is below the number of marks.
         &self.marks[(self.hasher.hash_one(name) / SHARDS as u64 % MARKS as u64) as usize]
+    }
+
+    fn log(&self, name: &ChannelName) -> Option<Arc<Log>> {
+        let hash = self.hash(name);
+        let shard = self.shard(hash).lock();
+        shard.find(hash, |channel| channel.name() == name).map(|channel| channel.log.clone())
     }
 
     fn new_log(&self, name: &ChannelName) -> Log {
@@ -223,20 +232,21 @@ impl Channels {
         then: impl FnOnce(&mut Channel) -> T,
     ) -> Result<T, BrokerError> {
         let now_s = seconds(self.time.uptime());
-        let mut shard = self.shard(name).lock();
+        let hash = self.hash(name);
+        let is_it = |channel: &Channel| channel.name() == name;
+        let mut shard = self.shard(hash).lock();
         let room = self.share(name).of(self.max_per_shard);
-        if shard.len() >= room && !shard.contains_key(name) && !self.make_room(&mut shard) {
+        let is_full = shard.len() >= room && shard.find(hash, is_it).is_none();
+        if is_full && !self.make_room(&mut shard) {
             let limit = room * SHARDS;
             return Err(BrokerError::Full { what: "channels", limit });
         }
-        let channel = match shard.entry(name.clone()) {
+        let channel = match shard.entry(hash, is_it, |channel| self.hash(channel.name())) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(vacant) => vacant.insert(Channel {
-                log: Arc::new(self.new_log(name)),
-                attachments: 0,
-                last_used_s: now_s,
-                keys: None,
-            }),
+            Entry::Vacant(vacant) => {
+                let log = Arc::new(self.new_log(name));
+                vacant.insert(Channel { log, attachments: 0, last_used_s: now_s, keys: None }).into_mut()
+            }
         };
         channel.last_used_s = now_s;
         Ok(then(channel))
@@ -245,13 +255,13 @@ impl Channels {
     /// Forgets the unused channels of a full shard that were used longest ago, an eighth of it at a time, so that
     /// a flood of new names does not search the shard for each. Where there are none, those go that are remembered
     /// for their keys alone: a publication that is repeated later than all of that is the lesser evil.
-    fn make_room(&self, shard: &mut HashMap<ChannelName, Channel>) -> bool {
+    fn make_room(&self, shard: &mut Shard) -> bool {
         let now = self.time.uptime();
         let mut unused: Vec<(bool, u32, ChannelName)> = Vec::new();
-        for (name, channel) in shard.iter_mut() {
+        for channel in shard.iter_mut() {
             channel.expire(now);
             if channel.is_idle() {
-                unused.push((channel.keys.is_some(), channel.last_used_s, name.clone()));
+                unused.push((channel.keys.is_some(), channel.last_used_s, channel.name().clone()));
             }
         }
         unused.sort_unstable();
@@ -259,24 +269,28 @@ impl Channels {
         let most = self.max_per_shard.div_ceil(8);
         unused.truncate(if first_keyed > 0 { first_keyed.min(most) } else { most });
         for (_, _, name) in &unused {
-            if let Some(channel) = shard.remove(name) {
-                self.mark_forgotten(name, &channel);
+            if let Ok(channel) = shard.find_entry(self.hash(name), |channel| channel.name() == name) {
+                self.mark_forgotten(&channel.remove().0);
             }
         }
         !unused.is_empty()
     }
 
     /// Notes that a channel is forgotten, under its shard's lock, so that the next log of that name knows it.
-    fn mark_forgotten(&self, name: &ChannelName, channel: &Channel) {
+    fn mark_forgotten(&self, channel: &Channel) {
         if let Some(epoch) = channel.log.epoch() {
-            self.mark(name).fetch_max(epoch.0 + 1, Ordering::Relaxed);
+            self.mark(channel.name()).fetch_max(epoch.0 + 1, Ordering::Relaxed);
         }
     }
+}
 
-    fn detach(&self, name: &ChannelName) {
+impl Detach for Channels {
+    fn detach(&self, log: &Arc<Log>) {
         let now = self.time.uptime();
-        let mut shard = self.shard(name).lock();
-        let Some(channel) = shard.get_mut(name) else { return };
+        let hash = self.hash(log.channel());
+        let mut shard = self.shard(hash).lock();
+        let Ok(mut entry) = shard.find_entry(hash, |channel| Arc::ptr_eq(&channel.log, log)) else { return };
+        let channel = entry.get_mut();
         channel.attachments -= 1;
         channel.last_used_s = seconds(now);
         if channel.attachments > 0 {
@@ -284,13 +298,17 @@ impl Channels {
         }
         channel.log.keep_live_window(LiveWindow::Off);
         channel.log.expire(now);
-        if channel.log.epoch().is_none() && channel.is_unused() {
-            shard.remove(name);
+        if channel.log.epoch().is_none() && channel.keys.is_none() && channel.is_idle_but_for(1) {
+            entry.remove();
         }
     }
 }
 
 impl Channel {
+    fn name(&self) -> &ChannelName {
+        self.log.channel()
+    }
+
     /// Drops what is no longer kept.
     fn expire(&mut self, now: Duration) {
         self.log.expire(now);
@@ -314,13 +332,12 @@ impl Channel {
     /// Whether nobody is attached, nothing is kept, and nobody is about to publish. A publisher takes its reference
     /// under the shard's lock, which the caller holds.
     fn is_idle(&self) -> bool {
-        self.attachments == 0 && Arc::strong_count(&self.log) == 1 && self.log.is_empty()
+        self.is_idle_but_for(0)
     }
-}
 
-impl Drop for Detach {
-    fn drop(&mut self) {
-        self.channels.detach(&self.channel);
+    /// The same, but so many known ones hold the log.
+    fn is_idle_but_for(&self, known: usize) -> bool {
+        self.attachments == 0 && Arc::strong_count(&self.log) == 1 + known && self.log.is_empty()
     }
 }
 

@@ -78,7 +78,7 @@ impl Engine {
             stored.map_err(MemoryError::from_write)?;
         }
         let engine = Arc::new(Engine {
-            channels: Arc::new(Channels::new(time.clone(), shared, limits)),
+            channels: Channels::new(time.clone(), shared, limits),
             time,
             table: Mutex::new(table),
             fences: Mutex::new(Fences { next, below }),

@@ -13,7 +13,7 @@ use trunkline_broker::{Cursor, Log, Unpark};
 use trunkline_proto::codes::Advice;
 use trunkline_proto::wire::CloseNotice;
 use trunkline_proto::{CloseCode, DownBody, DownFrame};
-use trunkline_session::{Channel, ConnectionId, Ledger, Position, Protocol, Seq};
+use trunkline_session::{ConnectionId, Ledger, Position, Protocol, Seq};
 use trunkline_transport::{ConnectionInfo, Framing, Protocol as TransportProtocol};
 
 use super::write_state::WriteState;
@@ -54,9 +54,10 @@ pub(crate) struct Handle {
     pub(crate) id: ConnectionId,
     pub(crate) protocol: TransportProtocol,
     /// The client's address, `None` in memory.
-    peer: Option<SocketAddr>,
+    pub(crate) peer: Option<SocketAddr>,
     write: Mutex<WriteState>,
-    ending: Mutex<Option<Ending>>,
+    /// Boxed, since most connections do not end yet.
+    ending: Mutex<Option<Box<Ending>>>,
     waker: AtomicWaker,
 }
 
@@ -138,10 +139,10 @@ impl Handle {
     }
 
     /// Delivers a channel to this connection from a cursor on.
-    pub(crate) fn follow(self: &Arc<Self>, name: Channel, log: Arc<Log>, cursor: Cursor) {
+    pub(crate) fn follow(&self, log: &Arc<Log>, cursor: Cursor) {
         let ending = self.ending.lock();
         if ending.is_none() {
-            self.write.lock().follow(name, log, cursor, Arc::clone(self) as Arc<dyn Unpark>);
+            self.write.lock().follow(log, cursor);
         }
         drop(ending);
         self.waker.wake();
@@ -180,7 +181,7 @@ impl Handle {
             if let Some(close) = form.framing.close(code, &ending.reason) {
                 write.send_raw(close);
             }
-            *slot = Some(ending);
+            *slot = Some(Box::new(ending));
         }
         self.waker.wake();
     }
@@ -199,18 +200,23 @@ impl Handle {
         if let Some(close) = write.form().framing.close(code.unwrap_or(1005), "") {
             write.send_raw(close);
         }
-        *slot = Some(Ending::new(CloseCode::GoingAway, "the peer closed the connection"));
+        let ending = Ending::new(CloseCode::GoingAway, "the peer closed the connection");
+        *slot = Some(Box::new(ending));
     }
 
     /// The actor is gone: nothing is followed or kept for it any more.
     pub(super) fn abandon(&self) {
         let mut slot = self.ending.lock();
-        slot.get_or_insert_with(|| Ending::new(CloseCode::GoingAway, "the connection is gone"));
+        slot.get_or_insert_with(|| Box::new(Ending::new(CloseCode::GoingAway, "the connection is gone")));
         self.write.lock().abandon();
     }
 
     pub(crate) fn ending(&self) -> Option<Ending> {
-        self.ending.lock().clone()
+        self.ending.lock().as_deref().cloned()
+    }
+
+    pub(crate) fn is_ending(&self) -> bool {
+        self.ending.lock().is_some()
     }
 
     pub(crate) fn waker(&self) -> &AtomicWaker {

@@ -35,14 +35,24 @@ const MAX_GATHER_SLICES: usize = 256;
 /// A channel takes its turn with this much, so that a busy channel can't starve the others of its connection.
 const TURN_BYTES: usize = 64 * 1024;
 
-/// A channel of this connection: its log, how far it was written, and the registration that wakes the connection.
+/// A channel of this connection: the place at its log that wakes the connection, and how far it was written.
 struct Live {
-    /// The name as the ledger of protocol 0 shares it.
-    name: Channel,
-    log: Arc<Log>,
-    cursor: Cursor,
     subscription: Subscription,
+    cursor: Cursor,
 }
+
+impl Live {
+    fn log(&self) -> &Arc<Log> {
+        self.subscription.log()
+    }
+
+    fn name(&self) -> &Channel {
+        self.log().channel().as_shared()
+    }
+}
+
+/// Who is woken by the publications of a parked channel.
+pub(crate) type Unparks<'a> = &'a dyn Fn() -> Arc<dyn Unpark>;
 
 /// Bytes gathered for a write, and what is true once they are begun.
 struct Gathered {
@@ -86,19 +96,34 @@ pub(crate) struct Written {
 /// See the module.
 pub(crate) struct WriteState {
     form: WireForm,
-    /// The rest of what the socket has the beginning of; in protocol 0 also what is numbered already.
-    begun: Bytes,
-    outbox: Outbox,
-    channels: Vec<Live>,
-    /// The channel whose turn it is.
-    turn: usize,
-    gathered: Vec<Gathered>,
-    ledger: Option<Arc<Mutex<Ledger>>>,
     /// Whether frames still get numbers here (protocol 0).
     is_numbering: bool,
     /// Somebody found the outbox full and waits for room in it.
     room_wanted: bool,
+    channels: Vec<Live>,
+    /// The channel whose turn it is.
+    turn: usize,
+    ledger: Option<Arc<Mutex<Ledger>>>,
+    /// What counts all connections' outboxes together.
+    all: Arc<ReplyQueue>,
+    /// `None` while there is nothing to write, which is most of the time.
+    work: Option<Box<Work>>,
+}
+
+/// What a connection with something to write holds.
+struct Work {
+    /// The rest of what the socket has the beginning of; in protocol 0 also what is numbered already.
+    begun: Bytes,
+    outbox: Outbox,
+    gathered: Vec<Gathered>,
     written: Written,
+}
+
+impl Work {
+    fn new(all: Arc<ReplyQueue>) -> Box<Self> {
+        let outbox = Outbox::new(all);
+        Box::new(Work { begun: Bytes::new(), outbox, gathered: Vec::new(), written: Written::default() })
+    }
 }
 
 impl WriteState {
@@ -106,16 +131,18 @@ impl WriteState {
     pub(crate) fn new(framing: Framing, all: Arc<ReplyQueue>) -> Self {
         WriteState {
             form: WireForm { protocol: Protocol::Trunkline, dialect: Dialect::Protobuf, framing },
-            begun: Bytes::new(),
-            outbox: Outbox::new(all),
+            all,
+            is_numbering: true,
             channels: Vec::new(),
             turn: 0,
-            gathered: Vec::new(),
             ledger: None,
-            is_numbering: true,
             room_wanted: false,
-            written: Written::default(),
+            work: None,
         }
+    }
+
+    fn work(&mut self) -> &mut Work {
+        self.work.get_or_insert_with(|| Work::new(Arc::clone(&self.all)))
     }
 
     pub(crate) fn form(&self) -> WireForm {
@@ -161,12 +188,12 @@ impl WriteState {
     }
 
     fn queue(&mut self, bytes: Bytes, numbering: Option<Numbering>) {
-        self.outbox.push(Outgoing { bytes, numbering });
+        self.work().outbox.push(Outgoing { bytes, numbering });
     }
 
     /// Is the outbox so full that the connection should read no further?
     pub(crate) fn is_full(&self) -> bool {
-        self.outbox.is_full()
+        self.work.as_ref().is_some_and(|work| work.outbox.is_full())
     }
 
     /// Is the outbox full? Then whoever asks waits for room in it, and [`WriteState::take_room`] says when. Both are
@@ -184,26 +211,26 @@ impl WriteState {
 
     /// Frames and bytes that wait here: the outbox, and the rest of the frame that is begun.
     pub(crate) fn queued(&self) -> (u64, u64) {
-        let begun = u64::from(!self.begun.is_empty());
-        (self.outbox.frames() as u64 + begun, (self.outbox.bytes() + self.begun.len()) as u64)
+        let Some(work) = &self.work else { return (0, 0) };
+        let begun = u64::from(!work.begun.is_empty());
+        (work.outbox.frames() as u64 + begun, (work.outbox.bytes() + work.begun.len()) as u64)
     }
 
     /// Follows a channel from a cursor. A channel that is followed already goes on from the new cursor.
-    pub(crate) fn follow(&mut self, name: Channel, log: Arc<Log>, cursor: Cursor, unpark: Arc<dyn Unpark>) {
-        self.unfollow(&name);
+    pub(crate) fn follow(&mut self, log: &Arc<Log>, cursor: Cursor) {
+        let name = log.channel().as_shared();
+        self.unfollow(name);
         if let Some(ledger) = &self.ledger {
-            ledger.lock().attached(&name, to_session(cursor.position()));
+            ledger.lock().attached(name, to_session(cursor.position()));
         }
-        let subscription = log.subscribe(unpark);
-        self.channels.push(Live { name, log, cursor, subscription });
+        self.channels.push(Live { subscription: log.subscribe(), cursor });
     }
 
     /// Stops at once; a frame that is begun is finished.
     pub(crate) fn unfollow(&mut self, channel: &str) {
         let before = self.channels.len();
-        self.channels.retain(|live| *live.name != *channel);
-        // What was gathered names channels by their place.
-        self.gathered.clear();
+        self.channels.retain(|live| **live.name() != *channel);
+        self.forget_gathered();
         if self.channels.len() < before
             && let Some(ledger) = &self.ledger
         {
@@ -214,7 +241,14 @@ impl WriteState {
     /// Drops every channel: the connection is ending.
     pub(crate) fn unfollow_all(&mut self) {
         self.channels.clear();
-        self.gathered.clear();
+        self.forget_gathered();
+    }
+
+    /// What was gathered names channels by their place, so it goes when one goes.
+    fn forget_gathered(&mut self) {
+        if let Some(work) = &mut self.work {
+            work.gathered.clear();
+        }
     }
 
     /// Protocol 0: nothing more is numbered here, since the connection ends or another one has taken over. What is
@@ -223,10 +257,9 @@ impl WriteState {
     pub(crate) fn stop_numbering(&mut self) {
         let Some(ledger) = &self.ledger else { return };
         self.is_numbering = false;
+        let Some(Work { outbox, .. }) = self.work.as_deref_mut() else { return };
         let mut ledger = ledger.lock();
-        for outgoing in
-            self.outbox.take(|outgoing| matches!(outgoing.numbering, Some(Numbering::Next { .. })))
-        {
+        for outgoing in outbox.take(|outgoing| matches!(outgoing.numbering, Some(Numbering::Next { .. }))) {
             let Some(Numbering::Next { answers }) = outgoing.numbering else { continue };
             // Where nothing more is kept for it, the client's next START is told so.
             let _: Result<Seq, LedgerError> = ledger.park(outgoing.bytes, answers);
@@ -247,76 +280,99 @@ impl WriteState {
     /// Forgets everything: nobody will write it. A numbered client finds its queued frames again on a resume.
     pub(crate) fn abandon(&mut self) {
         self.stop_numbering();
-        *self = WriteState { form: self.form, ..WriteState::new(self.form.framing, self.outbox.all()) };
+        *self = WriteState { form: self.form, ..WriteState::new(self.form.framing, Arc::clone(&self.all)) };
     }
 
     /// How far a channel was written.
     pub(crate) fn sent(&self, channel: &str) -> Option<Position> {
         self.channels
             .iter()
-            .find(|live| *live.name == *channel)
+            .find(|live| **live.name() == *channel)
             .map(|live| to_session(live.cursor.position()))
     }
 
     /// Chooses what is written next, in order: the begun frame, the outbox, then the channels in turn by bytes.
     /// Channels at their head are parked, so that the next publication wakes this connection once.
-    pub(crate) fn gather(&mut self) -> Pending {
-        self.gathered.clear();
+    pub(crate) fn gather(&mut self, unparks: Unparks<'_>) -> Pending {
         if self.form.protocol == Protocol::Seed {
-            let stopped = self.number_frames();
-            if self.begun.is_empty() {
-                self.give_room_back();
-                return stopped;
-            }
+            return self.gather_numbered(unparks);
         }
+        let mut gathered =
+            self.work.as_mut().map(|work| std::mem::take(&mut work.gathered)).unwrap_or_default();
+        gathered.clear();
         let mut room = Room { bytes: MAX_GATHER_BYTES, slices: MAX_GATHER_SLICES };
-        if !self.begun.is_empty() {
-            room.take(&mut self.gathered, Gathered { bytes: self.begun.clone(), source: Source::Begun });
-        }
-        if self.form.protocol == Protocol::Seed {
-            return Pending::Bytes;
-        }
-        for outgoing in self.outbox.iter() {
-            if room.is_used() {
-                return Pending::Bytes;
+        let encode = Counting::new(self.form);
+        if let Some(work) = &self.work {
+            if !work.begun.is_empty() {
+                room.take(&mut gathered, Gathered { bytes: work.begun.clone(), source: Source::Begun });
             }
-            room.take(&mut self.gathered, Gathered { bytes: outgoing.bytes.clone(), source: Source::Outbox });
+            for outgoing in work.outbox.iter() {
+                if room.is_used() {
+                    break;
+                }
+                room.take(&mut gathered, Gathered { bytes: outgoing.bytes.clone(), source: Source::Outbox });
+            }
         }
         for step in 0..self.channels.len() {
             if room.is_used() {
                 break;
             }
-            self.gather_channel((self.turn + step) % self.channels.len(), &mut room);
+            let index = (self.turn + step) % self.channels.len();
+            self.gather_channel(index, &mut room, &mut gathered, &encode, unparks);
         }
-        if !self.gathered.is_empty() {
-            return Pending::Bytes;
+        self.count_encoded(&encode);
+        if gathered.is_empty() {
+            self.give_room_back();
+            return Pending::Nothing;
         }
-        self.give_room_back();
-        Pending::Nothing
+        self.work().gathered = gathered;
+        Pending::Bytes
     }
 
-    fn gather_channel(&mut self, index: usize, room: &mut Room) {
+    /// Protocol 0: what is numbered is begun, and nothing else is written.
+    fn gather_numbered(&mut self, unparks: Unparks<'_>) -> Pending {
+        self.forget_gathered();
+        let stopped = self.number_frames(unparks);
+        match self.work.as_deref_mut() {
+            Some(work) if !work.begun.is_empty() => {
+                let bytes = work.begun.clone();
+                work.gathered.push(Gathered { bytes, source: Source::Begun });
+                Pending::Bytes
+            }
+            _ => {
+                self.give_room_back();
+                stopped
+            }
+        }
+    }
+
+    fn gather_channel(
+        &self,
+        index: usize,
+        room: &mut Room,
+        gathered: &mut Vec<Gathered>,
+        encode: &Counting,
+        unparks: Unparks<'_>,
+    ) {
         let live = &self.channels[index];
         let mut cursor = live.cursor;
         let mut budget = TURN_BYTES;
         let mut pieces = Vec::new();
-        let encode = Counting::new(self.form);
         while budget > 0 && !room.is_used() {
             let most = budget.min(room.bytes);
-            let outcome = live.log.read(&mut cursor, self.form.variant(), &encode, most, &mut pieces);
-            self.written.encoded += encode.take();
+            let outcome = live.log().read(&mut cursor, self.form.variant(), encode, most, &mut pieces);
             for Piece { bytes, last, entries } in pieces.drain(..) {
                 budget = budget.saturating_sub(bytes.len());
                 let source = Source::Channel { index, last: Cursor::at(last), entries };
-                room.take(&mut self.gathered, Gathered { bytes, source });
+                room.take(gathered, Gathered { bytes, source });
             }
             match outcome {
                 ReadOutcome::Gap { from, next } => {
-                    let bytes = self.form.frame(&gap_frame(&live.name, from, next));
+                    let bytes = self.form.frame(&gap_frame(live.name(), from, next));
                     let source = Source::Channel { index, last: Cursor::at(next), entries: 0 };
-                    room.take(&mut self.gathered, Gathered { bytes, source });
+                    room.take(gathered, Gathered { bytes, source });
                 }
-                ReadOutcome::AtHead if live.subscription.park(&cursor) => return,
+                ReadOutcome::AtHead if live.subscription.park(&cursor, unparks) => return,
                 ReadOutcome::AtHead | ReadOutcome::More => {}
             }
         }
@@ -324,13 +380,14 @@ impl WriteState {
 
     /// What [`WriteState::gather`] chose, for one vectored write.
     pub(crate) fn slices(&self) -> Vec<IoSlice<'_>> {
-        self.gathered.iter().map(|frame| IoSlice::new(&frame.bytes)).collect()
+        let gathered = self.work.iter().flat_map(|work| &work.gathered);
+        gathered.map(|frame| IoSlice::new(&frame.bytes)).collect()
     }
 
     /// Records that `written` bytes of what was gathered are on their way. A frame of which only the beginning is
     /// becomes the begun frame: its tail is copied, so that a slow reader pins nothing of the log.
     pub(crate) fn advance(&mut self, mut written: usize) {
-        let mut gathered = std::mem::take(&mut self.gathered);
+        let mut gathered = std::mem::take(&mut self.work().gathered);
         for Gathered { bytes, source } in gathered.drain(..) {
             if written == 0 {
                 break;
@@ -339,15 +396,16 @@ impl WriteState {
             written -= now;
             let is_cut = now < bytes.len();
             match source {
-                Source::Begun => self.begun = bytes.slice(now..),
+                Source::Begun => self.work().begun = bytes.slice(now..),
                 Source::Outbox => {
-                    self.outbox.pop();
-                    self.begun = if is_cut { Bytes::copy_from_slice(&bytes[now..]) } else { Bytes::new() };
+                    let work = self.work();
+                    work.outbox.pop();
+                    work.begun = if is_cut { Bytes::copy_from_slice(&bytes[now..]) } else { Bytes::new() };
                 }
                 Source::Channel { index, last, entries } => {
                     let encode = Counting::new(self.form);
                     let cut = is_cut.then(|| cut(&self.channels[index], &encode, now)).flatten();
-                    self.written.encoded += encode.take();
+                    self.count_encoded(&encode);
                     let cut = cut.unwrap_or_else(|| Cut {
                         cursor: last,
                         entries,
@@ -357,31 +415,46 @@ impl WriteState {
                 }
             }
         }
-        self.gathered = gathered;
+        self.work().gathered = gathered;
     }
 
     /// Drops what was gathered and not written, with its references into the logs.
     pub(crate) fn give_back(&mut self) {
-        self.gathered = Vec::new();
+        if let Some(work) = &mut self.work {
+            work.gathered = Vec::new();
+        }
     }
 
     /// Nothing is to be written: most connections are idle most of the time, and hold no room for frames then.
     fn give_room_back(&mut self) {
-        self.gathered = Vec::new();
-        self.outbox.give_room_back();
+        self.give_back();
+        let is_done = |work: &Work| {
+            work.begun.is_empty() && work.outbox.frames() == 0 && work.written == Written::default()
+        };
+        if self.work.as_deref().is_some_and(is_done) {
+            self.work = None;
+        }
     }
 
     /// What was begun since the last time.
     pub(crate) fn take_written(&mut self) -> Written {
-        std::mem::take(&mut self.written)
+        self.work.as_mut().map(|work| std::mem::take(&mut work.written)).unwrap_or_default()
+    }
+
+    fn count_encoded(&mut self, encode: &Counting) {
+        let encoded = encode.take();
+        if encoded > 0 {
+            self.work().written.encoded += encoded;
+        }
     }
 
     fn begin(&mut self, index: usize, cut: Cut) {
-        self.begun = cut.tail;
         self.channels[index].cursor = cut.cursor;
         self.turn = index + 1;
-        self.written.deliveries += u64::from(cut.entries);
-        self.written.gaps += u64::from(cut.entries == 0);
+        let work = self.work();
+        work.begun = cut.tail;
+        work.written.deliveries += u64::from(cut.entries);
+        work.written.gaps += u64::from(cut.entries == 0);
     }
 }
 
@@ -400,7 +473,7 @@ fn cut(live: &Live, encode: &Counting, mut left: usize) -> Option<Cut> {
     let mut found = Cut { cursor, entries: 0, tail: Bytes::new() };
     let mut pieces = Vec::new();
     while left > 0 {
-        let outcome = live.log.read(&mut cursor, encode.form.variant(), encode, left, &mut pieces);
+        let outcome = live.log().read(&mut cursor, encode.form.variant(), encode, left, &mut pieces);
         if matches!(outcome, ReadOutcome::Gap { .. }) || pieces.is_empty() {
             return None;
         }

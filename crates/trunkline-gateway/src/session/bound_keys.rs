@@ -10,13 +10,19 @@ use trunkline_session::ClientSeq;
 /// The newest that are remembered: as many as a session remembers calls.
 const KEPT: usize = 64;
 
+/// Boxed, since most sessions have none.
 #[derive(Default)]
-pub(crate) struct BoundKeys(VecDeque<(ClientSeq, Box<str>)>);
+pub(crate) struct BoundKeys(Option<Box<Keys>>);
+
+/// Keys and their calls, the oldest first.
+#[derive(Default)]
+struct Keys(VecDeque<(ClientSeq, Box<str>)>);
 
 impl BoundKeys {
     /// Is a push with this key bound to the call? The empty key is none.
     pub(crate) fn contains(&self, seq: ClientSeq, key: &str) -> bool {
-        !key.is_empty() && self.0.iter().any(|(of, known)| *of == seq && **known == *key)
+        let mut known = self.0.iter().flat_map(|keys| keys.0.iter());
+        !key.is_empty() && known.any(|(of, known)| *of == seq && **known == *key)
     }
 
     /// Remembers a key. Overflow policy: forget the oldest.
@@ -24,10 +30,11 @@ impl BoundKeys {
         if key.is_empty() {
             return;
         }
-        if self.0.len() >= KEPT {
-            self.0.pop_front();
+        let Keys(keys) = &mut **self.0.get_or_insert_default();
+        if keys.len() >= KEPT {
+            keys.pop_front();
         }
-        self.0.push_back((seq, key.into()));
+        keys.push_back((seq, key.into()));
     }
 }
 

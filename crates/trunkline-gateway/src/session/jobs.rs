@@ -23,9 +23,10 @@ pub(super) enum Job {
     Leave(Channel),
 }
 
+/// Without room for jobs while there is none.
 #[derive(Default)]
 pub(super) struct Jobs {
-    queue: Mutex<Queue>,
+    queue: Mutex<Option<Box<Queue>>>,
 }
 
 #[derive(Default)]
@@ -36,14 +37,15 @@ struct Queue {
 
 impl Jobs {
     pub(super) fn add(&self, node: &Arc<Node>, session: &Arc<Session>, job: Job) {
-        let mut queue = self.queue.lock();
+        let mut slot = self.queue.lock();
+        let queue = slot.get_or_insert_default();
         // A new token has 60 s to be good, and an upstream that hangs may take that of what waits before it.
         if matches!(job, Job::Operation(_, Operation::Refresh { .. })) {
             queue.waiting.push_front(job);
         } else {
             queue.waiting.push_back(job);
         }
-        drop(queue);
+        drop(slot);
         self.resume(node, session);
     }
 
@@ -51,7 +53,8 @@ impl Jobs {
     pub(super) fn resume(&self, node: &Arc<Node>, session: &Arc<Session>) {
         {
             let mut queue = self.queue.lock();
-            if queue.waiting.is_empty() || std::mem::replace(&mut queue.is_worked, true) {
+            let Some(queue) = queue.as_mut().filter(|queue| !queue.waiting.is_empty()) else { return };
+            if std::mem::replace(&mut queue.is_worked, true) {
                 return;
             }
         }
@@ -61,14 +64,15 @@ impl Jobs {
     /// The next piece of work. None is begun while the connection's reply queue is full: its answers would only make
     /// it longer, and the connection says when it has room.
     fn next(&self, session: &Session) -> Option<Job> {
-        let mut queue = self.queue.lock();
+        let mut slot = self.queue.lock();
+        let queue = slot.as_mut()?;
         if session.wait_while_full() {
             queue.is_worked = false;
             return None;
         }
         let next = queue.waiting.pop_front();
         if next.is_none() {
-            *queue = Queue::default();
+            *slot = None;
         }
         next
     }

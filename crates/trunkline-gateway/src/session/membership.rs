@@ -68,15 +68,15 @@ impl Drop for Joining {
 
 impl Inner {
     /// The channel is the session's from here on.
-    pub(super) fn arrive(&mut self, channel: Channel, arriving: Arriving) {
+    pub(super) fn arrive(&mut self, arriving: Arriving) {
         let Arriving { mut attached, joining } = arriving;
         attached.present = joining.is_some();
         if let Some(mut joining) = joining {
             joining.settle(self);
         }
         // Whoever was a member stays one, also where the channel has lost its presence meanwhile.
-        attached.present |= self.attached.get(&channel).is_some_and(|known| known.present);
-        self.attached.insert(channel, attached);
+        attached.present |= self.attached.get(attached.name()).is_some_and(|known| known.present);
+        self.attached.insert(attached);
     }
 
     /// Should others see the session on this channel? A channel of the last connection counts until the START that is
@@ -84,7 +84,7 @@ impl Inner {
     pub(super) fn is_member(&self, channel: &str) -> bool {
         let present = |of: Option<&Attached>| of.is_some_and(|attached| attached.present);
         present(self.attached.get(channel))
-            || present(self.former.get(channel))
+            || present(self.former.as_ref().and_then(|former| former.get(channel)))
             || self.joining.iter().any(|joining| **joining == *channel)
     }
 }
@@ -142,8 +142,6 @@ impl Session {
 
     /// Where the session is a member that others can see.
     fn present_channels(&self) -> Vec<Channel> {
-        let inner = self.inner.lock();
-        let present = inner.attached.iter().filter(|(_, attached)| attached.present);
-        present.map(|(channel, _)| Arc::clone(channel)).collect()
+        self.inner.lock().attached.present().cloned().collect()
     }
 }

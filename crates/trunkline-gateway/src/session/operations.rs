@@ -112,7 +112,7 @@ async fn run_call(node: &Arc<Node>, session: &Session, call: CallRequest) -> Cal
         retry: history == CallHistory::MayHaveRun,
         deadline: timeout,
     };
-    let caller = session.caller();
+    let caller = session.caller(node);
     let answer = AssertUnwindSafe(node.services.call(&caller, call)).catch_unwind();
     match tokio::time::timeout(timeout, answer).await {
         Ok(Ok(Ok(reply))) => reply_outcome(node, session, reply),
@@ -193,7 +193,7 @@ pub(super) async fn operate(node: &Arc<Node>, session: &Arc<Session>, id: Operat
         Operation::Subscribe { channel, since } => {
             match subscribe(node, session, &channel, since.map(to_broker)).await {
                 Ok((arriving, answer)) => {
-                    session.subscribed(node, channel, arriving, id, answer);
+                    session.subscribed(node, arriving, id, answer);
                     return;
                 }
                 Err(error) => Err(error),

@@ -7,7 +7,7 @@ use trunkline_proto::ErrorCode;
 use trunkline_proto::wire::{ErrorMessage, StartRequest};
 use trunkline_session::engine::Answer;
 use trunkline_session::position::is_implicit_name;
-use trunkline_session::{Channel, Fence};
+use trunkline_session::{Channel, Fence, Position};
 
 use super::membership::Arriving;
 use super::{Attached, Session};
@@ -21,7 +21,7 @@ pub(super) async fn refresh(
     auth_token: String,
 ) -> Result<Answer, ErrorMessage> {
     let fence = session.link_fence();
-    let caller = session.caller();
+    let caller = session.caller(node);
     let start = StartRequest { openid: session.user.to_string(), auth_token, ..StartRequest::default() };
     let identity = node.authenticator.authenticate(&start, &caller.transport, &caller.remote_address).await;
     let identity = identity.map_err(|error| match error {
@@ -34,10 +34,11 @@ pub(super) async fn refresh(
     let groups = channels::group_channels(&identity.groups)?;
     let mut came = Vec::new();
     for group in groups.iter().filter(|group| !session.is_on(group)) {
-        came.push((Channel::clone(group), channels::attach(node, group, None).await?.0));
+        let (attached, position, _) = channels::attach(node, group, None).await?;
+        came.push((attached, position));
     }
     // A START that took over meanwhile brought a token of its own.
-    if session.renewed(node, fence, identity) {
+    if session.renewed(node, fence, &identity) {
         session.regrouped(node, &groups, came);
         session.check_rights(node).await;
     }
@@ -46,29 +47,30 @@ pub(super) async fn refresh(
 
 impl Session {
     /// The new token's identity is the session's. False: the connection that brought it no longer holds the session.
-    fn renewed(self: &Arc<Self>, node: &Arc<Node>, fence: Option<Fence>, identity: Identity) -> bool {
+    fn renewed(self: &Arc<Self>, node: &Arc<Node>, fence: Option<Fence>, identity: &Identity) -> bool {
         let groups: Vec<Arc<str>> = identity.groups.iter().map(|group| group.as_str().into()).collect();
         let mut inner = self.inner.lock();
-        let Some(link) = inner.link.clone().filter(|link| Some(link.fence) == fence) else { return false };
-        inner.caller = Arc::new(self.caller_of(node, &link.handle, &identity, link.fence));
-        inner.identity = identity;
+        if inner.link.as_ref().is_none_or(|link| Some(link.fence) != fence) {
+            return false;
+        }
+        inner.owner.set(node, identity);
         node.hub.regroup(self, &groups);
         true
     }
 
     /// Leaves the groups that the token does not name, and follows those that it is the first to name.
-    fn regrouped(self: &Arc<Self>, node: &Arc<Node>, groups: &[Channel], came: Vec<(Channel, Attached)>) {
+    fn regrouped(self: &Arc<Self>, node: &Arc<Node>, groups: &[Channel], came: Vec<(Attached, Position)>) {
         let left: Vec<Channel> = {
             let inner = self.inner.lock();
-            let on = inner.attached.iter().map(|(channel, _)| channel);
+            let on = inner.attached.iter().map(Attached::name);
             on.filter(|on| on.starts_with("group:") && !groups.contains(on)).cloned().collect()
         };
         for channel in left {
             let error = ErrorCode::Forbidden.message("the new token is not of this group");
             self.withdraw(node, &channel, error);
         }
-        for (channel, attached) in came {
-            self.joined(node, channel, Arriving { attached, joining: None });
+        for (attached, position) in came {
+            self.joined(node, Arriving { attached, joining: None }, position);
         }
     }
 
@@ -77,7 +79,7 @@ impl Session {
     async fn check_rights(self: &Arc<Self>, node: &Arc<Node>) {
         let own: Vec<Channel> = {
             let inner = self.inner.lock();
-            let on = inner.attached.iter().map(|(channel, _)| channel);
+            let on = inner.attached.iter().map(Attached::name);
             on.filter(|on| !is_implicit_name(on)).cloned().collect()
         };
         for channel in own {

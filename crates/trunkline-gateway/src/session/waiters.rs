@@ -11,8 +11,12 @@ const MAX_WAITERS: usize = 1_024;
 /// Of so many channels it is remembered how far they were acked: those that pushes go to, which are few.
 const MAX_REMEMBERED: usize = 64;
 
+/// Boxed, since most sessions have none.
 #[derive(Default)]
-pub(crate) struct AckWaiters {
+pub(crate) struct AckWaiters(Option<Box<Waiters>>);
+
+#[derive(Default)]
+struct Waiters {
     waiting: Vec<Waiter>,
     /// An ack may be faster than who published, and a push that is repeated was acked the first time.
     acked: Vec<(Box<str>, Position)>,
@@ -28,23 +32,32 @@ impl AckWaiters {
     /// Resolves when the position is acked; to an error when it never will be, or too many wait.
     pub(crate) fn wait(&mut self, channel: &str, position: Position) -> oneshot::Receiver<()> {
         let (done, waiting) = oneshot::channel();
-        if self.acked.iter().any(|(of, acked)| **of == *channel && is_behind(position, *acked)) {
+        let waiters = self.0.get_or_insert_default();
+        if waiters.acked.iter().any(|(of, acked)| **of == *channel && is_behind(position, *acked)) {
             // The receiver is here, so this cannot fail.
             let _: Result<(), ()> = done.send(());
             return waiting;
         }
-        self.waiting.retain(|waiter| !waiter.done.is_closed());
-        if self.waiting.len() < MAX_WAITERS {
-            self.waiting.push(Waiter { channel: channel.into(), position, done });
+        waiters.waiting.retain(|waiter| !waiter.done.is_closed());
+        if waiters.waiting.len() < MAX_WAITERS {
+            waiters.waiting.push(Waiter { channel: channel.into(), position, done });
         }
         waiting
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.0.as_ref().is_none_or(|waiters| waiters.waiting.is_empty())
     }
 
     pub(crate) fn acked(&mut self, positions: &[ChannelPosition]) {
+        if self.0.is_some() || positions.iter().any(|acked| is_implicit_name(&acked.channel)) {
+            self.0.get_or_insert_default().acked(positions);
+        }
+    }
+}
+
+impl Waiters {
+    fn acked(&mut self, positions: &[ChannelPosition]) {
         self.remember(positions);
         if self.waiting.is_empty() {
             return;

@@ -47,7 +47,7 @@ pub(super) async fn attach(
     for (request, answer) in attach.into_iter().zip(answers) {
         match answer {
             Ok((channel, start)) => {
-                attached.push((request.channel, channel));
+                attached.push(channel);
                 starts.push(start);
             }
             Err(error) if request.kind != ChannelKind::Implicit => {
@@ -112,10 +112,9 @@ async fn attach_one(
         ChannelKind::Implicit => None,
         ChannelKind::Own | ChannelKind::Joined => session.join(node, channel).await?,
     };
-    Ok((
-        Arriving { attached, joining },
-        ChannelStart { channel: Channel::clone(channel), kind: *kind, position, gap },
-    ))
+    // Under the name that everything on this node shares.
+    let channel = Channel::clone(attached.name());
+    Ok((Arriving { attached, joining }, ChannelStart { channel, kind: *kind, position, gap }))
 }
 
 fn late() -> ErrorMessage {
@@ -129,7 +128,7 @@ fn late() -> ErrorMessage {
 async fn ending(handle: &Handle) {
     poll_fn(|cx| {
         handle.waker().register(cx.waker());
-        if handle.ending().is_some() { Poll::Ready(()) } else { Poll::Pending }
+        if handle.is_ending() { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
 }

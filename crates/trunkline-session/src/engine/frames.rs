@@ -208,7 +208,7 @@ impl Engine {
                 let subscribed = self.subscribed(msg_id, &channel, position, since, gap);
                 match then_leave {
                     Some(msg_id) => self.unsubscribe(msg_id, &channel),
-                    None if subscribed => self.outputs.push_back(Output::Deliver(vec![channel])),
+                    None if subscribed => self.outputs.push_back(Output::Deliver(vec![(channel, position)])),
                     None => {}
                 }
             }

@@ -106,7 +106,7 @@ pub struct OperationId(pub u64);
 /// What the gateway does for a client and answers with [`Input::Answer`]. It checks the right first.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Operation {
-    /// Attach. The cursor delivers nothing before [`Output::Deliver`] names the channel.
+    /// Attach. Nothing is delivered before [`Output::Deliver`] names the channel.
     Subscribe {
         /// To which channel.
         channel: Channel,
@@ -279,7 +279,7 @@ pub enum Input<'a> {
         /// How.
         outcome: CallOutcome,
     },
-    /// A service has joined the session to a channel, or a new token has put it into a group; its cursor waits for
+    /// A service has joined the session to a channel, or a new token has put it into a group; delivery waits for
     /// [`Output::Deliver`].
     Joined {
         /// Which.
@@ -380,8 +380,9 @@ pub enum Output {
     StartAccepted(StartAccepted),
     /// Put this frame into the reply queue of the session's connection.
     Send(DownFrame),
-    /// Deliver these attached channels on the session's connection, behind what was sent before.
-    Deliver(Vec<Channel>),
+    /// Deliver these attached channels on the session's connection, each from its position on, behind what was sent
+    /// before.
+    Deliver(Vec<(Channel, Position)>),
     /// Stop delivering this channel at once, and let go of it.
     Detach(Channel),
     /// Run a call, answer with [`Input::CallEnded`].

@@ -376,7 +376,7 @@ impl Engine {
                     let told =
                         ChannelResponse { channel: channel.to_string(), epoch, offset, ..Default::default() };
                     self.send(DownFrame::new(0, DownBody::ChannelResp(told)));
-                    self.outputs.push_back(Output::Deliver(vec![channel]));
+                    self.outputs.push_back(Output::Deliver(vec![(channel, position)]));
                 }
             }
         }

@@ -217,7 +217,7 @@ impl Engine {
             if let Some(given) = starting.given.get(&start.channel) {
                 self.channels.confirm(&start.channel, *given, start.position);
             }
-            deliver.push(start.channel);
+            deliver.push((start.channel, start.position));
         }
         self.expires_at(now, starting.expires_at);
         self.heard_at = now.at;

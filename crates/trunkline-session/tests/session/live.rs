@@ -94,7 +94,8 @@ fn a_subscription_is_answered_before_it_is_delivered_and_a_gap_follows_it_at_onc
     };
     let DownBody::ChannelResp(told) = &told.body else { panic!("{told:?}") };
     assert_eq!((told.epoch, told.offset, told.recovered), (1, 9, false));
-    assert_eq!((&lost.body, &*channels[0]), (&DownBody::Gap(gap), "room:1"));
+    assert_eq!(lost.body, DownBody::Gap(gap));
+    assert_eq!(channels[..], [(Channel::from("room:1"), at(1, 9))]);
     assert_eq!(refusal(&rig.frame(up(4, subscribe("room:1", None)))), 409);
 
     let outputs = rig.frame(up(5, unsubscribe("room:1")));
@@ -370,7 +371,7 @@ fn a_channel_that_a_resume_was_refused_can_be_subscribed_again() {
         let id = operation(&rig.frame(up(4, subscribe(channel, None)))).0;
         let outputs = rig.give(Input::Answer { id, result: subscribed() });
         assert_eq!(channel_response(&outputs).1.error, None, "{channel}");
-        assert_eq!(outputs.last(), Some(&Output::Deliver(vec![Channel::from(channel)])));
+        assert_eq!(outputs.last(), Some(&Output::Deliver(vec![(Channel::from(channel), at(1, 9))])));
         assert_eq!(refusal(&rig.frame(up(5, subscribe(channel, None)))), 409, "it is on it now");
     }
     // What a service joined does not come to depend on the client's list.

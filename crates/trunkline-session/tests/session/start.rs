@@ -36,7 +36,7 @@ fn a_channel_that_a_service_takes_and_gives_back_during_a_start_is_delivered() {
     assert_eq!(rig.give(Input::Joined { channel: channel(), position: at(1, 5) }), []);
     let outputs = rig.attach_raw(fence, attach);
     assert!(!outputs.contains(&Output::Detach(channel())), "{outputs:?}");
-    assert_eq!(outputs.last(), Some(&Output::Deliver(vec![channel()])));
+    assert_eq!(outputs.last(), Some(&Output::Deliver(vec![(channel(), at(1, 5))])));
 }
 
 #[test]
@@ -312,7 +312,10 @@ fn what_a_service_joined_stays_over_a_resume_and_what_it_left_does_not_come_back
     let told = rig.give(Input::Joined { channel: channel.clone(), position: at(2, 3) });
     let [Output::Send(frame), Output::Deliver(channels)] = &told[..] else { panic!("{told:?}") };
     let DownBody::ChannelResp(response) = &frame.body else { panic!("{frame:?}") };
-    assert_eq!((frame.msg_id, response.epoch, response.offset, &channels[0]), (0, 2, 3, &channel));
+    assert_eq!(
+        (frame.msg_id, response.epoch, response.offset, &channels[..]),
+        (0, 2, 3, &[(channel.clone(), at(2, 3))][..])
+    );
     rig.cut();
     let facts = rig.resume(&first.resume_token);
     let (fence, attach) = rig.accepted(facts);

@@ -34,7 +34,7 @@ struct Seen {
 /// A reader at the head, before anything is published: one that came later would begin at a later head.
 fn reader(log: &Arc<Log>) -> (Arc<Bellhop>, Subscription, Cursor) {
     let bell = Arc::new(Bellhop::default());
-    (bell.clone(), log.subscribe(bell), log.locate(None).0)
+    (bell, log.subscribe(), log.locate(None).0)
 }
 
 /// Reads until the head is `last`. Every publication names its own offset, so nothing can be mistaken.
@@ -65,7 +65,7 @@ async fn read_to(
                 seen.lost += to.offset.0 - from.offset.0;
                 next = to.offset.0 + 1;
             }
-            ReadOutcome::AtHead if next <= last && subscription.park(&cursor) => {
+            ReadOutcome::AtHead if next <= last && subscription.park(&cursor, || bell.clone()) => {
                 timeout(DEADLINE, bell.0.notified()).await.expect("a parked reader is unparked");
             }
             ReadOutcome::AtHead | ReadOutcome::More => tokio::task::yield_now().await,
@@ -78,7 +78,7 @@ async fn race(limits: HistoryLimits, budget: usize) -> Vec<Seen> {
     const PUBLISHERS: u64 = 4;
     const EACH: u64 = 2_000;
     let (log, plain) = (log(), [Arc::new(Plain::default()), Arc::new(Plain::default())]);
-    let _keeps_encodings = log.subscribe(Arc::new(Bell::default()));
+    let _keeps_encodings = log.subscribe();
     let mut readers = JoinSet::new();
     for n in 0..8 {
         readers.spawn(read_to(reader(&log), n % 2, plain[n % 2].clone(), PUBLISHERS * EACH, budget));
@@ -128,8 +128,8 @@ async fn coming_and_going_while_parked_loses_no_wakeup() {
         let (log, stop) = (log.clone(), stop.clone());
         churn.spawn(async move {
             while !stop.load(Ordering::Relaxed) {
-                let subscription = log.subscribe(Arc::new(Bell::default()));
-                subscription.park(&log.locate(None).0);
+                let parking = Parking::new(&log, &Arc::new(Bell::default()));
+                parking.park(&log.locate(None).0);
                 tokio::task::yield_now().await;
             }
         });
@@ -143,5 +143,5 @@ async fn coming_and_going_while_parked_loses_no_wakeup() {
     timeout(DEADLINE, reader.join_all()).await.expect("the reader is woken every time");
     stop.store(true, Ordering::Relaxed);
     churn.join_all().await;
-    assert_eq!((log.subscriptions(), log.state.lock().parked.len()), (0, 0));
+    assert_eq!((log.subscriptions(), log.state.lock().parked().0), (0, 0));
 }

@@ -184,7 +184,7 @@ fn check_page(
 
 fn run(limits: HistoryLimits, steps: Vec<Step>) -> Result<(), TestCaseError> {
     let log = Arc::new(Log::new(channel(), Epoch(EPOCH - 1), Epoch(EPOCH - 1)));
-    let _keeps_encodings = log.subscribe(Arc::new(Bell::default()));
+    let _keeps_encodings = log.subscribe();
     let mut model = Model {
         epoch: EPOCH,
         all: Vec::new(),

@@ -44,7 +44,7 @@ fn a_burst_is_one_piece() {
 fn a_trickle_is_joined_for_who_comes_later() {
     let (log, plain) = (log(), Plain::default());
     let mut live = log.locate(None).0;
-    let _subscription = log.subscribe(Arc::new(Bell::default()));
+    let _subscription = log.subscribe();
     for n in 0..100_u8 {
         publish(&log, vec![n; 100]);
         assert_eq!(drain(&log, &mut live, &plain).0.len(), 1);
@@ -89,8 +89,7 @@ fn a_budget_ends_between_publications_but_one_always_passes() {
 #[test]
 fn one_encoding_per_variant_for_a_thousand_subscribers() {
     let (log, plain) = (log(), [Plain::default(), Plain::default()]);
-    let mut readers: Vec<_> =
-        (0..1_000).map(|n| (log.subscribe(Arc::new(Bell::default())), log.locate(None).0, n % 2)).collect();
+    let mut readers: Vec<_> = (0..1_000).map(|n| (log.subscribe(), log.locate(None).0, n % 2)).collect();
     let position = publish(&log, "hello");
     for (_, cursor, which) in &mut readers {
         let mut pieces = Vec::new();
@@ -271,7 +270,7 @@ fn what_is_larger_than_the_window_reaches_its_readers() {
 #[test]
 fn encoded_bytes_go_with_their_entry_and_with_the_last_subscription() {
     let (log, plain) = (log(), Plain::default());
-    let subscription = log.subscribe(Arc::new(Bell::default()));
+    let subscription = log.subscribe();
     let mut cursor = log.locate(None).0;
     publish(&log, "a");
     let bytes = drain(&log, &mut cursor, &plain).0.remove(0).bytes;
@@ -279,7 +278,7 @@ fn encoded_bytes_go_with_their_entry_and_with_the_last_subscription() {
     drop(subscription);
     assert!(bytes.is_unique(), "nobody is subscribed");
 
-    let _subscription = log.subscribe(Arc::new(Bell::default()));
+    let _subscription = log.subscribe();
     publish(&log, "b");
     let bytes = drain(&log, &mut cursor, &plain).0.remove(0).bytes;
     assert!(!bytes.is_unique());

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
 
-use super::super::{Addition, LiveWindow, Log, Stamp, Unpark};
+use super::super::{Addition, Cursor, LiveWindow, Log, Stamp, Subscription, Unpark};
 use crate::item::{Encode, Entry, Item, Variant};
 use crate::limits::HistoryLimits;
 use crate::names::{ChannelName, Epoch, Offset, Position};
@@ -100,5 +100,21 @@ impl Bell {
 impl Unpark for Bell {
     fn unpark(&self) {
         self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// A subscription with whom it unparks.
+pub(super) struct Parking {
+    subscription: Subscription,
+    bell: Arc<Bell>,
+}
+
+impl Parking {
+    pub(super) fn new(log: &Arc<Log>, bell: &Arc<Bell>) -> Self {
+        Parking { subscription: log.subscribe(), bell: bell.clone() }
+    }
+
+    pub(super) fn park(&self, cursor: &Cursor) -> bool {
+        self.subscription.park(cursor, || self.bell.clone())
     }
 }

@@ -10,7 +10,7 @@ use crate::broker::{BrokerError, Condition, Deleted, Direction, Life, PublishOpt
 use crate::defaults::{CHANNEL_MEMORY, IDEMPOTENCY_KEYS};
 use crate::item::{Encode, Entry, Item, Variant};
 use crate::limits::HistoryLimits;
-use crate::log::{AttachVerdict, Cursor, ReadOutcome, Unpark};
+use crate::log::{AttachVerdict, Cursor, ReadOutcome};
 use crate::names::{ChannelName, Offset, Position};
 use crate::watching::Change;
 
@@ -222,12 +222,6 @@ impl Encode for AsItIs {
     }
 }
 
-struct Nobody;
-
-impl Unpark for Nobody {
-    fn unpark(&self) {}
-}
-
 #[tokio::test]
 async fn all_logs_together_keep_no_more_bytes_than_they_may() {
     const LIMIT: usize = 1_000_000;
@@ -260,7 +254,7 @@ async fn all_logs_together_keep_no_more_bytes_than_they_may() {
     // What is encoded for readers is not kept beyond the limit, and every reader gets it all the same.
     for variant in 0..4 {
         for attached in &attached {
-            let _subscription = attached.log.subscribe(Arc::new(Nobody));
+            let _subscription = attached.log.subscribe();
             let (mut cursor, mut pieces) = (attached.log.locate(None).0, Vec::new());
             let from = attached.log.page(None, 0, Direction::Forward).position;
             cursor = Cursor::at(Position { offset: Offset(0), ..from }.min(cursor.position()));

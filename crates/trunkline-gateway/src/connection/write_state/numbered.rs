@@ -6,7 +6,7 @@ use trunkline_broker::ReadOutcome;
 use trunkline_session::protocol0::LedgerError;
 use trunkline_session::{Ledger, Seq};
 
-use super::{Counting, Numbering, Pending, WriteState, gap_frame};
+use super::{Counting, Numbering, Pending, Unparks, WriteState, gap_frame};
 use crate::encode::WireForm;
 use crate::session::to_session;
 
@@ -26,26 +26,29 @@ impl From<LedgerError> for Pending {
 impl WriteState {
     /// Numbers what comes next, as far as one batch and the ledger allow, and puts it behind what is begun. Answers
     /// why it stopped.
-    pub(super) fn number_frames(&mut self) -> Pending {
-        if self.begun.len() >= BATCH_BYTES {
+    pub(super) fn number_frames(&mut self, unparks: Unparks<'_>) -> Pending {
+        let begun = self.work.as_ref().map_or_else(Bytes::new, |work| work.begun.clone());
+        if begun.len() >= BATCH_BYTES {
             return Pending::Bytes;
         }
-        let mut batch = BytesMut::from(&self.begun[..]);
+        let mut batch = BytesMut::from(&begun[..]);
         let stopped = self.number_outbox(&mut batch).and_then(|()| match self.is_numbering {
-            true => self.number_channels(&mut batch),
+            true => self.number_channels(&mut batch, unparks),
             false => Ok(()),
         });
-        self.begun = batch.freeze();
+        if !batch.is_empty() || self.work.is_some() {
+            self.work().begun = batch.freeze();
+        }
         stopped.err().unwrap_or(Pending::Nothing)
     }
 
     fn number_outbox(&mut self, batch: &mut BytesMut) -> Result<(), Pending> {
-        while let Some(outgoing) = self.outbox.front() {
+        while let Some(outgoing) = self.work.as_ref().and_then(|work| work.outbox.front()) {
             if batch.len() >= BATCH_BYTES {
                 return Err(Pending::Bytes);
             }
-            let body = outgoing.bytes.clone();
-            match outgoing.numbering {
+            let (body, numbering) = (outgoing.bytes.clone(), outgoing.numbering);
+            match numbering {
                 None => batch.extend_from_slice(&body),
                 Some(Numbering::Fixed(seq)) => write(self.form, seq, &body, batch),
                 Some(Numbering::Next { answers }) => {
@@ -53,20 +56,25 @@ impl WriteState {
                     write(self.form, seq, &body, batch);
                 }
             }
-            self.outbox.pop();
+            self.work().outbox.pop();
         }
         Ok(())
     }
 
-    fn number_channels(&mut self, batch: &mut BytesMut) -> Result<(), Pending> {
+    fn number_channels(&mut self, batch: &mut BytesMut, unparks: Unparks<'_>) -> Result<(), Pending> {
         for step in 0..self.channels.len() {
             let index = (self.turn + step) % self.channels.len();
-            self.number_channel(index, batch)?;
+            self.number_channel(index, batch, unparks)?;
         }
         Ok(())
     }
 
-    fn number_channel(&mut self, index: usize, batch: &mut BytesMut) -> Result<(), Pending> {
+    fn number_channel(
+        &mut self,
+        index: usize,
+        batch: &mut BytesMut,
+        unparks: Unparks<'_>,
+    ) -> Result<(), Pending> {
         let mut pieces = Vec::new();
         loop {
             if batch.len() >= BATCH_BYTES {
@@ -75,14 +83,15 @@ impl WriteState {
             }
             let form = self.form;
             let live = &self.channels[index];
-            let name = live.name.clone();
+            let name = live.name().clone();
             let mut cursor = live.cursor;
             // One publication at a time: each has a number of its own.
             let encode = Counting::new(form);
-            let outcome = live.log.read(&mut cursor, form.variant(), &encode, 0, &mut pieces);
-            self.written.encoded += encode.take();
-            let live = &self.channels[index];
-            if outcome == ReadOutcome::AtHead && pieces.is_empty() && live.subscription.park(&cursor) {
+            let outcome = live.log().read(&mut cursor, form.variant(), &encode, 0, &mut pieces);
+            let is_read = outcome == ReadOutcome::AtHead && pieces.is_empty();
+            let is_parked = is_read && live.subscription.park(&cursor, unparks);
+            self.count_encoded(&encode);
+            if is_parked {
                 return Ok(());
             }
             if let ReadOutcome::Gap { from, next } = outcome {
@@ -93,13 +102,13 @@ impl WriteState {
                         self.take_number(|ledger| ledger.begin_gap(&name, to_session(next), body.clone()))?;
                     write(form, seq, &body, batch);
                 }
-                self.written.gaps += 1;
+                self.work().written.gaps += 1;
             }
             for piece in pieces.drain(..) {
                 let at = to_session(piece.last);
                 let seq = self.take_number(|ledger| ledger.begin_publication(&name, at))?;
                 write(form, seq, &piece.bytes, batch);
-                self.written.deliveries += 1;
+                self.work().written.deliveries += 1;
             }
             self.channels[index].cursor = cursor;
         }

@@ -41,11 +41,6 @@ impl Outbox {
         Outbox { frames: VecDeque::new(), bytes: 0, all }
     }
 
-    /// What counts all connections' together.
-    pub(super) fn all(&self) -> Arc<ReplyQueue> {
-        Arc::clone(&self.all)
-    }
-
     pub(super) fn push(&mut self, outgoing: Outgoing) {
         self.bytes += outgoing.bytes.len();
         self.all.add(outgoing.bytes.len());
@@ -73,13 +68,6 @@ impl Outbox {
         self.frames = kept;
         self.gone(taken.iter().map(|outgoing| outgoing.bytes.len()).sum());
         taken
-    }
-
-    /// An idle connection holds no room for frames.
-    pub(super) fn give_room_back(&mut self) {
-        if self.frames.is_empty() {
-            self.frames = VecDeque::new();
-        }
     }
 
     /// Is so much queued that the connection should read no further?

@@ -315,7 +315,7 @@ impl Node {
             Output::Deliver(channels) => {
                 let conn = link.and_then(|link| self.conns.get_mut(&link));
                 if let Some(conn) = conn {
-                    for channel in channels {
+                    for (channel, _) in channels {
                         assert!(conn.cursors.contains_key(&*channel), "{channel} is delivered unattached");
                         conn.live.insert(channel.to_string());
                     }
