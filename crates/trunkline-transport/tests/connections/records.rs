@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy},
     net::{TcpListener, TcpStream, tcp},
-    task::JoinHandle,
+    task::JoinSet,
 };
 use trunkline_transport::{Connection, Endpoint, FrameKind, Framing, Incoming, Protocol, connect};
 
@@ -80,8 +80,9 @@ async fn pair_over_link(server: &mut Server) -> (Connection, Connection, Link) {
         let (client, _) = listener.accept().await.unwrap();
         let ((mut from_client, client), (server, mut to_server)) =
             (client.into_split(), TcpStream::connect(&there).await.unwrap().into_split());
-        let up = tokio::spawn(async move { drop(copy(&mut from_client, &mut to_server).await) });
-        Link { server, client, up }
+        let mut up = JoinSet::new();
+        up.spawn(async move { drop(copy(&mut from_client, &mut to_server).await) });
+        Link { server, client, _up: up }
     };
     within(async {
         tokio::pin!(both);
@@ -120,7 +121,7 @@ fn record_sizes(mut bytes: &[u8]) -> Vec<usize> {
 struct Link {
     server: tcp::OwnedReadHalf,
     client: tcp::OwnedWriteHalf,
-    up: JoinHandle<()>,
+    _up: JoinSet<()>,
 }
 
 impl Link {
@@ -130,11 +131,5 @@ impl Link {
         self.server.read_exact(&mut bytes).await.unwrap();
         self.client.write_all(&bytes).await.unwrap();
         bytes
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        self.up.abort();
     }
 }
