@@ -30,15 +30,21 @@ pub struct Actions {
     /// By user: the session that said hello, and when.
     users: Mutex<BTreeMap<String, (String, i64)>>,
     started: Instant,
-}
-
-impl Default for Actions {
-    fn default() -> Self {
-        Actions { context: OnceLock::new(), users: Mutex::default(), started: Instant::now() }
-    }
+    /// What hello tells as the user's zone.
+    zone: u32,
 }
 
 impl Actions {
+    /// A service of these zones. Hello tells the one that it serves; which of several a user is in only the gateway
+    /// knows, so it then tells 1, the first.
+    pub fn of_zones(zones: &[String]) -> Self {
+        let zone = match zones {
+            [zone] => zone.parse().unwrap_or(1),
+            _ => 1,
+        };
+        Actions { context: OnceLock::new(), users: Mutex::default(), started: Instant::now(), zone }
+    }
+
     /// How many users said hello and have not left.
     pub fn users(&self) -> usize {
         self.users.lock().len()
@@ -76,7 +82,7 @@ impl Actions {
         let mut reply = text(format!("Hello, {name}! Users here: {}", users.len()));
         // The seed's gateway reads both: who to push to, and a zone as a number.
         reply.headers.insert("gid".to_owned(), caller.user.clone());
-        reply.headers.insert("zone".to_owned(), "1".to_owned());
+        reply.headers.insert("zone".to_owned(), self.zone.to_string());
         reply
     }
 

@@ -40,7 +40,7 @@ pub async fn run(settings: Settings, mut out: impl Write + Send, stop: Cancellat
     }
     out.flush()?;
 
-    let actions = Arc::new(Actions::default());
+    let actions = Arc::new(Actions::of_zones(&settings.zones));
     let remote = Remote::new(actions.clone(), Arc::new(GrpcContext::new(&gateway)));
     let draining = CancellationToken::new();
     let server = tonic::transport::Server::builder()

@@ -18,8 +18,8 @@ use trunkline_broker::{MemoryBroker, MemoryOptions};
 use trunkline_gateway::upstream::{ClientCertificate, Peer, PeerPolicy, UpstreamOptions, Upstreams};
 use trunkline_proto::wire;
 use trunkline_proto::wire::gateway_service_server::{GatewayService, GatewayServiceServer};
-use trunkline_service::{Call, Caller, Reply, SessionEvent};
-use upstream_example::{Options, Settings, check_health, run};
+use trunkline_service::{Call, Caller, Reply, Service, SessionEvent};
+use upstream_example::{Actions, Options, Settings, check_health, run};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -319,6 +319,16 @@ async fn it_waits_for_a_gateway_that_is_away_and_leaves_in_order() {
     stop.cancel();
     said.until("upstream: stops").await;
     within("its deregistration", bench.router.until(<[_]>::is_empty)).await;
+}
+
+#[tokio::test]
+async fn hello_tells_the_zone_that_is_served() {
+    for (zones, told) in [(vec!["003"], "3"), (vec!["001", "003"], "1"), (vec!["*"], "1")] {
+        let zones: Vec<String> = zones.into_iter().map(str::to_owned).collect();
+        let call = Call { action: "hello".into(), ..Call::default() };
+        let reply = Actions::of_zones(&zones).call(&alice(), call).await.unwrap();
+        assert_eq!(reply.headers["zone"], told, "{zones:?}");
+    }
 }
 
 #[tokio::test]
