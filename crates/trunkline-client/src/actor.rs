@@ -436,6 +436,7 @@ async fn reach(options: Options, redirect: Option<Endpoint>) -> Result<Connectio
         tls: options.tls,
         timeout: options.connect_timeout,
         max_frame: defaults::MAX_FRAME_DOWN,
+        keep_alive: Some(defaults::KEEP_ALIVE),
         ..ConnectOptions::default()
     };
     let endpoints: Vec<_> = redirect.into_iter().chain(options.endpoints).collect();

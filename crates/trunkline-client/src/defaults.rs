@@ -20,6 +20,11 @@ pub(crate) const LIVED: Duration = Duration::from_secs(1);
 /// For a whole connection attempt, over all endpoints.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Between two packets of an idle QUIC connection. A node that was killed tells nobody, and the next one on its port
+/// tells with the first packet that it gets: what is pushed meanwhile waits at most for so long. The gateway's own
+/// heartbeat of 25 s alone would make that the wait.
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
 /// How long a call waits for its reply: longer than the gateway's own limit of 30 s, so that its answer wins,
 /// and long enough for one reconnection.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(45);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use trunkline_client::{Client, ClientTls, Event, Options};
 use trunkline_proto::wire::{HeartbeatRequest, PushOutcome, Verdict};
 use trunkline_proto::{Dialect, UpBody, UpFrame};
 use trunkline_testkit::{DEADLINE, Signal, TestClient, TestUpstream, Transport, Way};
@@ -134,6 +135,33 @@ async fn a_restarted_node_ends_the_quic_connections_of_its_former_life() {
         // WebTransport's library knows only that it ended.
         assert!(["reset by peer", "closed"].iter().any(|end| closed.text.ends_with(end)), "{closed:?}");
     }
+}
+
+#[tokio::test]
+async fn an_idle_quic_client_comes_back_to_a_restarted_node_by_itself() {
+    let data = tempfile::tempdir().unwrap();
+    // No heartbeat falls within the test.
+    let node = || server().anonymous().data_dir(data.path()).config("[session]\nheartbeat = \"10m\"");
+    let mut first = node().start().await.unwrap();
+    let quic = first.ready().quic().unwrap();
+    let tls = ClientTls::pinned(vec![first.ready().certificate().unwrap()]).unwrap();
+    let mut options = Options::new("alice", "").endpoint(format!("quic://{quic}").parse().unwrap());
+    options.tls = Some(tls);
+    let client = Client::connect(options).await.unwrap();
+    let mut events = client.pushes();
+    first.kill().await.unwrap();
+    let _second = node().surface("quic", quic.to_string()).start().await.unwrap();
+    let back = async {
+        let mut was_lost = false;
+        loop {
+            match events.next().await.expect("events go on") {
+                Event::Started(_) if was_lost => break,
+                Event::Lost { .. } => was_lost = true,
+                _ => {}
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, back).await.expect("nobody tells an idle client that the node is another");
 }
 
 #[tokio::test]
