@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use trunkline_proto::wire::{BusinessRequest, ClientAck, HeartbeatRequest};
 use trunkline_proto::{Dialect, DownBody, UpBody, UpFrame};
 
+use super::OVERTIME;
 use super::clock::{Moment, Timer};
 use super::latency::Latencies;
 use super::link::{Link, LinkReader, LinkWriter};
@@ -195,6 +196,12 @@ impl Callers {
                 break;
             }
             timer.until(due).await?;
+            if Moment::now() >= start.after(lasting + OVERTIME) {
+                let all = u64::from(rate) * u64::try_from(lasting.as_millis())? / 1_000;
+                self.shared
+                    .fail("never begun, since all sessions had 64 calls under way".to_owned(), all - number);
+                break;
+            }
             let at = loop {
                 match self.next_with_room() {
                     Some(at) => break at,

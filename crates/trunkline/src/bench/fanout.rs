@@ -25,7 +25,7 @@ use super::peer::Peer;
 use super::raw::{RawSession, Sockets};
 use super::report::Report;
 use super::usage::Usage;
-use super::{CONNECTING, Rig, progress, shown};
+use super::{CONNECTING, OVERTIME, Rig, progress, shown};
 
 const CHANNEL: &str = "bench:fanout";
 
@@ -222,6 +222,9 @@ impl Publisher {
                 break;
             }
             timer.until(due).await?;
+            if Moment::now() >= start.after(lasting + OVERTIME) {
+                bail!("the node takes fewer than {rate} publications a second: {number} until now");
+            }
             while !self.has_room(1) {
                 self.answered().await?;
             }

@@ -60,6 +60,9 @@ const CONNECTING: usize = 16;
 /// Descriptors beside those of the clients.
 const OTHER_DESCRIPTORS: usize = 64;
 
+/// A schedule that is so far behind when its time is over is given up: what it asks for is more than can be had.
+const OVERTIME: Duration = Duration::from_secs(10);
+
 /// Channels that a bench may use.
 const CHANNELS: &str = "bench:*";
 

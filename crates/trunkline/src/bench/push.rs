@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use serde_json::json;
 use tokio::task::JoinSet;
 use trunkline_proto::wire::HeartbeatRequest;
@@ -21,7 +21,7 @@ use super::clock::{Moment, Timer};
 use super::latency::Latencies;
 use super::report::Report;
 use super::usage::Usage;
-use super::{Rig, shown, user};
+use super::{OVERTIME, Rig, shown, user};
 
 /// Pushes that wait for their outcome at once; the next is late.
 const OUTSTANDING: usize = 1_000;
@@ -108,6 +108,9 @@ impl Push {
                 return Ok(number);
             }
             timer.until(due).await?;
+            if Moment::now() >= start.after(self.lasting + OVERTIME) {
+                bail!("the node takes fewer than {} pushes a second: {number} until now", self.rate);
+            }
             while running.try_join_next().is_some() {}
             while running.len() >= OUTSTANDING {
                 running.join_next().await;

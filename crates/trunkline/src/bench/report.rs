@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
+use trunkline_proto::ErrorCode;
 
 use super::latency::Percentiles;
 use super::usage::Used;
@@ -63,6 +64,17 @@ impl Report {
         }
     }
 
+    /// Says who was the limit once everything is counted.
+    pub(crate) fn settled(mut self) -> Self {
+        let refused: u64 =
+            self.errors.iter().filter(|(name, _)| is_refusal(name)).map(|(_, times)| times).sum();
+        let all = self.counts.values().max().copied().unwrap_or_default();
+        if refused * REFUSED_OF > all {
+            self.used.was_refused();
+        }
+        self
+    }
+
     /// What went wrong, where something did that makes the figures worthless.
     pub(crate) fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
@@ -72,6 +84,14 @@ impl Report {
     pub(crate) fn json(&self) -> anyhow::Result<String> {
         Ok(serde_json::to_string(self)?)
     }
+}
+
+/// One refusal in so many is no accident any more.
+const REFUSED_OF: u64 = 100;
+
+/// Whether this error is what a node says at one of its limits.
+fn is_refusal(name: &str) -> bool {
+    [ErrorCode::Overloaded, ErrorCode::RateLimited].iter().any(|code| name.contains(code.name()))
 }
 
 impl fmt::Display for Report {

@@ -33,6 +33,8 @@ pub(super) enum Limit {
     Server,
     /// Other programs on this machine.
     Others,
+    /// The server took no more than its limits allow, and said so.
+    Refusals,
     /// Both had time left.
     Neither,
     /// The server's processor time is not known.
@@ -99,6 +101,15 @@ impl Usage {
     }
 }
 
+impl Used {
+    /// The server refused a part of the load that counts.
+    pub(super) fn was_refused(&mut self) {
+        if self.limit == Limit::Neither {
+            self.limit = Limit::Refusals;
+        }
+    }
+}
+
 fn limit(
     generator: f64,
     server: Option<f64>,
@@ -138,6 +149,9 @@ impl fmt::Display for Used {
                 "the generator, not the server: ask for less, or run it on another machine (--url)"
             }
             Limit::Server => "the server: it took most of the machine",
+            Limit::Refusals => {
+                "the server's own limits: it refused some of this; docs/limits.md says which and why"
+            }
             Limit::Others => "neither: other programs took most of the machine; end them and measure again",
             Limit::Neither => "neither: both had time left; more clients or a higher rate would find one",
             Limit::Unknown => "not known: the server's processor time cannot be read from here",

@@ -187,6 +187,7 @@ impl Bench {
             };
             self.measure(&rig, Duration::from_secs(common.seconds.into())).await
         })?;
+        let report = report.settled();
         output::result(&if common.json { report.json()? } else { report.to_string() });
         match report.failure() {
             Some(failure) => bail!("{failure}"),
