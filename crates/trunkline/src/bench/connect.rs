@@ -10,12 +10,12 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use trunkline_client::Options;
 
-use super::clock::Moment;
+use super::clock::{Moment, Timer};
 use super::latency::Latencies;
 use super::raw::{RawSession, Sockets};
 use super::report::Report;
 use super::usage::Usage;
-use super::{Rig, shown};
+use super::{OVERTIME, Rig, shown};
 
 /// A place whose sessions fail this often in a row gives up: the rest would fail too.
 const FAILURES: u32 = 3;
@@ -25,11 +25,14 @@ const FAILURES: u32 = 3;
 pub(crate) struct Connect {
     /// Handshakes under way at once.
     pub(crate) at_once: usize,
+    /// Handshakes a second over all of these; 0 is as many as can be.
+    pub(crate) rate: u32,
     pub(crate) lasting: Duration,
 }
 
 struct Shared {
-    end: Moment,
+    asked: Connect,
+    start: Moment,
     sockets: Sockets,
     done: Cell<u64>,
     latencies: Latencies,
@@ -44,7 +47,8 @@ impl Connect {
         let usage = Usage::begin(rig.server);
         let start = Moment::now();
         let shared = Rc::new(Shared {
-            end: start.after(self.lasting),
+            asked: self,
+            start,
             sockets,
             done: Cell::new(0),
             latencies: Latencies::new()?,
@@ -54,11 +58,18 @@ impl Connect {
         for (at, options) in options.into_iter().enumerate() {
             tasks.spawn_local(Rc::clone(&shared).place(at, options));
         }
-        shown(self.lasting, async { while tasks.join_next().await.is_some() {} }).await;
+        let ended = async {
+            while let Some(ended) = tasks.join_next().await {
+                ended??;
+            }
+            anyhow::Ok(())
+        };
+        shown(self.lasting, ended).await?;
         let seconds = Moment::now().since(start).as_secs_f64();
         let mut report = Report::new("connect", rig.way(), usage.end(None));
         report.own_node = rig.own.is_some();
         report.asked.insert("at_once".to_owned(), json!(self.at_once));
+        report.asked.insert("rate".to_owned(), json!(self.rate));
         report.asked.insert("seconds".to_owned(), json!(self.lasting.as_secs_f64()));
         report.seconds = seconds;
         report.errors = shared.errors.take();
@@ -75,10 +86,15 @@ impl Connect {
 }
 
 impl Shared {
-    async fn place(self: Rc<Self>, at: usize, options: Options) {
-        let mut failures = 0;
-        while Moment::now() < self.end && failures < FAILURES {
-            let begun = Moment::now();
+    async fn place(self: Rc<Self>, at: usize, options: Options) -> anyhow::Result<()> {
+        let (mut timer, mut failures) = (Timer::new()?, 0);
+        for turn in 0_u64.. {
+            let begun = self.due(at, turn).unwrap_or_else(Moment::now);
+            let end = self.start.after(self.asked.lasting);
+            if begun >= end || Moment::now() >= end.after(OVERTIME) || failures >= FAILURES {
+                break;
+            }
+            timer.until(begun).await?;
             match RawSession::start(&options, &self.sockets, at).await {
                 Ok(session) => {
                     failures = 0;
@@ -92,5 +108,13 @@ impl Shared {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// When this place begins its next session, where there is a schedule: the places take turns.
+    fn due(&self, at: usize, turn: u64) -> Option<Moment> {
+        let number = turn * self.asked.at_once as u64 + at as u64;
+        let rate = u64::from(self.asked.rate);
+        (rate > 0).then(|| self.start.after(Duration::from_nanos(number * 1_000_000_000 / rate)))
     }
 }

@@ -92,6 +92,9 @@ enum What {
         /// Handshakes under way at once
         #[arg(long, default_value_t = 32, value_parser = value_parser!(u32).range(1..=1_000))]
         at_once: u32,
+        /// Handshakes a second over all of these; 0 begins each when the one before has ended
+        #[arg(long, default_value_t = 0)]
+        rate: u32,
     },
     /// The upstream of `calls --upstream`.
     #[command(hide = true)]
@@ -216,7 +219,9 @@ impl Bench {
                 let (sessions, size) = (*sessions as usize, *size as usize);
                 Push { sessions, rate: *rate, lasting, size }.run(rig).await
             }
-            What::Connect { at_once, .. } => Connect { at_once: *at_once as usize, lasting }.run(rig).await,
+            What::Connect { at_once, rate, .. } => {
+                Connect { at_once: *at_once as usize, rate: *rate, lasting }.run(rig).await
+            }
             What::Upstream { .. } => bail!("the upstream measures nothing"),
             What::Fanout { subscribers, rate, window, size, peer, .. } => {
                 let (subscribers, size, peer) = (*subscribers as usize, *size as usize, peer.clone());
