@@ -18,8 +18,11 @@ use trunkline_testkit::{DEADLINE, Ready, TestUpstream};
 
 use crate::rig::Rig;
 
-/// How often each client calls, and how often all are told something.
+/// How often each client calls.
 const EVERY: Duration = Duration::from_millis(100);
+
+/// How often all are told something. All at once they hold up some calls: fewer than one in a hundred.
+const NEWS: Duration = Duration::from_secs(1);
 
 const CHANNEL: &str = "room:healthy";
 
@@ -144,7 +147,7 @@ impl Shared {
 
     /// Publishes consecutive numbers until it is told to stop, then says which was the last.
     async fn publish(self: Arc<Self>, upstream: Arc<TestUpstream>) {
-        let mut ticks = interval(EVERY);
+        let mut ticks = interval(NEWS);
         let mut number = 0_u64;
         loop {
             ticks.tick().await;

@@ -29,19 +29,19 @@ async fn healthy_clients_notice_nothing_of_those_who_misbehave() {
     // Everything once, so that what is set up for the first time is no fault's memory.
     for fault in acts::all() {
         println!("{}", fault.what);
-        fault.go_on(&rig, Duration::ZERO).await.unwrap();
+        fault.at_once(&rig).await.unwrap();
         let wrong = crowd.wrong();
         assert!(wrong.is_empty(), "{}: {wrong:#?}", fault.what);
     }
     for fault in acts::all().into_iter().filter(|_| measured()) {
-        let (mut calm, mut disturbed) = (Vec::new(), Vec::new());
+        let (mut calm, mut disturbed, mut turn) = (Vec::new(), Vec::new(), 0);
         sleep(phase).await;
         let before = rig.server.resident_bytes().unwrap();
         for _ in 0..rounds {
             crowd.take();
             sleep(phase).await;
             calm.push(p99(&crowd));
-            fault.go_on(&rig, phase).await.unwrap();
+            fault.in_turns(&rig, phase, &mut turn).await.unwrap();
             disturbed.push(p99(&crowd));
         }
         if fault.timed {

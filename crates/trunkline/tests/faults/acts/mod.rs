@@ -24,23 +24,24 @@ type Act = fn(Arc<Rig>, usize) -> Pin<Box<dyn Future<Output = Result<()>> + Send
 /// Something that clients, upstreams or the machine do wrong.
 pub(crate) struct Fault {
     pub(crate) what: &'static str,
-    /// How many do it at once, each with a number of its own.
-    lanes: usize,
-    /// How often each does it. Modest, so that the machine's cores are not what the healthy clients lack.
+    /// In how many ways it is done, each with a number of its own: nine are one for each transport and dialect.
+    ways: usize,
+    /// How often it is done where times are measured, one way after the other. So seldom that it takes no hundredth of
+    /// this machine's cores: what a fault costs in processor time is its own matter, who else waits for it is not.
     every: Duration,
     act: Act,
     /// Whether times under it say anything about the node. They do not while it stands still.
     pub(crate) timed: bool,
 }
 
-/// How often a lane does its fault at least, whatever the time.
-const AT_LEAST: usize = 2;
+/// How often each way is gone where nothing is measured.
+const AT_ONCE: usize = 2;
 
 macro_rules! fault {
-    ($what:literal, $lanes:literal x $millis:literal ms, $act:path) => {
+    ($what:literal, of $ways:literal, every $millis:literal ms, $act:path) => {
         Fault {
             what: $what,
-            lanes: $lanes,
+            ways: $ways,
             every: Duration::from_millis($millis),
             act: |rig, number| Box::pin(async move { $act(&rig, number).await }),
             timed: true,
@@ -48,70 +49,88 @@ macro_rules! fault {
     };
 }
 
-/// All of them. Several at a time are 9 lanes: one for each transport and dialect.
+/// All of them.
 pub(crate) fn all() -> Vec<Fault> {
     vec![
-        fault!("frames that are empty, undecodable, of no type", 9 x 500 ms, wire::nonsense),
-        fault!("frames of 1 MiB, a byte more, and 2^32-1", 5 x 1_000 ms, wire::sizes),
-        fault!("frames split at every byte", 5 x 500 ms, wire::splits),
-        fault!("missing, wrong, forged, expired tokens", 9 x 500 ms, starts::bad_tokens),
-        fault!("stolen and doubled resume tokens", 4 x 250 ms, starts::resume_tokens),
-        fault!("START positions in others' channels", 9 x 500 ms, starts::positions),
-        fault!("8 STARTs at once as one device", 2 x 500 ms, starts::one_device),
-        fault!("8 STARTs on one connection", 4 x 250 ms, starts::one_connection),
-        fault!("acks of the future", 9 x 500 ms, sessions::acks),
-        fault!("seq jumps, repeats and reuse", 9 x 500 ms, sessions::numbers),
-        fault!("half-open handshakes on every transport", 10 x 500 ms, handshakes::half_open),
-        fault!("streams that nobody takes", 2 x 250 ms, wire::streams),
-        fault!("clients that stop reading, windows overrun", 3 x 1_000 ms, readers::overrun),
-        fault!("clients that ask and do not read", 3 x 1_000 ms, readers::greedy),
-        fault!("an upstream that hangs", 8 x 200 ms, upstreams::hangs),
-        fault!("an upstream that answers 2 MiB", 1 x 250 ms, upstreams::answers_too_much),
-        fault!("an upstream that dies in a call", 1 x 500 ms, upstreams::dies),
-        fault!("an upstream of garbage", 1 x 500 ms, upstreams::garbage),
-        fault!("an upstream registered before it listens", 1 x 1_000 ms, upstreams::late),
-        fault!("an upstream registered twice", 1 x 500 ms, upstreams::twice),
-        Fault { timed: false, ..fault!("SIGSTOP for 200 ms, SIGCONT", 1 x 1_000 ms, stand_still) },
+        fault!("nothing at all, by how much the measurement varies", of 1, every 1_000 ms, nothing),
+        fault!("frames that are empty, undecodable, of no type", of 9, every 1_000 ms, wire::nonsense),
+        fault!("frames of 1 MiB, a byte more, and 2^32-1", of 5, every 2_000 ms, wire::sizes),
+        fault!("frames split at every byte", of 5, every 1_000 ms, wire::splits),
+        fault!("missing, wrong, forged, expired tokens", of 9, every 2_000 ms, starts::bad_tokens),
+        fault!("stolen and doubled resume tokens", of 4, every 2_000 ms, starts::resume_tokens),
+        fault!("START positions in others' channels", of 9, every 1_000 ms, starts::positions),
+        fault!("8 STARTs at once as one device", of 2, every 2_000 ms, starts::one_device),
+        fault!("8 STARTs on one connection", of 4, every 2_000 ms, starts::one_connection),
+        fault!("acks of the future", of 9, every 1_000 ms, sessions::acks),
+        fault!("seq jumps, repeats and reuse", of 9, every 1_000 ms, sessions::numbers),
+        fault!("half-open handshakes on every transport", of 10, every 1_000 ms, handshakes::half_open),
+        fault!("streams that nobody takes", of 2, every 1_000 ms, wire::streams),
+        fault!("clients that stop reading, windows overrun", of 3, every 2_000 ms, readers::overrun),
+        fault!("clients that ask and do not read", of 3, every 2_000 ms, readers::greedy),
+        fault!("an upstream that hangs", of 8, every 1_000 ms, upstreams::hangs),
+        fault!("an upstream that answers 2 MiB", of 1, every 2_000 ms, upstreams::answers_too_much),
+        fault!("an upstream that dies in a call", of 1, every 1_000 ms, upstreams::dies),
+        fault!("an upstream of garbage", of 1, every 1_000 ms, upstreams::garbage),
+        fault!("an upstream registered before it listens", of 1, every 1_000 ms, upstreams::late),
+        fault!("an upstream registered twice", of 1, every 1_000 ms, upstreams::twice),
+        Fault { timed: false, ..fault!("SIGSTOP for 200 ms, SIGCONT", of 1, every 1_000 ms, stand_still) },
     ]
 }
 
 impl Fault {
     /// How often it is done, for people.
     pub(crate) fn rate(&self) -> String {
-        let rate = self.lanes as f64 / self.every.as_secs_f64();
-        format!("{}/s", (rate * 10.0).round() / 10.0)
+        format!("every {} s", self.every.as_secs())
     }
 
-    /// Does it for so long, and at least twice in each lane.
-    pub(crate) async fn go_on(&self, rig: &Arc<Rig>, lasting: Duration) -> Result<()> {
-        let end = Instant::now() + lasting;
-        let mut lanes = JoinSet::new();
-        for lane in 0..self.lanes {
-            let (rig, act, every) = (Arc::clone(rig), self.act, self.every);
-            lanes.spawn(async move {
-                let mut ticks = interval(every);
-                ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-                let mut done = 0;
-                while done < AT_LEAST || Instant::now() < end {
-                    // Without a phase to fill there is no pace to keep.
-                    if !lasting.is_zero() {
-                        ticks.tick().await;
-                    }
-                    act(Arc::clone(&rig), lane).await.with_context(|| format!("lane {lane}, act {done}"))?;
-                    done += 1;
+    /// Every way at once, some times.
+    pub(crate) async fn at_once(&self, rig: &Arc<Rig>) -> Result<()> {
+        let mut ways = JoinSet::new();
+        for way in 0..self.ways {
+            let (rig, act) = (Arc::clone(rig), self.act);
+            ways.spawn(async move {
+                for done in 0..AT_ONCE {
+                    act(Arc::clone(&rig), way).await.with_context(|| format!("way {way}, act {done}"))?;
                 }
                 anyhow::Ok(())
             });
         }
         let all = async {
-            while let Some(ended) = lanes.join_next().await {
+            while let Some(ended) = ways.join_next().await {
                 ended??;
             }
             anyhow::Ok(())
         };
-        let all = tokio::time::timeout(lasting + 2 * DEADLINE, all).await.context("it hangs")?;
-        all.context(self.what)
+        self.within(2 * DEADLINE, all).await
     }
+
+    /// One way after the other at its pace, for so long; `turn` is where it goes on the next time.
+    pub(crate) async fn in_turns(&self, rig: &Arc<Rig>, lasting: Duration, turn: &mut usize) -> Result<()> {
+        let (begin, first) = (Instant::now(), *turn);
+        let acts = async {
+            let mut ticks = interval(self.every);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            // The first tick is at once.
+            while *turn == first || begin.elapsed() + self.every <= lasting {
+                ticks.tick().await;
+                let way = *turn % self.ways;
+                (self.act)(Arc::clone(rig), way).await.with_context(|| format!("way {way}"))?;
+                *turn += 1;
+            }
+            tokio::time::sleep_until(begin + lasting).await;
+            anyhow::Ok(())
+        };
+        self.within(lasting + 2 * DEADLINE, acts).await
+    }
+
+    async fn within(&self, time: Duration, acts: impl Future<Output = Result<()>>) -> Result<()> {
+        tokio::time::timeout(time, acts).await.context("it hangs")?.context(self.what)
+    }
+}
+
+/// What the figures of the others are to be read beside.
+async fn nothing(_: &Rig, _: usize) -> Result<()> {
+    Ok(())
 }
 
 /// The machine stops the process and lets it go on.
