@@ -1,0 +1,95 @@
+//! What a connection's task does at its time: heartbeats, time-outs of requests, slow peers, the end of closing.
+
+use std::{
+    future::Future,
+    task::{Context, Waker},
+};
+
+use tokio::time::{Instant, sleep_until};
+
+use super::{Driver, Phase};
+use crate::{
+    CloseReason, Framing, SlowConsumer, Wire, defaults::SILENCE_TENTHS, packet::control::ControlPacket,
+};
+
+impl Driver {
+    /// Does what is due and sets the timer for the next of it: true if anything was done.
+    pub(super) fn keep_time(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+        let mut moved = false;
+        loop {
+            let next = self.next_deadline();
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(next)));
+            // A timer that is set too early only looks again; setting it costs more than that.
+            if timer.deadline() > next || timer.is_elapsed() {
+                timer.as_mut().reset(next);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return Ok(moved);
+            }
+            moved = true;
+            self.due(Instant::now())?;
+        }
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let mut next = self.next_beat;
+        if let Some(armed) = self.core.pending.lock().armed {
+            next = next.min(armed);
+        }
+        if let (Some(since), SlowConsumer::Wait(limit)) = (self.stalled, self.core.shared.slow_consumer)
+            && self.core.out.lock().is_pressed
+        {
+            next = next.min(since + limit);
+        }
+        match &self.phase {
+            Phase::Open => next,
+            Phase::PeerEnded(_, until) | Phase::Closing { until, .. } => next.min(*until),
+        }
+    }
+
+    fn due(&mut self, now: Instant) -> Result<(), CloseReason> {
+        match &self.phase {
+            Phase::Closing { until, reason, .. } if *until <= now => {
+                let is_empty = self.core.out.lock().queued() == 0;
+                return Err(if is_empty { reason.clone() } else { CloseReason::CutOff });
+            }
+            Phase::PeerEnded(reason, until) if *until <= now => return Err(reason.clone()),
+            _ => {}
+        }
+        if let (Some(since), SlowConsumer::Wait(limit)) = (self.stalled, self.core.shared.slow_consumer)
+            && since + limit <= now
+            && self.core.out.lock().is_pressed
+        {
+            return Err(CloseReason::Slow);
+        }
+        if self.core.pending.lock().armed.is_some_and(|armed| armed <= now) {
+            let (wake, expired) = self.core.pending.lock().expire(now);
+            for message_id in expired {
+                self.core.control(&ControlPacket::Cancel { message_id });
+            }
+            wake.into_iter().for_each(Waker::wake);
+        }
+        if self.next_beat <= now {
+            self.next_beat = now + self.core.shared.heartbeat;
+            self.beat(now)?;
+        }
+        Ok(())
+    }
+
+    /// On v2 a ping; towards a v1 peer a WebSocket ping, or nothing where the link watches itself.
+    fn beat(&mut self, now: Instant) -> Result<(), CloseReason> {
+        let v2 = self.core.wire() == Wire::V2;
+        let is_answered = v2 || matches!(self.core.framing, Framing::WebSocket { .. });
+        let silence = self.core.shared.heartbeat * SILENCE_TENTHS / 10;
+        // While we do not read, the silence is ours.
+        if is_answered && !self.is_paused && self.inflating.is_none() && self.heard + silence < now {
+            return Err(CloseReason::Silent);
+        }
+        if v2 {
+            self.ping();
+        } else if let Some(ping) = self.core.framing.ping(b"") {
+            self.core.push_raw(&ping);
+        }
+        Ok(())
+    }
+}

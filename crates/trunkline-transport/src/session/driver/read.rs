@@ -1,0 +1,300 @@
+//! What a connection's task reads: frames become packets, and packets go to whom they are for.
+
+use std::{
+    pin::Pin,
+    sync::atomic::Ordering::Relaxed,
+    task::{Context, Poll, Waker},
+};
+
+use tokio::time::Instant;
+
+use super::{Driver, Inflating, Phase, READS, frame_limit};
+use crate::{
+    CloseReason, Flags, FrameKind, Incoming, Overflow, Packet, PacketType, ReadError, Wire, WireError, codes,
+    compress,
+    defaults::INLINE_COMPRESSION,
+    packet::{
+        Kind,
+        control::{ControlPacket, Features},
+        encode, stream,
+    },
+    session::{events::overflow, inbox::Item, requests::Delivered},
+};
+
+impl Driver {
+    pub(super) fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+        let mut moved = self.inflated(cx)?;
+        if self.inflating.is_some() {
+            return Ok(moved);
+        }
+        let limit = self.core.message_limit();
+        if limit != self.limit {
+            self.limit = limit;
+            self.reader.set_max_frame(frame_limit(self.core.framing, limit));
+        }
+        for _ in 0..READS {
+            if !matches!(self.phase, Phase::Open) && !self.listens_while_closing() {
+                break;
+            }
+            self.is_paused = self.should_pause(cx.waker());
+            if self.is_paused {
+                break;
+            }
+            match self.reader.poll_next(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(Some(incoming))) => {
+                    moved = true;
+                    self.incoming(incoming, cx)?;
+                    if self.inflating.is_some() {
+                        break;
+                    }
+                }
+                Poll::Ready(Ok(None)) => {
+                    moved = true;
+                    let reason = match self.going_away.take() {
+                        Some(reason) => CloseReason::Peer { code: codes::GOING_AWAY, reason },
+                        None => CloseReason::Ended,
+                    };
+                    self.peer_ended(reason);
+                    break;
+                }
+                Poll::Ready(Err(ReadError::Io(error))) => {
+                    return Err(self.peer_reason().unwrap_or_else(|| CloseReason::Lost(error.to_string())));
+                }
+                Poll::Ready(Err(error)) => {
+                    moved = true;
+                    self.broke_protocol(&error);
+                    break;
+                }
+            }
+        }
+        if moved {
+            self.heard = Instant::now();
+        }
+        let held = self.reader.held();
+        if held != self.held {
+            self.core.shared.budget.take(held);
+            self.core.shared.budget.give(std::mem::replace(&mut self.held, held));
+        }
+        Ok(moved)
+    }
+
+    /// While the rest is sent, responses and credit for it may still arrive, and a peer that ends must be noticed.
+    fn listens_while_closing(&self) -> bool {
+        matches!(self.phase, Phase::Closing { .. }) && !self.core.has_ended()
+    }
+
+    fn should_pause(&mut self, waker: &Waker) -> bool {
+        if !self.core.shared.budget.has_room(0) && self.core.inbox.lock().bytes() > 0 {
+            self.core.shared.budget.wake_on_room(waker);
+            return !self.core.shared.budget.has_room(0);
+        }
+        if self.core.inbox.lock().has_room() || overflow(&self.core) != Overflow::Wait {
+            return false;
+        }
+        let mut inbox = self.core.inbox.lock();
+        inbox.pause(waker);
+        !inbox.has_room()
+    }
+
+    fn incoming(&mut self, incoming: Incoming, cx: &mut Context<'_>) -> Result<(), CloseReason> {
+        match incoming {
+            Incoming::Frame(frame) if frame.kind == FrameKind::Binary => self.frame(frame.bytes, cx),
+            Incoming::Frame(_) => {
+                let error = ReadError::Protocol { close_code: 1002, reason: "packets are binary messages" };
+                self.broke_protocol(&error);
+                Ok(())
+            }
+            Incoming::Ping(payload) => {
+                if let Some(pong) = self.core.framing.pong(&payload) {
+                    self.core.push_raw(&pong);
+                }
+                Ok(())
+            }
+            Incoming::Pong(_) => Ok(()),
+            Incoming::Close { code, reason } => {
+                let code = code.unwrap_or(codes::NORMAL);
+                self.peer_ended(CloseReason::Peer { code, reason });
+                Ok(())
+            }
+        }
+    }
+
+    fn frame(&mut self, bytes: bytes::Bytes, cx: &mut Context<'_>) -> Result<(), CloseReason> {
+        let size = bytes.len();
+        let (header, ext, payload) = match encode::split(bytes, self.limit) {
+            Ok(parts) => parts,
+            Err(error) => {
+                self.broke_protocol(&stream::refused(&error));
+                return Ok(());
+            }
+        };
+        self.core.learn_wire(header.wire);
+        match header.kind {
+            Kind::Control(control) => {
+                match ControlPacket::parse(&header, control, &payload) {
+                    Ok(packet) => self.control(packet),
+                    Err(error) => self.broke_protocol(&stream::refused(&error)),
+                }
+                Ok(())
+            }
+            Kind::Data(packet_type) => {
+                let payload = match header.compression {
+                    crate::Compression::None => payload,
+                    how => {
+                        // Most inflate to little. What turns out to be larger starts again on another thread.
+                        match compress::inflate(how, &payload, INLINE_COMPRESSION.min(self.limit)) {
+                            Ok(payload) => payload,
+                            Err(WireError::TooLarge { .. }) if self.limit > INLINE_COMPRESSION => {
+                                let limit = self.limit;
+                                let task = tokio::task::spawn_blocking(move || {
+                                    compress::inflate(how, &payload, limit)
+                                });
+                                let inflating = Inflating { header, packet_type, ext, size, task };
+                                self.inflating = Some(Box::new(inflating));
+                                self.inflated(cx)?;
+                                return Ok(());
+                            }
+                            Err(error) => {
+                                self.broke_protocol(&stream::refused(&error));
+                                return Ok(());
+                            }
+                        }
+                    }
+                };
+                let packet = encode::assemble(&header, packet_type, ext, payload);
+                self.packet(packet, size, cx.waker())
+            }
+        }
+    }
+
+    /// Takes back what was inflated elsewhere, if it is there.
+    fn inflated(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+        let Some(inflating) = &mut self.inflating else { return Ok(false) };
+        let Poll::Ready(done) = Pin::new(&mut inflating.task).poll(cx) else { return Ok(false) };
+        let Some(inflating) = self.inflating.take() else { return Ok(false) };
+        match done {
+            Ok(Ok(payload)) => {
+                let Inflating { header, packet_type, ext, size, .. } = *inflating;
+                let packet = encode::assemble(&header, packet_type, ext, payload);
+                self.packet(packet, size, cx.waker())?;
+            }
+            Ok(Err(error)) => self.broke_protocol(&stream::refused(&error)),
+            // The runtime is going down, or a decoder has panicked: nothing can be told about the payload.
+            Err(error) => return Err(CloseReason::Protocol(error.to_string())),
+        }
+        Ok(true)
+    }
+
+    fn packet(&mut self, packet: Packet, size: usize, waker: &Waker) -> Result<(), CloseReason> {
+        self.core.stats.received(packet.packet_type, size);
+        match packet.packet_type {
+            PacketType::Response => self.response(packet),
+            PacketType::Request => {
+                let is_refused = {
+                    let mut open = self.core.open.lock();
+                    if open.is_draining && self.core.wire() == Wire::V2 {
+                        true
+                    } else {
+                        open.begin(packet.message_id);
+                        false
+                    }
+                };
+                if is_refused {
+                    // Best effort: the peer was told before that new requests are refused.
+                    let refusal = packet.reply_error(codes::GOING_AWAY, "draining");
+                    drop(self.core.try_append(&refusal));
+                    return Ok(());
+                }
+                self.deliver(packet, waker)
+            }
+            PacketType::OneWay => self.deliver(packet, waker),
+        }
+    }
+
+    fn deliver(&mut self, packet: Packet, waker: &Waker) -> Result<(), CloseReason> {
+        if self.core.received_packet(packet, waker) { Ok(()) } else { Err(CloseReason::Overflow) }
+    }
+
+    fn response(&mut self, packet: Packet) -> Result<(), CloseReason> {
+        let message_id = packet.message_id;
+        let has_more = packet.flags.contains(Flags::MORE);
+        let delivered = {
+            let mut pending = self.core.pending.lock();
+            if has_more {
+                pending.extend(message_id, Instant::now());
+            }
+            pending.deliver(packet)
+        };
+        match delivered {
+            Delivered::To(wake) => wake.into_iter().for_each(Waker::wake),
+            Delivered::Stale => {
+                self.core.stats.stale_responses.fetch_add(1, Relaxed);
+            }
+            Delivered::OverWindow(wake) => {
+                self.core.control(&ControlPacket::Cancel { message_id });
+                wake.into_iter().for_each(Waker::wake);
+            }
+        }
+        Ok(())
+    }
+
+    fn control(&mut self, packet: ControlPacket) {
+        match packet {
+            ControlPacket::Ping { token, features } => {
+                self.core.learn_features(features);
+                self.core.control(&ControlPacket::Pong { token, features: Features::ours() });
+            }
+            ControlPacket::Pong { token, features } => {
+                self.core.learn_features(features);
+                let now = u64::try_from(self.core.born.elapsed().as_micros()).unwrap_or(u64::MAX);
+                // A token from the future is not one of ours.
+                if let Some(rtt) = now.checked_sub(token) {
+                    self.core.stats.rtt.store(rtt.max(1), Relaxed);
+                }
+            }
+            ControlPacket::GoAway { code: codes::GOING_AWAY, reason } => {
+                let wake = self.core.pending.lock().go_away();
+                wake.into_iter().for_each(Waker::wake);
+                self.going_away = Some(reason.clone());
+                self.core.received(Item::GoingAway { code: codes::GOING_AWAY, reason });
+            }
+            ControlPacket::GoAway { code, reason } => {
+                self.peer_ended(CloseReason::Peer { code, reason });
+            }
+            ControlPacket::Cancel { message_id } => self.core.cancelled(message_id),
+            ControlPacket::Window { message_id, bytes } => {
+                let wake = self.core.open.lock().grant(message_id, bytes);
+                wake.into_iter().for_each(Waker::wake);
+            }
+        }
+    }
+
+    fn broke_protocol(&mut self, error: &ReadError) {
+        let reason = CloseReason::Protocol(error.to_string());
+        self.core.finish_inbox(&reason);
+        self.begin_close(reason);
+    }
+
+    /// The peer will send nothing more. Without a handler the rest is sent and that is it; a handler may finish.
+    fn peer_ended(&mut self, reason: CloseReason) {
+        self.core.finish_inbox(&reason);
+        let wake = self.core.pending.lock().disconnect(&reason);
+        wake.into_iter().for_each(Waker::wake);
+        if !matches!(self.phase, Phase::Open) {
+            return;
+        }
+        if self.handler.is_some() {
+            self.phase = Phase::PeerEnded(reason, Instant::now() + self.core.shared.close_timeout);
+        } else {
+            self.begin_close(reason);
+        }
+    }
+
+    pub(super) fn peer_reason(&self) -> Option<CloseReason> {
+        match &self.phase {
+            Phase::PeerEnded(reason, _) | Phase::Closing { reason, .. } => Some(reason.clone()),
+            Phase::Open => None,
+        }
+    }
+}

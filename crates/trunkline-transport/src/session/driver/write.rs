@@ -1,0 +1,117 @@
+//! What a connection's task writes: batches of the outbox, and the last word at the end.
+
+use std::task::{Context, Poll, Waker};
+
+use tokio::time::Instant;
+
+use super::{Driver, Phase};
+use crate::{
+    CloseReason, FrameKind, Wire, codes,
+    packet::control::ControlPacket,
+    session::{core::closed, outbox},
+};
+
+impl Driver {
+    /// Writes until the link takes no more or there is nothing: whether anything moved.
+    pub(super) fn write(&mut self, cx: &mut Context<'_>) -> std::io::Result<bool> {
+        let mut moved = false;
+        loop {
+            if self.batch.is_empty() {
+                self.settle();
+                if !self.core.out.lock().take_batch(&mut self.batch) {
+                    if !self.begin_closing() {
+                        break;
+                    }
+                    continue;
+                }
+            }
+            let (slices, count) = outbox::slices(&self.batch, self.offset);
+            match self.writer.poll_write_vectored(cx, &slices[..count]) {
+                Poll::Ready(Ok(n)) => {
+                    moved = true;
+                    self.stalled = None;
+                    self.unaccounted += n;
+                    self.offset = outbox::advance(&mut self.batch, self.offset, n);
+                }
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => {
+                    self.stalled.get_or_insert_with(Instant::now);
+                    break;
+                }
+            }
+        }
+        self.settle();
+        // What TLS holds back is moved on; if the socket does not take it, its waker comes back here.
+        match self.writer.poll_flush(cx) {
+            Poll::Ready(Err(error)) => Err(error),
+            Poll::Ready(Ok(())) | Poll::Pending => Ok(moved),
+        }
+    }
+
+    /// Tells the outbox and the budget what was written, and wakes who waited for it.
+    pub(super) fn settle(&mut self) {
+        let written = std::mem::take(&mut self.unaccounted);
+        if written == 0 {
+            return;
+        }
+        let mut wake = Vec::new();
+        self.core.out.lock().written(written, &mut wake);
+        self.core.shared.budget.give(written);
+        wake.into_iter().for_each(Waker::wake);
+    }
+
+    /// Learns that the connection is to close: nothing is received any more, and the clock runs. A slow peer is cut at
+    /// once, since what is queued is what it does not take; so is whom a shutdown cuts.
+    pub(super) fn observe_close(&mut self) -> Option<CloseReason> {
+        let reason = closed(&self.core.out.lock().state)?;
+        if matches!(reason, CloseReason::Slow | CloseReason::CutOff) {
+            return Some(reason);
+        }
+        if matches!(self.phase, Phase::Closing { .. }) {
+            return None;
+        }
+        self.core.finish_inbox(&reason);
+        let until = Instant::now() + self.core.shared.close_timeout;
+        self.phase = Phase::Closing { reason, until, said_goodbye: false };
+        None
+    }
+
+    /// The queue is empty: if the connection is to close, the last word is said now. True if it was.
+    fn begin_closing(&mut self) -> bool {
+        let Phase::Closing { reason, said_goodbye, .. } = &mut self.phase else { return false };
+        if std::mem::replace(said_goodbye, true) {
+            return false;
+        }
+        let (code, text) = match reason {
+            CloseReason::Closed { code, reason } => (*code, reason.clone()),
+            CloseReason::Protocol(text) => (codes::PROTOCOL, text.clone()),
+            CloseReason::Slow | CloseReason::Overflow => (codes::OVERLOADED, reason.to_string()),
+            CloseReason::HandlerFailed(_) | CloseReason::HandlerPanicked => {
+                (codes::INTERNAL, "the handler failed".to_owned())
+            }
+            // The peer's own last word is answered in kind, as RFC 6455 §5.5.1 asks.
+            CloseReason::Peer { code, .. } => (*code, String::new()),
+            _ => (codes::NORMAL, String::new()),
+        };
+        let ended_by_peer = matches!(reason, CloseReason::Peer { .. } | CloseReason::Ended);
+        let mut out = self.core.out.lock();
+        let before = out.appended();
+        if self.core.wire() == Wire::V2 && !ended_by_peer && code != codes::GOING_AWAY {
+            let bytes = ControlPacket::GoAway { code, reason: text.clone() }.to_bytes();
+            out.push_framed(&self.core.framing.frame(FrameKind::Binary, &bytes));
+        }
+        if let Some(frame) = self.core.framing.close(code, &text) {
+            out.push_framed(&frame);
+        }
+        let added = usize::try_from(out.appended() - before).unwrap_or(0);
+        self.core.shared.budget.take(added);
+        added > 0
+    }
+
+    /// Whether everything is said and the handler has had its time.
+    pub(super) fn finished(&self) -> Option<CloseReason> {
+        let Phase::Closing { reason, said_goodbye: true, .. } = &self.phase else { return None };
+        let is_done = self.handler.is_none() && self.batch.is_empty() && self.core.out.lock().queued() == 0;
+        is_done.then(|| reason.clone())
+    }
+}
