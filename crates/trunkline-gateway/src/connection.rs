@@ -43,7 +43,7 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 /// the close) is boxed when it comes. The connection is taken apart before the future begins, since a future holds its
 /// arguments beside what they are moved into.
 pub(crate) fn serve(node: Arc<Node>, connection: Connection) -> impl Future<Output = ()> + Send {
-    let Connection { info, reader, writer, streams } = connection;
+    let Connection { info, reader, writer, streams, .. } = connection;
     let serving = node.serving.token();
     let hold = Hold::new(&node, &info, writer.framing());
     let address = info.peer.and_then(|peer| node.limits.addresses.pace(peer.ip()));

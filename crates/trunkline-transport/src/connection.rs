@@ -19,6 +19,8 @@ pub struct Connection {
     pub writer: ByteWriter,
     /// Further streams and datagrams, where the protocol has them.
     pub streams: Streams,
+    /// What the hooks of its handshake have kept, where they ran before the last word of it.
+    pub(crate) judged: Option<Box<http::Extensions>>,
 }
 
 impl fmt::Debug for Connection {

@@ -169,3 +169,13 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the kernel lets a silent TCP connection be before it asks whether the peer is there: a v1 peer is watched
 /// by nothing else.
 pub const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// How long a peer whose wire is not known may take for its first packet. A v2 client speaks at once; a v1 client that
+/// only listens has this long to say anything. As long as QUIC lets it take for its stream.
+pub const FIRST_PACKET: Duration = IDLE_TIMEOUT;
+
+/// How long a peer may take to prove itself: the check may ask a database, and a person who types is not waited for.
+pub const AUTH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Addresses whose rates are known one by one: 65,536 of about 100 bytes are 6.5 MB.
+pub const RATE_ADDRESSES: usize = 65_536;

@@ -58,13 +58,16 @@ pub enum CloseReason {
     /// The peer sent more than was taken, by the policy [`crate::Overflow::Disconnect`].
     #[error("the peer sent more than was taken")]
     Overflow,
-    /// Nothing was heard from the peer for two and a half heartbeats.
+    /// The peer sent more than its rate, by the policy [`crate::Excess::Close`].
+    #[error("the peer sent faster than it may")]
+    TooFast,
+    /// Nothing was heard from the peer for two and a half heartbeats, or no first packet in time.
     #[error("the peer is silent")]
     Silent,
     /// The handler returned an error.
     #[error("the handler failed: {0}")]
     HandlerFailed(String),
-    /// The handler panicked.
+    /// The handler panicked, or a middleware.
     #[error("the handler panicked")]
     HandlerPanicked,
     /// What was queued could not be sent in time after closing.
@@ -111,6 +114,9 @@ pub enum SendError {
     /// There is no such connection, any more or at all.
     #[error("not sent: there is no connection {0}")]
     UnknownSession(SessionId),
+    /// A middleware refused it.
+    #[error("not sent: {0}")]
+    Refused(#[from] crate::Refusal),
     /// The client is not connected.
     #[error("not sent: not connected")]
     NotConnected,

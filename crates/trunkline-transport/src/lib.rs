@@ -31,9 +31,11 @@ mod framing;
 mod length;
 mod limits;
 pub mod memory;
+mod middleware;
 mod packet;
 mod protocols;
 mod quic;
+mod rate_limit;
 mod reader;
 mod server;
 mod server_stream;
@@ -60,6 +62,10 @@ pub use error::{
 };
 pub use framing::{Framing, Role};
 pub use limits::{Limits, Overflow, SlowConsumer};
+pub use middleware::{
+    AuthMiddleware, BoxFuture, CredentialSource, Credentials, Handshake, LoggingMiddleware, Middleware,
+    MiddlewareStack, Refusal, Verdict,
+};
 pub use packet::{Compression, Flags, Packet, PacketType, Wire, WireError};
 pub use protocols::{
     ClientProtocol, MemoryClientConfig, MemoryServerConfig, QuicClientConfig, QuicServerConfig,
@@ -67,6 +73,7 @@ pub use protocols::{
     WebSocketClientConfig, WebSocketServerConfig, WebTransportClientConfig, WebTransportServerConfig,
 };
 pub use quic::{ConnectionIdFactory, QuicListener, QuicOptions, Secret};
+pub use rate_limit::{Excess, RateLimiterConfig};
 pub use reader::FrameReader;
 pub use server::{BroadcastReport, Cut, Missed, ShutdownReport, TransportServer, TransportServerBuilder};
 pub use server_stream::ServerStream;

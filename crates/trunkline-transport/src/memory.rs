@@ -28,5 +28,6 @@ fn end(stream: tokio::io::DuplexStream, framing: Framing, max_frame: usize) -> C
         reader: FrameReader::new(Source::Memory(read), framing, max_frame, &[]),
         writer: ByteWriter::new(Sink::Memory(write), framing),
         streams: Streams::unsupported(),
+        judged: None,
     }
 }

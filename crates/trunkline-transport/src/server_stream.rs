@@ -131,6 +131,7 @@ impl Io {
             reader: FrameReader::new(source, framing, max_frame, read_ahead),
             writer: ByteWriter::new(sink, framing),
             streams: Streams::unsupported(),
+            judged: None,
         }
     }
 

@@ -14,7 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    ServerStream, ServerTls,
+    MiddlewareStack, ServerStream, ServerTls,
     accept::{Handshakes, pause_after, sleep_until},
     defaults::{BACKLOG, COMPLAINT_INTERVAL, HANDSHAKE_TIMEOUT, MAX_HANDSHAKES},
     server_stream::Io,
@@ -51,6 +51,9 @@ pub struct StreamOptions {
     pub handshake_timeout: Duration,
     /// Handshakes (and peers that have not said their first byte) at once.
     pub max_handshakes: usize,
+    /// Its `on_accept` judges newcomers before anything is spent on them; the other hooks belong to whoever makes
+    /// connections of the streams.
+    pub middleware: MiddlewareStack,
     /// Ends [`StreamListener::accept`].
     pub cancel: CancellationToken,
 }
@@ -63,6 +66,7 @@ impl Default for StreamOptions {
             tls: None,
             handshake_timeout: HANDSHAKE_TIMEOUT,
             max_handshakes: MAX_HANDSHAKES,
+            middleware: MiddlewareStack::default(),
             cancel: CancellationToken::new(),
         }
     }
@@ -162,6 +166,9 @@ impl StreamListener {
     }
 
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) -> Option<Accepted> {
+        if !self.options.middleware.accepts(Some(peer)) {
+            return None;
+        }
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%peer, %error, "the peer was gone before it was accepted");
             return None;

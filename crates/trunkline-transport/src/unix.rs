@@ -15,5 +15,6 @@ pub(crate) fn connection(stream: UnixStream, framing: Framing, max_frame: usize)
         reader: FrameReader::new(Source::Unix(read), framing, max_frame, &[]),
         writer: ByteWriter::new(Sink::Unix(write), framing),
         streams: Streams::unsupported(),
+        judged: None,
     }
 }

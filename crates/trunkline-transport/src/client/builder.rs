@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::TransportClient;
 use crate::{
-    BuildError, Compression, Limits, Overflow, SlowConsumer, Wire,
+    BuildError, Compression, Limits, MiddlewareStack, Overflow, SlowConsumer, Wire,
     budget::Budget,
     defaults,
     protocols::{ClientProtocol, DialOptions},
@@ -127,7 +127,11 @@ impl TransportClientBuilder {
             request_timeout: self.request_timeout,
             close_timeout: defaults::CLOSE_TIMEOUT,
             compression: self.compression,
-            requires_auth: false,
+            auth_within: None,
+            hides_strangers: false,
+            first_packet: None,
+            middleware: MiddlewareStack::default(),
+            limiter: None,
             ended: Counters::default(),
             hub: Hub::default(),
         });

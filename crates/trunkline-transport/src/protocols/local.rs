@@ -13,7 +13,8 @@ use super::{
     Bound, ClientKind, ClientProtocol, DialOptions, ListenOptions, ServerKind, ServerProtocol, dial::Dial,
 };
 use crate::{
-    BuildError, ConnectError, Connection, Endpoint, Framing, defaults::ACCEPT_BACKOFF, memory, unix,
+    BuildError, ConnectError, Connection, Endpoint, Framing, MiddlewareStack, defaults::ACCEPT_BACKOFF,
+    memory, unix,
 };
 
 /// A listener on a Unix socket.
@@ -42,7 +43,8 @@ impl UnixServerConfig {
         }
         let listener = UnixListener::bind(&self.path).map_err(fail)?;
         let (cancel, max_message) = (options.cancel.clone(), options.max_message);
-        Ok(Bound::Unix(UnixAcceptor { listener, path: self.path, cancel, max_message }))
+        let middleware = options.middleware.clone();
+        Ok(Bound::Unix(UnixAcceptor { listener, path: self.path, cancel, middleware, max_message }))
     }
 }
 
@@ -52,6 +54,7 @@ pub(crate) struct UnixAcceptor {
     listener: UnixListener,
     path: PathBuf,
     cancel: CancellationToken,
+    middleware: MiddlewareStack,
     max_message: usize,
 }
 
@@ -64,6 +67,7 @@ impl UnixAcceptor {
                 accepted = self.listener.accept() => accepted,
             };
             match accepted {
+                Ok(_) if !self.middleware.accepts(None) => {}
                 Ok((stream, _)) => return Some(unix::connection(stream, Framing::Packet, self.max_message)),
                 Err(error) => {
                     tracing::warn!(%error, "accept failed");
@@ -118,7 +122,8 @@ impl MemoryServerConfig {
 
     pub(super) fn bind(self, options: &ListenOptions) -> Bound {
         let (cancel, max_message) = (options.cancel.clone(), options.max_message);
-        Bound::Memory(MemoryAcceptor { newcomers: self.newcomers, cancel, max_message })
+        let middleware = options.middleware.clone();
+        Bound::Memory(MemoryAcceptor { newcomers: self.newcomers, cancel, middleware, max_message })
     }
 }
 
@@ -127,18 +132,21 @@ impl MemoryServerConfig {
 pub(crate) struct MemoryAcceptor {
     newcomers: Receiver<Connection>,
     cancel: CancellationToken,
+    middleware: MiddlewareStack,
     max_message: usize,
 }
 
 impl MemoryAcceptor {
     pub(super) async fn accept(&mut self) -> Option<Connection> {
-        tokio::select! {
-            biased;
-            () = self.cancel.cancelled() => None,
-            newcomer = self.newcomers.recv() => {
-                let mut connection = newcomer?;
+        loop {
+            let mut connection = tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return None,
+                newcomer = self.newcomers.recv() => newcomer?,
+            };
+            if self.middleware.accepts(None) {
                 connection.reader.set_max_frame(self.max_message);
-                Some(connection)
+                return Some(connection);
             }
         }
     }

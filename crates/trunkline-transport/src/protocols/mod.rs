@@ -26,8 +26,8 @@ pub use self::{
     websocket::{WebSocketClientConfig, WebSocketServerConfig},
 };
 use crate::{
-    BuildError, ConnectError, Connection, ConnectionInfo, IsFull, QuicListener, StreamListener,
-    WebSocketListener, Wire, tls::ServerTls,
+    BuildError, ConnectError, Connection, ConnectionInfo, IsFull, MiddlewareStack, QuicListener,
+    StreamListener, WebSocketListener, Wire, tls::ServerTls,
 };
 
 /// What a server listens on: made of any of the `…ServerConfig` types.
@@ -63,6 +63,9 @@ pub(crate) struct ListenOptions {
     pub(crate) max_handshakes: usize,
     /// Where a protocol has a word for it, newcomers are refused by it while this says so.
     pub(crate) is_full: IsFull,
+    pub(crate) middleware: MiddlewareStack,
+    /// How long a peer may take for its first packet.
+    pub(crate) first_packet: Duration,
     pub(crate) cancel: CancellationToken,
 }
 

@@ -7,7 +7,7 @@ use super::{
     Bound, ClientProtocol, ListenOptions, ServerKind, ServerProtocol, bind_first, dial::Dial, resolve,
 };
 use crate::{
-    BuildError, ClientTls, Framing, Protocol, QuicListener, QuicOptions, Socket, Tls, defaults::IDLE_TIMEOUT,
+    BuildError, ClientTls, Framing, Protocol, QuicListener, QuicOptions, Socket, Tls,
     session::driver::frame_limit,
 };
 
@@ -94,11 +94,12 @@ async fn bind(
         alpns: alpns.iter().map(|alpn| (*alpn).to_owned()).collect(),
         handshake_timeout: options.handshake_timeout,
         // A v1 client opens its stream with its first packet, which may be a while.
-        first_stream_timeout: IDLE_TIMEOUT,
+        first_stream_timeout: options.first_packet,
         max_handshakes: options.max_handshakes,
         max_frame: frame_limit(Framing::Length, options.max_message),
         path,
         is_full: Some(options.is_full.clone()),
+        middleware: options.middleware.clone(),
         client_authority: tls.client_authority.clone(),
         cancel: options.cancel.clone(),
         ..QuicOptions::new(tls.certificate)

@@ -48,6 +48,7 @@ pub(super) fn stream_options(tls: Option<crate::ServerTls>, options: &ListenOpti
         tls,
         handshake_timeout: options.handshake_timeout,
         max_handshakes: options.max_handshakes,
+        middleware: options.middleware.clone(),
         cancel: options.cancel.clone(),
     }
 }

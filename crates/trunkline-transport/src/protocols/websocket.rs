@@ -46,6 +46,7 @@ impl WebSocketServerConfig {
             subprotocols: vec!["msgtrans.v2".to_owned(), "msgtrans.v1".to_owned()],
             path: self.path,
             is_full: Some(options.is_full.clone()),
+            middleware: options.middleware.clone(),
         };
         let listener = bind_first(&self.address, &found, |address: SocketAddr| {
             WebSocketListener::bind(Socket::Address(address), streams.clone(), websocket.clone())

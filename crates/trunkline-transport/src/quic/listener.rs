@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use http::{Extensions, HeaderMap};
 use quinn_proto::{ConnectionIdGenerator, HashedConnectionIdGenerator};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -20,7 +21,8 @@ use super::{
     Allowance, H3, Secret, WithH3, alpn, quic_connection, transport_config, web_transport_connection,
 };
 use crate::{
-    Connection, ConnectionInfo, IsFull, Protocol, ReloadableCertificate, Socket,
+    Connection, ConnectionInfo, Handshake, IsFull, MiddlewareStack, Protocol, Refusal, ReloadableCertificate,
+    Socket,
     accept::{Handshakes, sleep_until},
     defaults::{
         DATAGRAM_BUFFER, FIRST_STREAM_TIMEOUT, HANDSHAKE_TIMEOUT, IDLE_TIMEOUT, INCOMING_BUFFER,
@@ -70,6 +72,8 @@ pub struct QuicOptions {
     pub is_full: Option<IsFull>,
     /// Clients may prove themselves by a certificate of one of the authorities in this PEM text.
     pub client_authority: Option<Vec<u8>>,
+    /// Its `on_accept` judges newcomers before anything is spent on them, its `on_handshake` what they say.
+    pub middleware: MiddlewareStack,
     /// Ends [`QuicListener::accept`].
     pub cancel: CancellationToken,
 }
@@ -95,6 +99,7 @@ impl QuicOptions {
             path: None,
             is_full: None,
             client_authority: None,
+            middleware: MiddlewareStack::default(),
             cancel: CancellationToken::new(),
         }
     }
@@ -172,7 +177,8 @@ impl QuicListener {
     }
 
     fn admit(&mut self, incoming: quinn::Incoming) {
-        if self.options.is_full.as_ref().is_some_and(IsFull::get) {
+        let is_welcome = self.options.middleware.accepts(Some(incoming.remote_address()));
+        if !is_welcome || self.options.is_full.as_ref().is_some_and(IsFull::get) {
             incoming.refuse();
             return;
         }
@@ -215,6 +221,8 @@ enum HandshakeError {
     Session(#[from] wt::SessionError),
     #[error("nothing is served at this path")]
     Path,
+    #[error(transparent)]
+    Refused(#[from] Refusal),
 }
 
 async fn handshake(
@@ -230,9 +238,15 @@ async fn handshake(
     info.local = Some(local);
     if alpn.as_deref() != Some(H3) {
         info.alpn = alpn;
+        let none = HeaderMap::new();
+        let judged = timeout_at(deadline, judge(&info, &none, options)).await?;
+        let judged = judged.inspect_err(|refusal| {
+            connection.close(u32::from(refusal.code).into(), refusal.reason.as_bytes());
+        })?;
         let stream = timeout(options.first_stream_timeout, connection.accept_bi()).await??;
         options.allowance().raw(&connection);
-        return Ok(quic_connection(info, connection, stream, options.max_frame, None));
+        let made = quic_connection(info, connection, stream, options.max_frame, None);
+        return Ok(Connection { judged, ..made });
     }
     info.alpn = alpn;
     info.protocol = Protocol::WebTransport;
@@ -247,10 +261,32 @@ async fn handshake(
         timeout_at(deadline, request.reject(http::StatusCode::NOT_FOUND)).await??;
         return Err(HandshakeError::Path);
     }
+    let judged = match timeout_at(deadline, judge(&info, &request.headers, options)).await? {
+        Ok(judged) => judged,
+        Err(refusal) => {
+            timeout_at(deadline, request.reject(refusal.http_status())).await??;
+            return Err(refusal.into());
+        }
+    };
     let session = timeout_at(deadline, request.ok()).await??;
     let stream = timeout(options.first_stream_timeout, session.accept_bi()).await??;
     options.allowance().established(&session);
-    Ok(web_transport_connection(info, session, stream, options.max_frame, None))
+    let made = web_transport_connection(info, session, stream, options.max_frame, None);
+    Ok(Connection { judged, ..made })
+}
+
+/// Asks the middleware: what it keeps for the session.
+async fn judge(
+    info: &ConnectionInfo,
+    headers: &HeaderMap,
+    options: &QuicOptions,
+) -> Result<Option<Box<Extensions>>, Refusal> {
+    if options.middleware.is_empty() {
+        return Ok(None);
+    }
+    let mut handshake = Handshake::new(info.clone(), headers.clone());
+    options.middleware.judge(&mut handshake).await?;
+    Ok(Some(Box::new(handshake.extensions)))
 }
 
 fn endpoint_config(options: &QuicOptions) -> quinn::EndpointConfig {

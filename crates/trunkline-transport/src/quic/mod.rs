@@ -137,6 +137,7 @@ pub(crate) fn quic_connection(
         reader: FrameReader::new(source, Framing::Length, max_frame, &[]),
         writer: ByteWriter::new(sink, Framing::Length),
         streams,
+        judged: None,
     }
 }
 
@@ -158,6 +159,7 @@ pub(crate) fn web_transport_connection(
         reader: FrameReader::new(source, Framing::Length, max_frame, &[]),
         writer: ByteWriter::new(sink, Framing::Length),
         streams,
+        judged: None,
     }
 }
 

@@ -5,11 +5,11 @@ use std::{collections::HashMap, sync::Arc};
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
-    Compression, FrameKind, Framing, Packet, SendError, SessionId, Wire,
-    defaults::{COALESCE, INLINE_COMPRESSION},
+    Compression, FrameKind, Framing, Packet, SendError, Session, SessionId, Wire,
+    defaults::COALESCE,
     packet::{HEADER, encode},
     session::{
-        core::{Appended, Core},
+        core::{Appended, Core, deflate_here, deflates_elsewhere},
         outbox::SharedFrame,
     },
 };
@@ -25,7 +25,9 @@ pub struct BroadcastReport {
     pub dropped: usize,
     /// Peers that were closed, before or because of it.
     pub closed: usize,
-    /// Who is counted as dropped or closed.
+    /// Peers to whom a middleware did not let it pass.
+    pub refused: usize,
+    /// Who is counted as dropped, closed or refused.
     pub missed: Vec<(SessionId, Missed)>,
 }
 
@@ -38,6 +40,8 @@ pub enum Missed {
     ClosedAsSlow,
     /// It was closed before.
     Closed,
+    /// A middleware did not let the packet pass.
+    Refused,
 }
 
 /// The forms in which a packet may be needed: a handful.
@@ -48,47 +52,112 @@ pub(super) async fn to_all(peers: Vec<Arc<Core>>, packet: Packet) -> Result<Broa
     let mut report = BroadcastReport::default();
     let mut forms: HashMap<Form, SharedFrame> = HashMap::new();
     for core in peers {
+        // Nothing is told to all before one has said who one is.
+        if !core.is_authenticated() {
+            continue;
+        }
         let limit = core.shared.limits.message;
         if packet.payload.len() > limit {
             return Err(SendError::TooLarge { size: packet.payload.len(), limit });
         }
-        let (wire, compression) = core.shared_compression(&packet);
-        let form = (wire, core.framing, compression);
-        let frame = match forms.get(&form) {
-            Some(frame) => frame.clone(),
-            None => {
-                let frame = encode(Packet { compression, ..packet.clone() }, form).await?;
-                forms.insert(form, frame.clone());
-                frame
+        let appended = match judged(&core, &packet) {
+            Judged::Same => {
+                let (wire, compression) = core.shared_compression(&packet);
+                let form = (wire, core.framing, compression);
+                let frame = match forms.get(&form) {
+                    Some(frame) => frame.clone(),
+                    None => {
+                        let frame = encode(Packet { compression, ..packet.clone() }, form).await?;
+                        forms.insert(form, frame.clone());
+                        frame
+                    }
+                };
+                core.append_shared(&frame)
+            }
+            Judged::Another(own) => alone(&core, *own).await?,
+            Judged::Refused => {
+                report.refused += 1;
+                report.missed.push((core.id, Missed::Refused));
+                continue;
             }
         };
-        match core.append_shared(&frame) {
-            Appended::Queued => report.queued += 1,
-            Appended::Dropped => {
-                report.dropped += 1;
-                report.missed.push((core.id, Missed::Dropped));
-            }
-            Appended::Disconnected => {
-                report.closed += 1;
-                report.missed.push((core.id, Missed::ClosedAsSlow));
-            }
-            Appended::Closed => {
-                report.closed += 1;
-                report.missed.push((core.id, Missed::Closed));
-            }
-        }
+        report.count(core.id, appended);
     }
     Ok(report)
 }
 
-async fn encode(packet: Packet, (wire, framing, compression): Form) -> Result<SharedFrame, SendError> {
-    let packet = if compression != Compression::None && packet.payload.len() > INLINE_COMPRESSION {
-        tokio::task::spawn_blocking(move || encode::deflated(&packet))
-            .await
-            .map_err(|error| crate::WireError::Inflate(error.to_string()))??
-    } else {
-        encode::deflated(&packet)?
-    };
+impl BroadcastReport {
+    fn count(&mut self, id: SessionId, appended: Appended) {
+        let missed = match appended {
+            Appended::Queued => {
+                self.queued += 1;
+                return;
+            }
+            Appended::Dropped => {
+                self.dropped += 1;
+                Missed::Dropped
+            }
+            Appended::Disconnected => {
+                self.closed += 1;
+                Missed::ClosedAsSlow
+            }
+            Appended::Closed => {
+                self.closed += 1;
+                Missed::Closed
+            }
+        };
+        self.missed.push((id, missed));
+    }
+}
+
+/// What the middleware makes of a broadcast for one peer.
+enum Judged {
+    Same,
+    Another(Box<Packet>),
+    Refused,
+}
+
+fn judged(core: &Arc<Core>, packet: &Packet) -> Judged {
+    let stack = &core.shared.middleware;
+    if stack.is_empty() {
+        return Judged::Same;
+    }
+    match stack.send(&Session::new(Arc::clone(core)), packet.clone()) {
+        // What shares its memory is the same, without a look at its bytes.
+        Ok(own) if is_same(&own, packet) => Judged::Same,
+        Ok(own) => Judged::Another(Box::new(own)),
+        Err(_) => Judged::Refused,
+    }
+}
+
+fn is_same(one: &Packet, other: &Packet) -> bool {
+    let shares = |a: &Bytes, b: &Bytes| a.len() == b.len() && a.as_ptr() == b.as_ptr();
+    let bare = |packet: &Packet| Packet { payload: Bytes::new(), ext_header: Bytes::new(), ..packet.clone() };
+    shares(&one.payload, &other.payload)
+        && shares(&one.ext_header, &other.ext_header)
+        && bare(one) == bare(other)
+}
+
+/// For one peer alone, by the same policy.
+async fn alone(core: &Arc<Core>, packet: Packet) -> Result<Appended, SendError> {
+    let Some(packet) = core.prepare_judged(packet)? else { return Ok(Appended::Dropped) };
+    match core.append_by_policy(&deflated(packet).await?) {
+        Err(SendError::Closed(_)) => Ok(Appended::Closed),
+        appended => appended,
+    }
+}
+
+/// Compresses a prepared packet, a large one on another thread.
+pub(super) async fn deflated(packet: Packet) -> Result<Packet, SendError> {
+    if !deflates_elsewhere(&packet) {
+        return deflate_here(packet);
+    }
+    let task = tokio::task::spawn_blocking(move || encode::deflated(&packet));
+    Ok(task.await.map_err(|error| crate::WireError::Inflate(error.to_string()))??)
+}
+
+async fn encode(packet: Packet, (wire, framing, _): Form) -> Result<SharedFrame, SendError> {
+    let packet = deflated(packet).await?;
     let header = encode::header(&packet, wire)?;
     let mut framed = Vec::with_capacity(Framing::MAX_HEADER);
     framing.write_header(FrameKind::Binary, header.total(), &mut framed);

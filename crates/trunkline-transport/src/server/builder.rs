@@ -1,20 +1,21 @@
 //! How a server is put together. Everything that can be wrong is said by `build`, and no socket is bound before.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
 use super::{Settings, TransportServer, registry::Registry};
 use crate::{
-    BuildError, Compression, IsFull, Limits, Overflow, SlowConsumer,
+    BuildError, Compression, IsFull, Limits, Middleware, MiddlewareStack, Overflow, RateLimiterConfig,
+    SlowConsumer,
     budget::Budget,
     defaults,
     protocols::{ListenOptions, ServerProtocol},
+    rate_limit::RateLimiter,
     session::{core::Shared, events::Hub, stats::Counters},
 };
 
 /// Builds a [`TransportServer`].
-#[derive(Debug)]
 pub struct TransportServerBuilder {
     protocols: Vec<ServerProtocol>,
     limits: Limits,
@@ -28,6 +29,10 @@ pub struct TransportServerBuilder {
     max_handshakes: usize,
     compression: Option<(Compression, usize)>,
     requires_auth: bool,
+    auth_timeout: Duration,
+    first_packet: Duration,
+    middleware: Vec<Arc<dyn Middleware>>,
+    rate_limiter: Option<RateLimiterConfig>,
 }
 
 impl Default for TransportServerBuilder {
@@ -53,6 +58,10 @@ impl TransportServerBuilder {
             max_handshakes: defaults::MAX_HANDSHAKES,
             compression: None,
             requires_auth: false,
+            auth_timeout: defaults::AUTH_TIMEOUT,
+            first_packet: defaults::FIRST_PACKET,
+            middleware: Vec::new(),
+            rate_limiter: None,
         }
     }
 
@@ -117,10 +126,38 @@ impl TransportServerBuilder {
         Self { compression: Some((how, min_size)), ..self }
     }
 
-    /// Connections begin unauthenticated: [`Limits::before_auth`] holds until [`crate::Session::set_authenticated`].
+    /// Connections begin unauthenticated: [`Limits::before_auth`] holds until the handler calls
+    /// [`crate::Session::set_authenticated`]; who has not got there within 10 s is closed
+    /// ([`TransportServerBuilder::auth_timeout`]), and broadcasts pass him by. With [`crate::AuthMiddleware`] this is not needed.
     #[must_use]
     pub fn require_auth(self) -> Self {
         Self { requires_auth: true, ..self }
+    }
+
+    /// How long a connection may be unauthenticated, with [`TransportServerBuilder::require_auth`].
+    #[must_use]
+    pub fn auth_timeout(self, within: Duration) -> Self {
+        Self { auth_timeout: within, ..self }
+    }
+
+    /// How long a peer may take for its first packet where nothing else tells what it speaks, or whether it is there: over TCP, Unix
+    /// sockets and memory, and for the first stream of QUIC and WebTransport. 90 s; clients of v2 speak at once.
+    #[must_use]
+    pub fn first_packet_timeout(self, within: Duration) -> Self {
+        Self { first_packet: within, ..self }
+    }
+
+    /// Adds a middleware behind those before it.
+    #[must_use]
+    pub fn with_middleware(mut self, middleware: impl Middleware) -> Self {
+        self.middleware.push(Arc::new(middleware));
+        self
+    }
+
+    /// Limits how fast peers may send.
+    #[must_use]
+    pub fn rate_limiter(self, config: RateLimiterConfig) -> Self {
+        Self { rate_limiter: Some(config), ..self }
     }
 
     /// Resolves names and binds every socket. Connections are accepted from `serve` or `serve_with` on; until then they
@@ -139,14 +176,18 @@ impl TransportServerBuilder {
         }
         let cancel = CancellationToken::new();
         let registry = Arc::new(Registry::new());
-        let (places, max) = (Arc::clone(&registry), self.max_connections);
-        let is_full = IsFull::new(move || places.len() >= max);
+        let middleware = MiddlewareStack::new(self.middleware);
+        let is_full = is_full(Arc::clone(&registry), self.max_connections, middleware.clone());
+        let own_auth = self.requires_auth.then_some(self.auth_timeout);
+        let auth_within = own_auth.into_iter().chain(middleware.authentication()).min();
         let before_auth = self.limits.before_auth.min(self.limits.message);
         let options = ListenOptions {
-            max_message: if self.requires_auth { before_auth } else { self.limits.message },
+            max_message: if auth_within.is_some() { before_auth } else { self.limits.message },
             handshake_timeout: self.handshake_timeout,
             max_handshakes: self.max_handshakes,
             is_full,
+            middleware: middleware.clone(),
+            first_packet: self.first_packet,
             cancel: cancel.clone(),
         };
         let mut listeners = Vec::with_capacity(self.protocols.len());
@@ -162,12 +203,41 @@ impl TransportServerBuilder {
             request_timeout: self.request_timeout,
             close_timeout: self.graceful_shutdown.min(defaults::CLOSE_TIMEOUT),
             compression: self.compression,
-            requires_auth: self.requires_auth,
+            auth_within,
+            hides_strangers: middleware.authentication().is_some(),
+            first_packet: Some(self.first_packet),
+            middleware,
+            limiter: self.rate_limiter.map(|config| Arc::new(RateLimiter::new(config))),
             ended: Counters::default(),
             hub: Hub::default(),
         });
-        let settings =
-            Settings { max_connections: self.max_connections, graceful_shutdown: self.graceful_shutdown };
+        let settings = Settings {
+            max_connections: self.max_connections,
+            graceful_shutdown: self.graceful_shutdown,
+            handshake_timeout: self.handshake_timeout,
+        };
         Ok(TransportServer::new(shared, registry, listeners, cancel, settings))
     }
+}
+
+impl fmt::Debug for TransportServerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TransportServerBuilder")
+            .field("protocols", &self.protocols)
+            .field("limits", &self.limits)
+            .field("max_connections", &self.max_connections)
+            .field("middleware", &self.middleware.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Asked for each newcomer: whom it turns away is counted.
+fn is_full(places: Arc<Registry>, max: usize, counts: MiddlewareStack) -> IsFull {
+    IsFull::new(move || {
+        let is_full = places.len() >= max;
+        if is_full {
+            counts.note_refused();
+        }
+        is_full
+    })
 }

@@ -3,6 +3,7 @@
 //! One task per connection, made here and nowhere else. A server serves in one of two styles: a handler for each
 //! connection (`serve_with`), or one stream of events (`events` and `serve`).
 
+mod adopt;
 mod broadcast;
 mod builder;
 mod registry;
@@ -14,20 +15,19 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::registry::Registry;
+use self::{adopt::Acceptor, registry::Registry};
 pub use self::{
     broadcast::{BroadcastReport, Missed},
     builder::TransportServerBuilder,
     shutdown::{Cut, ShutdownReport},
 };
 use crate::{
-    Connection, EventStream, EventsError, Packet, Request, SendError, ServeError, Session, SessionId,
-    SlowConsumer, Stats, TransportError, codes,
-    protocols::{Bound, agreed_wire},
+    EventStream, EventsError, Packet, Request, SendError, ServeError, Session, SessionId, SlowConsumer,
+    Stats, TransportError, codes,
+    protocols::Bound,
     session::{
-        core::{Appended, Core, Shared, deflate_here, deflates_elsewhere},
-        driver::{Driver, Handler},
-        inbox::Item,
+        core::{Appended, Core, Shared},
+        driver::Handler,
     },
 };
 
@@ -57,6 +57,7 @@ struct Inner {
 struct Settings {
     max_connections: usize,
     graceful_shutdown: Duration,
+    handshake_timeout: Duration,
 }
 
 impl TransportServer {
@@ -123,19 +124,22 @@ impl TransportServer {
         Ok(EventStream::new(Arc::clone(&self.inner.shared)))
     }
 
+    /// Accepts until the server shuts down.
     async fn run(&self, handler: Option<MakeHandler>) -> Result<(), ServeError> {
         let listeners = self.inner.listeners.lock().take().ok_or(ServeError::Serving)?;
         // Dropped with this future, which ends the accept loops.
         let mut loops = JoinSet::new();
         for mut listener in listeners {
             // The loops must not keep the server alive.
-            let acceptor = Acceptor {
+            let acceptor = Arc::new(Acceptor {
                 shared: Arc::clone(&self.inner.shared),
                 registry: Arc::clone(&self.inner.registry),
                 tasks: self.inner.tasks.clone(),
                 max_connections: self.inner.settings.max_connections,
                 handler: handler.clone(),
-            };
+                cancel: self.inner.cancel.clone(),
+                handshake_timeout: self.inner.settings.handshake_timeout,
+            });
             loops.spawn(async move {
                 while let Some(connection) = listener.accept().await {
                     acceptor.adopt(connection);
@@ -163,13 +167,7 @@ impl TransportServer {
         }
         let core = &session.core;
         let Some(packet) = core.prepare(packet)? else { return Ok(()) };
-        let packet = if deflates_elsewhere(&packet) {
-            tokio::task::spawn_blocking(move || crate::packet::encode::deflated(&packet))
-                .await
-                .map_err(|error| crate::WireError::Inflate(error.to_string()))??
-        } else {
-            deflate_here(packet)?
-        };
+        let packet = broadcast::deflated(packet).await?;
         match core.append_by_policy(&packet)? {
             Appended::Queued => Ok(()),
             Appended::Dropped => Err(SendError::Full { queued: session.queued_bytes() }),
@@ -256,7 +254,7 @@ impl TransportServer {
         ids
     }
 
-    /// How many connections there are.
+    /// How many connections there are, those that have yet to prove themselves included.
     #[must_use]
     pub fn session_count(&self) -> usize {
         self.inner.registry.len()
@@ -277,8 +275,8 @@ impl TransportServer {
     pub fn stats(&self) -> Stats {
         let sum = crate::session::stats::Counters::default();
         sum.add(&self.inner.shared.ended.snapshot());
-        self.sessions().for_each(|session| sum.add(&session.stats()));
-        sum.snapshot()
+        self.inner.registry.everyone().iter().for_each(|core| sum.add(&core.stats.snapshot()));
+        Stats { refused_connections: self.inner.shared.middleware.refused(), ..sum.snapshot() }
     }
 
     /// Everything that waits in queues, over all connections: what [`crate::Limits::total_bytes`] limits.
@@ -295,59 +293,9 @@ impl TransportServer {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.cancel.cancel();
-        for core in self.registry.all() {
+        for core in self.registry.everyone() {
             core.close(codes::GOING_AWAY, "the server is gone");
         }
         self.shared.hub.finish();
-    }
-}
-
-/// What an accept loop needs to make a session of a connection.
-struct Acceptor {
-    shared: Arc<Shared>,
-    registry: Arc<Registry>,
-    tasks: TaskTracker,
-    max_connections: usize,
-    handler: Option<MakeHandler>,
-}
-
-impl Acceptor {
-    fn adopt(&self, mut connection: Connection) {
-        if !self.registry.take_place(self.max_connections) {
-            tracing::debug!(peer = ?connection.info.peer, "refused: the server holds max_connections");
-            connection.writer.abort(codes::OVERLOADED.into(), "the server is full");
-            return;
-        }
-        let id = self.registry.next_id();
-        let info = connection.info.clone();
-        let framing = connection.writer.framing();
-        let wire = agreed_wire(&info);
-        let is_evented = self.handler.is_none();
-        let core = Arc::new(Core::new(id, info, framing, wire, is_evented, Arc::clone(&self.shared)));
-        let entry = Entry { registry: Arc::clone(&self.registry), core: Arc::clone(&core) };
-        self.registry.insert(Arc::clone(&core));
-        if is_evented {
-            core.received(Item::Established);
-        }
-        let handler = self.handler.as_ref().map(|make| make(Session::new(Arc::clone(&core))));
-        let driver = Driver::new(core, connection, handler);
-        self.tasks.spawn(async move {
-            let reason = driver.run(|| drop(entry)).await;
-            tracing::debug!(session = %id, %reason, "connection ended");
-        });
-    }
-}
-
-/// A connection's place in the registry, given back however its task ends.
-struct Entry {
-    registry: Arc<Registry>,
-    core: Arc<Core>,
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        self.registry.remove(self.core.id);
-        // A task that was dropped rather than ended must not leave anybody waiting.
-        self.core.ended(&crate::CloseReason::Lost("its task was dropped".to_owned()));
     }
 }

@@ -18,6 +18,16 @@ const SHARDS: usize = 16;
 
 type Members = HashMap<SessionId, Arc<Core>>;
 
+/// One of the places that a server has for connections.
+#[derive(Debug)]
+pub(crate) struct Place(Arc<Registry>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, SeqCst);
+    }
+}
+
 /// Connections by number, and groups of them.
 #[derive(Debug)]
 pub(crate) struct Registry {
@@ -48,9 +58,10 @@ impl Registry {
         self.count.load(SeqCst)
     }
 
-    /// Takes one of `max` places.
-    pub(crate) fn take_place(&self, max: usize) -> bool {
-        self.count.fetch_update(SeqCst, SeqCst, |count| (count < max).then_some(count + 1)).is_ok()
+    /// Takes one of `max` places, until it is dropped.
+    pub(crate) fn take_place(self: &Arc<Self>, max: usize) -> Option<Place> {
+        let taken = self.count.fetch_update(SeqCst, SeqCst, |count| (count < max).then_some(count + 1));
+        taken.is_ok().then(|| Place(Arc::clone(self)))
     }
 
     /// Enters a connection that has its place.
@@ -58,21 +69,29 @@ impl Registry {
         self.shard(core.id).lock().insert(core.id, core);
     }
 
-    /// Takes a connection out of everything, and gives its place back.
+    /// Takes a connection out of everything.
     pub(crate) fn remove(&self, id: SessionId) {
         self.shard(id).lock().remove(&id);
         let groups = self.memberships.lock().remove(&id).unwrap_or_default();
         for group in groups {
             self.leave_members(&group, id);
         }
-        self.count.fetch_sub(1, SeqCst);
     }
 
+    /// A connection that the server's user may know of.
     pub(crate) fn find(&self, id: SessionId) -> Option<Arc<Core>> {
-        self.shard(id).lock().get(&id).cloned()
+        self.shard(id).lock().get(&id).filter(|core| core.is_admitted()).cloned()
     }
 
+    /// All connections that the server's user may know of.
     pub(crate) fn all(&self) -> Vec<Arc<Core>> {
+        let mut all = self.everyone();
+        all.retain(|core| core.is_admitted());
+        all
+    }
+
+    /// All connections, those that have yet to prove themselves too.
+    pub(crate) fn everyone(&self) -> Vec<Arc<Core>> {
         let mut all = Vec::with_capacity(self.len());
         for shard in &self.shards {
             all.extend(shard.lock().values().cloned());

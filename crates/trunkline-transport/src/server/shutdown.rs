@@ -57,7 +57,7 @@ impl TransportServer {
         self.inner.cancel.cancel();
         // Listeners of a server that never served are closed here.
         drop(self.inner.listeners.lock().take());
-        let all = self.inner.registry.all();
+        let all = self.inner.registry.everyone();
         let mut report = ShutdownReport { sessions: all.len(), ..ShutdownReport::default() };
         let mut drains = JoinSet::new();
         for core in all {

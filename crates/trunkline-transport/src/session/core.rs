@@ -11,10 +11,12 @@ use std::{
     time::Duration,
 };
 
+use http::Extensions;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
+    Session,
     events::{Hub, overflow},
     inbox::{Inbox, Item, Pushed},
     outbox::{Outbox, SharedFrame, State},
@@ -22,8 +24,8 @@ use super::{
     stats::Counters,
 };
 use crate::{
-    CloseReason, Compression, ConnectionInfo, Framing, Limits, Overflow, Packet, PacketType, SendError,
-    SessionId, SlowConsumer, Wire,
+    CloseReason, Compression, ConnectionInfo, Framing, Limits, MiddlewareStack, Overflow, Packet, PacketType,
+    SendError, SessionId, SlowConsumer, Wire,
     budget::Budget,
     codes,
     defaults::INLINE_COMPRESSION,
@@ -32,6 +34,7 @@ use crate::{
         control::{ControlPacket, Features},
         encode,
     },
+    rate_limit::RateLimiter,
 };
 
 /// What the connections of one server or client share.
@@ -45,7 +48,14 @@ pub(crate) struct Shared {
     pub(crate) close_timeout: Duration,
     /// Payloads from this size on are compressed so, for peers of v2 that inflate it.
     pub(crate) compression: Option<(Compression, usize)>,
-    pub(crate) requires_auth: bool,
+    /// Within how long a peer has to prove itself, if it has to at all.
+    pub(crate) auth_within: Option<Duration>,
+    /// A middleware asks for the proof: until then nobody knows of the connection.
+    pub(crate) hides_strangers: bool,
+    /// Within how long a peer has to say which wire it speaks.
+    pub(crate) first_packet: Option<Duration>,
+    pub(crate) middleware: MiddlewareStack,
+    pub(crate) limiter: Option<Arc<RateLimiter>>,
     pub(crate) budget: Budget,
     /// The sums of connections that have ended; those of the living are added when somebody asks.
     pub(crate) ended: Counters,
@@ -69,6 +79,10 @@ pub(crate) struct Core {
     wire: AtomicU8,
     peer_features: AtomicU8,
     is_authenticated: AtomicBool,
+    /// The server's user knows of it.
+    is_admitted: AtomicBool,
+    /// What middleware and handlers keep for it.
+    pub(crate) extensions: Mutex<Extensions>,
     has_ended: AtomicBool,
     /// Received packets are events rather than a handler's.
     pub(crate) is_evented: bool,
@@ -97,7 +111,9 @@ impl Core {
             born: Instant::now(),
             wire: AtomicU8::new(wire.map_or(0, wire_number)),
             peer_features: AtomicU8::new(0),
-            is_authenticated: AtomicBool::new(!shared.requires_auth),
+            is_authenticated: AtomicBool::new(shared.auth_within.is_none()),
+            is_admitted: AtomicBool::new(!shared.hides_strangers),
+            extensions: Mutex::default(),
             has_ended: AtomicBool::new(false),
             is_evented,
             shared,
@@ -116,6 +132,10 @@ impl Core {
         }
     }
 
+    pub(crate) fn knows_wire(&self) -> bool {
+        self.wire.load(Relaxed) != 0
+    }
+
     pub(crate) fn learn_features(&self, features: Features) {
         self.peer_features.store(features.0, Relaxed);
     }
@@ -124,10 +144,24 @@ impl Core {
         self.is_authenticated.load(Relaxed)
     }
 
+    /// The peer has proved itself in its handshake.
+    pub(crate) fn begin_authenticated(&mut self) {
+        *self.is_authenticated.get_mut() = true;
+        *self.is_admitted.get_mut() = true;
+    }
+
     /// The peer has proved itself: the limit of its packets is the usual one from the next header on.
-    pub(crate) fn authenticate(&self) {
+    pub(crate) fn authenticate(self: &Arc<Self>) {
         self.is_authenticated.store(true, Relaxed);
+        if !self.is_admitted.swap(true, Relaxed) && self.is_evented {
+            self.received(Item::Established);
+        }
         self.wake_driver();
+    }
+
+    /// Whether handler, events and broadcasts may know of it.
+    pub(crate) fn is_admitted(&self) -> bool {
+        self.is_admitted.load(Relaxed)
     }
 
     /// The limit of a packet from the peer, as things are now.
@@ -137,19 +171,32 @@ impl Core {
     }
 
     /// Decides what a packet is about to be sent as. `None`: nothing is to be sent (a v1 peer cannot be refused).
-    pub(crate) fn prepare(&self, mut packet: Packet) -> Result<Option<Packet>, SendError> {
+    pub(crate) fn prepare(self: &Arc<Self>, packet: Packet) -> Result<Option<Packet>, SendError> {
+        let packet = self.resolve_echo(packet);
+        let stack = &self.shared.middleware;
+        if stack.is_empty() {
+            return self.prepare_judged(packet);
+        }
+        let packet = stack.send(&Session::new(Arc::clone(self)), packet)?;
+        self.prepare_judged(packet)
+    }
+
+    /// An echo becomes a response if it answers an open request.
+    pub(crate) fn resolve_echo(&self, mut packet: Packet) -> Packet {
+        if std::mem::take(&mut packet.is_echo) && self.open.lock().contains(packet.message_id) {
+            packet.packet_type = PacketType::Response;
+        }
+        packet
+    }
+
+    /// As [`Core::prepare`], for what the middleware has let pass.
+    pub(crate) fn prepare_judged(&self, mut packet: Packet) -> Result<Option<Packet>, SendError> {
         let limit = self.shared.limits.message;
         if packet.payload.len() > limit {
             return Err(SendError::TooLarge { size: packet.payload.len(), limit });
         }
         if packet.ext_header.len() > crate::packet::MAX_EXT_HEADER {
             return Err(crate::WireError::ExtHeader(packet.ext_header.len()).into());
-        }
-        if packet.is_echo {
-            packet.is_echo = false;
-            if self.open.lock().contains(packet.message_id) {
-                packet.packet_type = PacketType::Response;
-            }
         }
         let wire = self.wire();
         if packet.packet_type == PacketType::Response && wire == Wire::V1 {
@@ -411,16 +458,18 @@ impl Core {
         if self.has_ended.swap(true, Relaxed) {
             return;
         }
+        // Nobody has heard of a stranger, so nobody hears of his end.
+        let is_told = self.is_evented && self.is_admitted();
         let (wake, announces) = {
             let mut inbox = self.inbox.lock();
             inbox.finish(reason.clone());
-            (inbox.reader.take(), self.is_evented && !std::mem::replace(&mut inbox.is_announced, true))
+            (inbox.reader.take(), is_told && !std::mem::replace(&mut inbox.is_announced, true))
         };
         wake.into_iter().for_each(Waker::wake);
         if announces {
             self.shared.hub.announce(self);
         }
-        if self.is_evented {
+        if is_told {
             self.shared.hub.note_end();
         }
     }
@@ -459,7 +508,8 @@ impl Core {
                 self.stats.dropped_received.fetch_add(packets, Relaxed);
                 self.shared.budget.take(cost);
                 self.shared.budget.give(bytes);
-                requests.into_iter().for_each(|message_id| self.refuse(message_id));
+                let refuse = |message_id| self.refuse(message_id, codes::OVERLOADED, "too much is unread");
+                requests.into_iter().for_each(refuse);
             }
             Pushed::Overflow => return false,
         }
@@ -488,9 +538,9 @@ impl Core {
         wake.into_iter().for_each(Waker::wake);
     }
 
-    /// A request was dropped unread: a v2 peer is told, best effort, and nobody waits for the answer.
-    fn refuse(&self, message_id: u32) {
-        let refusal = Packet::request(message_id, "").reply_error(codes::OVERLOADED, "too much is unread");
+    /// A request is not handled: a v2 peer is told, best effort, and nobody waits for the answer.
+    pub(crate) fn refuse(&self, message_id: u32, code: u16, reason: &str) {
+        let refusal = Packet::request(message_id, "").reply_error(code, reason);
         if self.wire() == Wire::V1 || self.try_append(&refusal).is_err() {
             self.answered(message_id);
         }

@@ -2,9 +2,10 @@
 //!
 //! Reading never waits for writing, nor writing for the handler: each turn does what each of them can do now. The
 //! driver decides nothing about packets but where they go; everything that is written was appended to the outbox by
-//! somebody else, or is a control packet. Its parts are `read`, `write` and `clock`.
+//! somebody else, or is a control packet. Its parts are `read`, `intake`, `write` and `clock`.
 
 mod clock;
+mod intake;
 mod read;
 mod write;
 
@@ -17,23 +18,19 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::{
-    task::JoinHandle,
-    time::{Instant, Sleep},
-};
+use tokio::time::{Instant, Sleep};
 
+use self::intake::Stage;
 use super::{
+    Session,
     core::{Core, closed},
     outbox::{Part, State},
 };
 use crate::{
-    ByteWriter, CloseReason, Connection, FrameReader, Framing, PacketType, TransportError, Wire, WireError,
-    close, codes,
+    ByteWriter, CloseReason, Connection, FrameReader, Framing, TransportError, Wire, close, codes,
     defaults::{CLOSE_TIMEOUT, KEEPALIVE},
-    packet::{
-        Header,
-        control::{ControlPacket, Features},
-    },
+    packet::control::{ControlPacket, Features},
+    rate_limit::ConnectionLimiter,
 };
 
 /// What serves one connection; it may run until it has returned or the connection is long gone.
@@ -55,8 +52,9 @@ pub(crate) struct Driver {
     offset: usize,
     /// Written and not yet told to the outbox.
     unaccounted: usize,
-    /// A large compressed packet on another thread; nothing behind it is read meanwhile.
-    inflating: Option<Box<Inflating>>,
+    /// A packet that is not through yet; nothing behind it is read meanwhile.
+    stage: Option<Stage>,
+    limiter: Option<ConnectionLimiter>,
     /// Bytes of a partial frame that the shared budget knows of.
     held: usize,
     timer: Option<Pin<Box<Sleep>>>,
@@ -69,16 +67,12 @@ pub(crate) struct Driver {
     phase: Phase,
     /// The peer has said that it goes away: its end will be no surprise.
     going_away: Option<String>,
+    /// Until when the peer's first packet must have come, where nothing else watches it.
+    first_packet: Option<Instant>,
+    /// Until when the peer must have proved itself, where it has to.
+    proof: Option<Instant>,
     said_hello: bool,
     is_paused: bool,
-}
-
-struct Inflating {
-    header: Header,
-    packet_type: PacketType,
-    ext: bytes::Bytes,
-    size: usize,
-    task: JoinHandle<Result<bytes::Bytes, WireError>>,
 }
 
 /// What the connection is doing.
@@ -106,6 +100,14 @@ impl Driver {
         if let Err(error) = connection.writer.set_keepalive(KEEPALIVE) {
             tracing::debug!(%error, "no keepalive");
         }
+        let shared = &core.shared;
+        let limiter = shared.limiter.as_ref();
+        let limiter = limiter.map(|limiter| limiter.connection(core.info.peer.map(|peer| peer.ip()), now));
+        // Only a server waits for its peers.
+        let first_packet =
+            shared.first_packet.filter(|_| !core.knows_wire() && core.framing.ping(b"").is_none());
+        let first_packet = first_packet.map(|within| now + within);
+        let proof = shared.auth_within.map(|within| now + within);
         Self {
             core,
             reader: connection.reader,
@@ -114,7 +116,8 @@ impl Driver {
             batch: VecDeque::new(),
             offset: 0,
             unaccounted: 0,
-            inflating: None,
+            stage: None,
+            limiter,
             held: 0,
             timer: None,
             next_beat: now + first,
@@ -123,6 +126,8 @@ impl Driver {
             stalled: None,
             phase: Phase::Open,
             going_away: None,
+            first_packet,
+            proof,
             said_hello: false,
             is_paused: false,
         }
@@ -142,12 +147,17 @@ impl Driver {
             CloseReason::HandlerFailed(_) | CloseReason::HandlerPanicked => {
                 (codes::INTERNAL, String::new(), true)
             }
+            CloseReason::TooFast => (codes::POLICY, reason.to_string(), true),
             CloseReason::Slow | CloseReason::Overflow => (codes::OVERLOADED, reason.to_string(), false),
             CloseReason::Lost(_) | CloseReason::Silent | CloseReason::CutOff => {
                 (codes::GOING_AWAY, reason.to_string(), false)
             }
         };
         self.core.ended(&reason);
+        let stack = &self.core.shared.middleware;
+        if !stack.is_empty() {
+            stack.close(&Session::new(Arc::clone(&self.core)), &reason);
+        }
         gone();
         drop(self.handler.take());
         if is_orderly {
@@ -197,7 +207,8 @@ impl Driver {
             self.hello();
         }
         let mut moved = self.read(cx)?;
-        if let Some(handler) = &mut self.handler {
+        // Before the peer has proved itself to a middleware, the handler does not know of it.
+        if let Some(handler) = self.handler.as_mut().filter(|_| self.core.is_admitted()) {
             // A panic must cost this connection and nothing else, and the peer is still told.
             match catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx))) {
                 Ok(Poll::Pending) => {}

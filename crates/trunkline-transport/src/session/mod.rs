@@ -186,8 +186,8 @@ impl Session {
         self.core.stats.snapshot()
     }
 
-    /// The peer has proved itself, on a server with [`crate::TransportServerBuilder::require_auth`]: the limit of its
-    /// packets is the usual one from now on.
+    /// The peer has proved itself, on a server that asks for it ([`crate::TransportServerBuilder::require_auth`],
+    /// [`crate::AuthMiddleware`]): the limit of its packets is the usual one from now on.
     pub fn set_authenticated(&self) {
         self.core.authenticate();
     }
@@ -196,6 +196,21 @@ impl Session {
     #[must_use]
     pub fn is_authenticated(&self) -> bool {
         self.core.is_authenticated()
+    }
+
+    /// What was kept for this connection under this type, by a middleware or by [`Session::insert_extension`].
+    #[must_use]
+    pub fn extension<T: Clone + Send + Sync + 'static>(&self) -> Option<T> {
+        self.core.extensions.lock().get::<T>().cloned()
+    }
+
+    /// Keeps one value of a type for this connection, and returns the one before.
+    pub fn insert_extension<T: Clone + Send + Sync + 'static>(&self, value: T) -> Option<T> {
+        self.core.extensions.lock().insert(value)
+    }
+
+    pub(crate) fn with_extensions(&self, change: impl FnOnce(&mut http::Extensions)) {
+        change(&mut self.core.extensions.lock());
     }
 
     /// Sends what is queued, tells the peer the code and the reason, and ends the connection. Harmless when repeated.

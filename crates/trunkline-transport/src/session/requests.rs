@@ -65,6 +65,11 @@ impl Pending {
         self.waiting.len()
     }
 
+    /// Whether a response to this number is expected.
+    pub(crate) fn is_waiting(&self, id: u32) -> bool {
+        self.waiting.get(&id).is_some_and(|slot| slot.end.is_none())
+    }
+
     /// The next number that no request in flight has; 0 is nobody's.
     pub(crate) fn next_id(&mut self) -> u32 {
         loop {

@@ -112,7 +112,7 @@ impl Future for Sending {
 }
 
 /// As [`Sending`], without waiting.
-pub(crate) fn try_send(core: &Core, packet: Packet) -> Result<(), SendError> {
+pub(crate) fn try_send(core: &Arc<Core>, packet: Packet) -> Result<(), SendError> {
     let Some(mut packet) = core.prepare(packet)? else { return Ok(()) };
     if deflates_elsewhere(&packet) {
         packet.compression = crate::Compression::None;

@@ -21,6 +21,10 @@ pub(crate) struct Counters {
     pub(crate) dropped_received: AtomicU64,
     pub(crate) stale_responses: AtomicU64,
     pub(crate) closed_slow: AtomicU64,
+    pub(crate) refused_packets: AtomicU64,
+    pub(crate) rate_delayed: AtomicU64,
+    pub(crate) rate_dropped: AtomicU64,
+    pub(crate) rate_closed: AtomicU64,
     /// Microseconds; 0 while not measured.
     pub(crate) rtt: AtomicU64,
 }
@@ -56,6 +60,10 @@ impl Counters {
         add(&self.dropped_received, stats.dropped_received);
         add(&self.stale_responses, stats.stale_responses);
         add(&self.closed_slow, stats.closed_slow);
+        add(&self.refused_packets, stats.refused_packets);
+        add(&self.rate_delayed, stats.rate_delayed);
+        add(&self.rate_dropped, stats.rate_dropped);
+        add(&self.rate_closed, stats.rate_closed);
         if let Some(rtt) = stats.rtt {
             self.rtt.store(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX), Relaxed);
         }
@@ -75,6 +83,11 @@ impl Counters {
             dropped_received: get(&self.dropped_received),
             stale_responses: get(&self.stale_responses),
             closed_slow: get(&self.closed_slow),
+            refused_packets: get(&self.refused_packets),
+            rate_delayed: get(&self.rate_delayed),
+            rate_dropped: get(&self.rate_dropped),
+            rate_closed: get(&self.rate_closed),
+            refused_connections: 0,
             rtt: Some(get(&self.rtt)).filter(|rtt| *rtt > 0).map(Duration::from_micros),
         }
     }
@@ -106,6 +119,16 @@ pub struct Stats {
     pub stale_responses: u64,
     /// Connections that were closed as slow; of one connection 0 or 1.
     pub closed_slow: u64,
+    /// Packets that a middleware refused.
+    pub refused_packets: u64,
+    /// Packets that waited for their turn by [`crate::RateLimiterConfig`].
+    pub rate_delayed: u64,
+    /// Packets that were dropped by it.
+    pub rate_dropped: u64,
+    /// Connections that were closed by it; of one connection 0 or 1.
+    pub rate_closed: u64,
+    /// Newcomers that a middleware refused, or for whom there was no place; only of a server.
+    pub refused_connections: u64,
     /// The last measured round trip, on v2; of many connections the last one of any.
     pub rtt: Option<Duration>,
 }

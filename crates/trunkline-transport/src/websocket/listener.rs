@@ -5,17 +5,17 @@
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{Extensions, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{body::Bytes, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
-use super::{Upgrade, WebSocketOptions, upgrade};
+use super::{Upgrade, WebSocketOptions, handshake, upgrade};
 use crate::{
-    Accepted, Connection, IsFull, ServerStream, Socket, StreamListener, StreamOptions, accept::Handshakes,
-    accept::sleep_until, defaults::MAX_HTTP_HEAD,
+    Accepted, Connection, ConnectionInfo, Handshake, IsFull, Protocol, Refusal, ServerStream, Socket,
+    StreamListener, StreamOptions, accept::Handshakes, accept::sleep_until, defaults::MAX_HTTP_HEAD,
 };
 
 /// Accepts WebSocket connections on a port of its own, whatever the path. Dropping it stops listening and
@@ -108,14 +108,19 @@ impl WebSocketListener {
 
 /// One request, one answer: the connection if it was an upgrade.
 async fn serve(stream: ServerStream, options: &WebSocketOptions) -> io::Result<Connection> {
-    let pending: Mutex<Option<Upgrade>> = Mutex::new(None);
+    let pending: Mutex<Option<(Upgrade, Option<Extensions>)>> = Mutex::new(None);
+    let info = stream.info(Protocol::WebSocket, Protocol::WebSocketTls);
     let service = service_fn(async |mut request: Request<Incoming>| {
         if let Some(refusal) = refuse(&request, options) {
             return Ok::<_, Infallible>(refusal);
         }
+        let extensions = match judge(&request, &info, options).await {
+            Ok(extensions) => extensions,
+            Err(refusal) => return Ok(closing(refusal.http_status(), format!("{}\n", refusal.reason))),
+        };
         Ok::<_, Infallible>(match upgrade(&mut request, options) {
             Ok((response, upgrade)) => {
-                *pending.lock() = Some(upgrade);
+                *pending.lock() = Some((upgrade, extensions));
                 response.map(|()| Full::default())
             }
             Err(error) => {
@@ -127,7 +132,11 @@ async fn serve(stream: ServerStream, options: &WebSocketOptions) -> io::Result<C
     });
     http1(stream, service).await?;
     match pending.into_inner() {
-        Some(upgrade) => upgrade.await,
+        Some((upgrade, extensions)) => {
+            let mut connection = upgrade.await?;
+            connection.judged = extensions.map(Box::new);
+            Ok(connection)
+        }
         None => Err(io::Error::new(io::ErrorKind::InvalidData, "the request was no upgrade")),
     }
 }
@@ -141,10 +150,37 @@ fn refuse(request: &Request<Incoming>, options: &WebSocketOptions) -> Option<Res
     } else {
         return None;
     };
-    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    Some(closing(status, text.to_owned()))
+}
+
+fn closing(status: StatusCode, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    Some(response)
+    response
+}
+
+/// Asks the middleware about a request that is a handshake: what it keeps for the session. A request that is none is
+/// not worth its time.
+async fn judge(
+    request: &Request<Incoming>,
+    info: &ConnectionInfo,
+    options: &WebSocketOptions,
+) -> Result<Option<Extensions>, Refusal> {
+    let (method, headers) = (request.method(), request.headers());
+    if options.middleware.is_empty()
+        || handshake::judge(method, request.version(), headers, &options.subprotocols).is_err()
+    {
+        return Ok(None);
+    }
+    let mut info = info.clone();
+    info.path = Some(request.uri().path().to_owned());
+    info.query = request.uri().query().map(str::to_owned);
+    let origin = headers.get(header::ORIGIN);
+    info.origin = origin.map(|origin| String::from_utf8_lossy(origin.as_bytes()).into_owned());
+    let mut handshake = Handshake::new(info, headers.clone());
+    options.middleware.judge(&mut handshake).await?;
+    Ok(Some(handshake.extensions))
 }
 
 /// Answers one plain HTTP request with a redirect to the same address under https, and closes; for

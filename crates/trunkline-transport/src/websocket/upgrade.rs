@@ -12,7 +12,9 @@ use hyper::upgrade::{OnUpgrade, Parts};
 use hyper_util::rt::TokioIo;
 
 use super::handshake::{UpgradeError, judge};
-use crate::{Connection, Framing, IsFull, Protocol, Role, ServerStream, defaults::MAX_FRAME};
+use crate::{
+    Connection, Framing, IsFull, MiddlewareStack, Protocol, Role, ServerStream, defaults::MAX_FRAME,
+};
 
 /// Options of a WebSocket connection.
 #[derive(Clone, Debug)]
@@ -26,12 +28,20 @@ pub struct WebSocketOptions {
     pub path: Option<String>,
     /// On a port of its own: whether newcomers are answered 503.
     pub is_full: Option<IsFull>,
+    /// On a port of its own: its `on_handshake` judges requests before they are answered.
+    pub middleware: MiddlewareStack,
 }
 
 impl Default for WebSocketOptions {
     /// Messages of 1 MiB, no subprotocol, any path, never full.
     fn default() -> Self {
-        Self { max_frame: MAX_FRAME, subprotocols: Vec::new(), path: None, is_full: None }
+        Self {
+            max_frame: MAX_FRAME,
+            subprotocols: Vec::new(),
+            path: None,
+            is_full: None,
+            middleware: MiddlewareStack::default(),
+        }
     }
 }
 

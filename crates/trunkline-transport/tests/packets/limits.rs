@@ -45,6 +45,7 @@ impl Outcome {
             None => {}
             Some((_, Missed::Dropped)) => self.dropped += 1,
             Some((_, Missed::ClosedAsSlow | Missed::Closed)) => self.closed += 1,
+            Some((_, Missed::Refused)) => unreachable!("there is no middleware"),
         }
     }
 }

@@ -6,7 +6,9 @@
 mod echo;
 mod harness;
 mod limits;
+mod middleware;
 mod protocols;
+mod rates;
 mod requests;
 mod shutdown;
 mod wire;

@@ -164,6 +164,7 @@ impl Binder<'_> {
             handshake_timeout: limits.handshake_timeout,
             max_handshakes: self.handshakes,
             cancel: self.cancel.clone(),
+            ..StreamOptions::default()
         })
     }
 

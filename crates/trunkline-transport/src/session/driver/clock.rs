@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{Driver, Phase};
 use crate::{
-    CloseReason, Framing, SlowConsumer, Wire, defaults::SILENCE_TENTHS, packet::control::ControlPacket,
+    CloseReason, Framing, SlowConsumer, Wire, codes, defaults::SILENCE_TENTHS, packet::control::ControlPacket,
 };
 
 impl Driver {
@@ -17,6 +17,9 @@ impl Driver {
     pub(super) fn keep_time(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
         let mut moved = false;
         loop {
+            if self.turn_at().is_some_and(|turn| turn <= Instant::now()) {
+                return Ok(true);
+            }
             let next = self.next_deadline();
             let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(next)));
             // A timer that is set too early only looks again; setting it costs more than that.
@@ -40,6 +43,9 @@ impl Driver {
             && self.core.out.lock().is_pressed
         {
             next = next.min(since + limit);
+        }
+        for until in [self.turn_at(), self.first_packet, self.proof].into_iter().flatten() {
+            next = next.min(until);
         }
         match &self.phase {
             Phase::Open => next,
@@ -69,9 +75,29 @@ impl Driver {
             }
             wake.into_iter().for_each(Waker::wake);
         }
+        self.judge_newcomer(now)?;
         if self.next_beat <= now {
             self.next_beat = now + self.core.shared.heartbeat;
             self.beat(now)?;
+        }
+        Ok(())
+    }
+
+    /// Ends who has not spoken in time, or not proved itself.
+    fn judge_newcomer(&mut self, now: Instant) -> Result<(), CloseReason> {
+        if self.first_packet.is_some_and(|until| until <= now) {
+            return Err(CloseReason::Silent);
+        }
+        if self.proof.is_some_and(|until| until <= now) {
+            self.proof = None;
+            if !self.core.is_authenticated() {
+                // Whoever still judges a first packet is not waited for.
+                self.stage = None;
+                self.stop(CloseReason::Closed {
+                    code: codes::POLICY,
+                    reason: "no proof of identity in time".to_owned(),
+                });
+            }
         }
         Ok(())
     }
@@ -82,7 +108,7 @@ impl Driver {
         let is_answered = v2 || matches!(self.core.framing, Framing::WebSocket { .. });
         let silence = self.core.shared.heartbeat * SILENCE_TENTHS / 10;
         // While we do not read, the silence is ours.
-        if is_answered && !self.is_paused && self.inflating.is_none() && self.heard + silence < now {
+        if is_answered && !self.is_paused && self.stage.is_none() && self.heard + silence < now {
             return Err(CloseReason::Silent);
         }
         if v2 {

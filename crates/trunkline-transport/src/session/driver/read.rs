@@ -1,18 +1,18 @@
 //! What a connection's task reads: frames become packets, and packets go to whom they are for.
 
 use std::{
-    pin::Pin,
     sync::atomic::Ordering::Relaxed,
     task::{Context, Poll, Waker},
 };
 
 use tokio::time::Instant;
 
-use super::{Driver, Inflating, Phase, READS, frame_limit};
+use super::{
+    Driver, Phase, READS, frame_limit,
+    intake::{Raw, Stage},
+};
 use crate::{
-    CloseReason, Flags, FrameKind, Incoming, Overflow, Packet, PacketType, ReadError, Wire, WireError, codes,
-    compress,
-    defaults::INLINE_COMPRESSION,
+    CloseReason, Flags, FrameKind, Incoming, Overflow, Packet, PacketType, ReadError, Wire, codes,
     packet::{
         Kind,
         control::{ControlPacket, Features},
@@ -23,8 +23,8 @@ use crate::{
 
 impl Driver {
     pub(super) fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
-        let mut moved = self.inflated(cx)?;
-        if self.inflating.is_some() {
+        let mut moved = self.poll_stage(cx)?;
+        if self.stage.is_some() {
             return Ok(moved);
         }
         let limit = self.core.message_limit();
@@ -45,7 +45,7 @@ impl Driver {
                 Poll::Ready(Ok(Some(incoming))) => {
                     moved = true;
                     self.incoming(incoming, cx)?;
-                    if self.inflating.is_some() {
+                    if self.stage.is_some() {
                         break;
                     }
                 }
@@ -71,7 +71,7 @@ impl Driver {
         if moved {
             self.heard = Instant::now();
         }
-        let held = self.reader.held();
+        let held = self.reader.held() + self.stage.as_ref().map_or(0, Stage::size);
         if held != self.held {
             self.core.shared.budget.take(held);
             self.core.shared.budget.give(std::mem::replace(&mut self.held, held));
@@ -130,6 +130,7 @@ impl Driver {
             }
         };
         self.core.learn_wire(header.wire);
+        self.first_packet = None;
         match header.kind {
             Kind::Control(control) => {
                 match ControlPacket::parse(&header, control, &payload) {
@@ -138,55 +139,12 @@ impl Driver {
                 }
                 Ok(())
             }
-            Kind::Data(packet_type) => {
-                let payload = match header.compression {
-                    crate::Compression::None => payload,
-                    how => {
-                        // Most inflate to little. What turns out to be larger starts again on another thread.
-                        match compress::inflate(how, &payload, INLINE_COMPRESSION.min(self.limit)) {
-                            Ok(payload) => payload,
-                            Err(WireError::TooLarge { .. }) if self.limit > INLINE_COMPRESSION => {
-                                let limit = self.limit;
-                                let task = tokio::task::spawn_blocking(move || {
-                                    compress::inflate(how, &payload, limit)
-                                });
-                                let inflating = Inflating { header, packet_type, ext, size, task };
-                                self.inflating = Some(Box::new(inflating));
-                                self.inflated(cx)?;
-                                return Ok(());
-                            }
-                            Err(error) => {
-                                self.broke_protocol(&stream::refused(&error));
-                                return Ok(());
-                            }
-                        }
-                    }
-                };
-                let packet = encode::assemble(&header, packet_type, ext, payload);
-                self.packet(packet, size, cx.waker())
-            }
+            Kind::Data(packet_type) => self.arrived(Raw { header, packet_type, ext, payload, size }, cx),
         }
     }
 
-    /// Takes back what was inflated elsewhere, if it is there.
-    fn inflated(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
-        let Some(inflating) = &mut self.inflating else { return Ok(false) };
-        let Poll::Ready(done) = Pin::new(&mut inflating.task).poll(cx) else { return Ok(false) };
-        let Some(inflating) = self.inflating.take() else { return Ok(false) };
-        match done {
-            Ok(Ok(payload)) => {
-                let Inflating { header, packet_type, ext, size, .. } = *inflating;
-                let packet = encode::assemble(&header, packet_type, ext, payload);
-                self.packet(packet, size, cx.waker())?;
-            }
-            Ok(Err(error)) => self.broke_protocol(&stream::refused(&error)),
-            // The runtime is going down, or a decoder has panicked: nothing can be told about the payload.
-            Err(error) => return Err(CloseReason::Protocol(error.to_string())),
-        }
-        Ok(true)
-    }
-
-    fn packet(&mut self, packet: Packet, size: usize, waker: &Waker) -> Result<(), CloseReason> {
+    /// A packet is through.
+    pub(super) fn packet(&mut self, packet: Packet, size: usize, waker: &Waker) -> Result<(), CloseReason> {
         self.core.stats.received(packet.packet_type, size);
         match packet.packet_type {
             PacketType::Response => self.response(packet),
@@ -270,10 +228,8 @@ impl Driver {
         }
     }
 
-    fn broke_protocol(&mut self, error: &ReadError) {
-        let reason = CloseReason::Protocol(error.to_string());
-        self.core.finish_inbox(&reason);
-        self.begin_close(reason);
+    pub(super) fn broke_protocol(&mut self, error: &ReadError) {
+        self.stop(CloseReason::Protocol(error.to_string()));
     }
 
     /// The peer will send nothing more. Without a handler the rest is sent and that is it; a handler may finish.
@@ -284,7 +240,7 @@ impl Driver {
         if !matches!(self.phase, Phase::Open) {
             return;
         }
-        if self.handler.is_some() {
+        if self.handler.is_some() && self.core.is_admitted() {
             self.phase = Phase::PeerEnded(reason, Instant::now() + self.core.shared.close_timeout);
         } else {
             self.begin_close(reason);

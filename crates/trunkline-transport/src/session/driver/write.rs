@@ -85,6 +85,7 @@ impl Driver {
         let (code, text) = match reason {
             CloseReason::Closed { code, reason } => (*code, reason.clone()),
             CloseReason::Protocol(text) => (codes::PROTOCOL, text.clone()),
+            CloseReason::TooFast => (codes::POLICY, reason.to_string()),
             CloseReason::Slow | CloseReason::Overflow => (codes::OVERLOADED, reason.to_string()),
             CloseReason::HandlerFailed(_) | CloseReason::HandlerPanicked => {
                 (codes::INTERNAL, "the handler failed".to_owned())
@@ -111,7 +112,8 @@ impl Driver {
     /// Whether everything is said and the handler has had its time.
     pub(super) fn finished(&self) -> Option<CloseReason> {
         let Phase::Closing { reason, said_goodbye: true, .. } = &self.phase else { return None };
-        let is_done = self.handler.is_none() && self.batch.is_empty() && self.core.out.lock().queued() == 0;
+        let is_served = self.handler.is_none() || !self.core.is_admitted();
+        let is_done = is_served && self.batch.is_empty() && self.core.out.lock().queued() == 0;
         is_done.then(|| reason.clone())
     }
 }
