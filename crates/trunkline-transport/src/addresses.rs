@@ -1,4 +1,5 @@
-//! A host with several addresses: the first that answers is used (RFC 8305, "happy eyeballs").
+//! A host with several addresses, or a server with several protocols: the first that answers is used (RFC 8305, "happy
+//! eyeballs").
 //!
 //! An address that swallows packets costs [`ATTEMPT_DELAY`], not the whole time-out. It resolves names; what an attempt
 //! is, its caller says.
@@ -39,9 +40,9 @@ fn in_turn(found: Vec<SocketAddr>) -> Vec<SocketAddr> {
 /// The result of the first attempt that succeeds. Each begins [`ATTEMPT_DELAY`] after the one before it, or when one
 /// fails; those that lose are dropped. `None`: there is no address. Otherwise the first failure is told: that of the
 /// address which the resolver prefers, unless it answers nothing.
-pub(crate) async fn first_to_answer<T, E, F: Future<Output = Result<T, E>>>(
-    addresses: Vec<SocketAddr>,
-    attempt: impl Fn(SocketAddr) -> F,
+pub(crate) async fn first_to_answer<A, T, E, F: Future<Output = Result<T, E>>>(
+    addresses: Vec<A>,
+    attempt: impl Fn(A) -> F,
 ) -> Option<Result<T, E>> {
     let mut waiting = addresses.into_iter();
     let mut running = FuturesUnordered::new();

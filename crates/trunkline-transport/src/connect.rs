@@ -113,6 +113,9 @@ pub enum ConnectError {
     /// The server does not speak WebSocket here.
     #[error("WebSocket: {0}")]
     WebSocket(#[source] ClientHandshakeError),
+    /// The server takes nobody now: a QUIC server that is full, or refuses this address.
+    #[error("the server refuses connections")]
+    Refused,
     /// The QUIC handshake failed.
     #[error("QUIC: {0}")]
     Quic(String),
@@ -128,6 +131,29 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// Whether a further attempt may succeed where nothing is changed: the server was not there, was busy, or the way to
+    /// it was broken. A certificate that is not trusted, an address that is none, a path that is not served stay so.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::TimedOut(_) | Self::Resolve { .. } | Self::Refused => true,
+            Self::Io(error) => !matches!(
+                error.kind(),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported
+            ),
+            Self::WebSocket(ClientHandshakeError::Status { status, .. }) => {
+                matches!(status, 408 | 425 | 429 | 500 | 502..=504)
+            }
+            Self::WebSocket(_)
+            | Self::Untrusted(_)
+            | Self::Tls(_)
+            | Self::Quic(_)
+            | Self::WebTransport(_)
+            | Self::Address(_)
+            | Self::Memory => false,
+        }
+    }
+
     fn untrusted(why: &str) -> Self {
         let why = why.trim_start_matches("invalid peer certificate: ");
         Self::Untrusted(match why {
@@ -291,6 +317,13 @@ fn refused(error: &quinn::ConnectionError) -> ConnectError {
         {
             ConnectError::untrusted(&error.reason)
         }
+        quinn::ConnectionError::ConnectionClosed(close)
+            if close.error_code == quinn_proto::TransportErrorCode::CONNECTION_REFUSED =>
+        {
+            ConnectError::Refused
+        }
+        quinn::ConnectionError::TimedOut => ConnectError::Io(io::ErrorKind::TimedOut.into()),
+        quinn::ConnectionError::Reset => ConnectError::Io(io::ErrorKind::ConnectionReset.into()),
         error => ConnectError::Quic(error.to_string()),
     }
 }

@@ -179,3 +179,13 @@ pub const AUTH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Addresses whose rates are known one by one: 65,536 of about 100 bytes are 6.5 MB.
 pub const RATE_ADDRESSES: usize = 65_536;
+
+/// The longest pause between two attempts of a client: a server that was away for the night is found within half a minute.
+pub const RETRY_CAP: Duration = Duration::from_secs(30);
+
+/// A connection that lives for less counts as a failed attempt, so that a server which drops everybody is not tried
+/// without pause.
+pub const STABLE_CONNECTION: Duration = Duration::from_secs(5);
+
+/// Pause before the first further attempt of a client that keeps its connections by itself, at most.
+pub const RETRY_INITIAL: Duration = Duration::from_millis(100);

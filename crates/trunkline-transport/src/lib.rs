@@ -51,7 +51,7 @@ mod writer;
 
 pub use accept::IsFull;
 pub use certificate::ReloadableCertificate;
-pub use client::{TransportClient, TransportClientBuilder};
+pub use client::{RetryConfig, TransportClient, TransportClientBuilder};
 pub use close::close;
 pub use connect::{ConnectError, ConnectOptions, QuicClientSocket, connect};
 pub use connection::{Connection, ConnectionInfo, Frame, FrameKind, Incoming, Protocol, ReadError};

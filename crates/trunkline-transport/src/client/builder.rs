@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::TransportClient;
+use tokio::sync::Notify;
+
+use super::{RetryConfig, TransportClient, keeper::Keeping};
 use crate::{
     BuildError, Compression, Limits, MiddlewareStack, Overflow, SlowConsumer, Wire,
     budget::Budget,
@@ -14,7 +16,10 @@ use crate::{
 /// Builds a [`TransportClient`].
 #[derive(Clone, Debug)]
 pub struct TransportClientBuilder {
-    protocol: Option<ClientProtocol>,
+    protocols: Vec<ClientProtocol>,
+    retry: Option<RetryConfig>,
+    reconnect: Option<RetryConfig>,
+    pool: Option<(usize, usize, Duration)>,
     limits: Limits,
     slow_consumer: SlowConsumer,
     overflow: Overflow,
@@ -36,7 +41,10 @@ impl TransportClientBuilder {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            protocol: None,
+            protocols: Vec::new(),
+            retry: None,
+            reconnect: None,
+            pool: None,
             limits: Limits::default(),
             slow_consumer: SlowConsumer::default(),
             overflow: Overflow::default(),
@@ -51,7 +59,38 @@ impl TransportClientBuilder {
     /// What to connect with.
     #[must_use]
     pub fn with_protocol(self, protocol: impl Into<ClientProtocol>) -> Self {
-        Self { protocol: Some(protocol.into()), ..self }
+        Self { protocols: vec![protocol.into()], ..self }
+    }
+
+    /// Another way to the same server. All are raced, and the first that answers is used: QUIC and WebTransport begin,
+    /// whatever the order, and each further one follows after 250 ms or when one fails. What loses is dropped.
+    #[must_use]
+    pub fn or(mut self, protocol: impl Into<ClientProtocol>) -> Self {
+        self.protocols.push(protocol.into());
+        self
+    }
+
+    /// How [`TransportClient::connect`] tries again; unless told, it does not.
+    #[must_use]
+    pub fn retry_strategy(self, retry: RetryConfig) -> Self {
+        Self { retry: Some(retry), ..self }
+    }
+
+    /// Comes back by itself when the connection is lost or the server goes away, as a new session. What was in flight ends
+    /// as disconnected, unless it is asked again ([`crate::Request::idempotent`]). It does not come back where the server
+    /// has ended the conversation: by an ordinary end, as a refusal, or with a code of its user's own.
+    #[must_use]
+    pub fn reconnect(self, retry: RetryConfig) -> Self {
+        Self { reconnect: Some(retry), ..self }
+    }
+
+    /// Keeps from `min` to `max` connections. Each packet and request takes the one with the fewest requests in flight; one
+    /// is added when half of its places are taken, one that nothing has moved on for `idle_timeout` goes, and lost ones
+    /// are replaced, by the strategy of [`TransportClientBuilder::reconnect`] (without end, unless told).
+    #[must_use]
+    pub fn pool(self, min: usize, max: usize, idle_timeout: Duration) -> Self {
+        let min = min.max(1);
+        Self { pool: Some((min, max.max(min), idle_timeout)), ..self }
     }
 
     /// The wire to speak where the handshake does not agree on one: over TCP, v2 unless told. A `msgtrans` server
@@ -61,7 +100,7 @@ impl TransportClientBuilder {
         Self { wire, ..self }
     }
 
-    /// How long [`TransportClient::connect`] may take.
+    /// How long each attempt to connect may take, name look-up included.
     #[must_use]
     pub fn connect_timeout(self, timeout: Duration) -> Self {
         Self { connect_timeout: timeout, ..self }
@@ -109,8 +148,12 @@ impl TransportClientBuilder {
     /// There is no protocol, or it cannot be used.
     #[expect(clippy::unused_async, reason = "the published shape; protocols to come prepare themselves here")]
     pub async fn build(self) -> Result<TransportClient, BuildError> {
-        let protocol = self.protocol.ok_or(BuildError::NoProtocol)?;
-        protocol.judge()?;
+        if self.protocols.is_empty() {
+            return Err(BuildError::NoProtocol);
+        }
+        self.protocols.iter().try_for_each(ClientProtocol::judge)?;
+        let mut protocols = self.protocols;
+        protocols.sort_by_key(|protocol| !protocol.is_over_udp());
         if let Some((how, _)) = self.compression
             && !how.is_available()
         {
@@ -134,7 +177,16 @@ impl TransportClientBuilder {
             limiter: None,
             ended: Counters::default(),
             hub: Hub::default(),
+            changed: Notify::new(),
         });
-        Ok(TransportClient::new(protocol, dial, shared))
+        let forever = RetryConfig::forever(defaults::RETRY_INITIAL);
+        let keeping = match (self.pool, self.reconnect) {
+            (Some((min, max, idle)), retry) => {
+                Some(Keeping { min, max, idle: Some(idle), retry: retry.unwrap_or(forever) })
+            }
+            (None, Some(retry)) => Some(Keeping { min: 1, max: 1, idle: None, retry }),
+            (None, None) => None,
+        };
+        Ok(TransportClient::new(protocols, dial, self.retry, keeping, shared))
     }
 }

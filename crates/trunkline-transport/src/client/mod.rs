@@ -1,26 +1,38 @@
-//! The client of the packet level: one connection at a time, made when told to.
+//! The client of the packet level: one connection, or a pool of them, over one protocol or the quickest of several.
 //!
-//! It connects once per call and does not come back by itself; what is in flight when the link is lost ends as
-//! disconnected.
+//! Unless told otherwise it connects once per call and does not come back by itself; what is in flight when a link is lost
+//! ends as disconnected. Kept connections are the keeper's work.
 
 mod builder;
+mod keeper;
+mod links;
+mod retry;
 
 use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
-use parking_lot::Mutex;
-use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::builder::TransportClientBuilder;
+pub use self::{builder::TransportClientBuilder, retry::RetryConfig};
+use self::{
+    keeper::{Keeping, keep},
+    links::Links,
+};
 use crate::{
     CloseReason, ConnectError, Connection, EventStream, EventsError, Packet, ReplyStream, Request,
-    RequestError, SendError, Sending, Session, SessionId, Stats, TransportError, Wire, codes,
+    RequestError, SendError, Sending, Session, SessionId, Stats, TransportError, Wire,
+    addresses::first_to_answer,
+    codes,
     protocols::{ClientProtocol, DialOptions, agreed_wire},
     session::{
         core::{Core, Shared},
@@ -29,7 +41,7 @@ use crate::{
     },
 };
 
-/// A client. Clones share it and its connection. When the last clone is gone, the connection is closed.
+/// A client. Clones share it and its connections. When the last clone is gone, they are closed.
 #[derive(Clone, Debug)]
 pub struct TransportClient {
     inner: Arc<Inner>,
@@ -37,40 +49,77 @@ pub struct TransportClient {
 
 #[derive(Debug)]
 struct Inner {
-    protocol: ClientProtocol,
+    /// Several are raced.
+    protocols: Vec<ClientProtocol>,
     dial: DialOptions,
+    retry: Option<RetryConfig>,
+    keeping: Option<Keeping>,
     shared: Arc<Shared>,
-    current: Mutex<Option<Session>>,
+    links: Links,
     /// One at a time connects.
     connecting: Semaphore,
+    is_kept: AtomicBool,
+    keeper_end: CancellationToken,
     tasks: TaskTracker,
     next: AtomicU64,
 }
 
 impl TransportClient {
-    fn new(protocol: ClientProtocol, dial: DialOptions, shared: Arc<Shared>) -> Self {
+    fn new(
+        protocols: Vec<ClientProtocol>,
+        dial: DialOptions,
+        retry: Option<RetryConfig>,
+        keeping: Option<Keeping>,
+        shared: Arc<Shared>,
+    ) -> Self {
         let inner = Inner {
-            protocol,
+            protocols,
             dial,
+            retry,
+            keeping,
             shared,
-            current: Mutex::new(None),
+            links: Links::default(),
             connecting: Semaphore::new(1),
+            is_kept: AtomicBool::new(false),
+            keeper_end: CancellationToken::new(),
             tasks: TaskTracker::new(),
             next: AtomicU64::new(1),
         };
         Self { inner: Arc::new(inner) }
     }
 
-    /// Connects, unless it is connected. What the peer sends is an event.
+    /// Connects, unless it is connected: a pool to its least number. What the peer sends is an event. By the retry
+    /// strategy it tries again, each time for as long as the builder's time-out says.
     ///
     /// # Errors
-    /// There is no connection within the time.
+    /// There is no connection within the time, or not as many as a pool must have.
     pub async fn connect(&self) -> Result<(), ConnectError> {
-        self.connect_by(None::<fn(Session) -> std::future::Ready<Result<(), TransportError>>>).await
+        // It is never closed, so there always is a place some day.
+        let Ok(_place) = self.inner.connecting.acquire().await else { return Ok(()) };
+        if self.is_connected() {
+            return Ok(());
+        }
+        let count = self.inner.keeping.map_or(1, |keeping| keeping.min);
+        self.inner.links.sweep();
+        self.inner.links.want(count);
+        let attempts = (0..count).map(|_| self.inner.connect_retrying());
+        if let Err(error) = futures_util::future::try_join_all(attempts).await {
+            // A pool that is half there is none.
+            self.inner.close_all();
+            return Err(error);
+        }
+        if let Some(keeping) = self.inner.keeping
+            && !self.inner.is_kept.swap(true, Relaxed)
+        {
+            let end = self.inner.keeper_end.clone();
+            self.inner.tasks.spawn(keep(Arc::downgrade(&self.inner), keeping, end));
+        }
+        self.inner.shared.changed.notify_waiters();
+        Ok(())
     }
 
-    /// Connects, unless it is connected; what the peer sends is received by this async function, which runs in the
-    /// connection's own task. The connection closes when it returns.
+    /// Makes one connection, unless it is connected; what the peer sends is received by this async function, which runs in
+    /// the connection's own task. The connection closes when it returns, and is not made anew.
     ///
     /// # Errors
     /// There is no connection within the time.
@@ -79,48 +128,15 @@ impl TransportClient {
         F: FnOnce(Session) -> Fut,
         Fut: Future<Output = Result<(), TransportError>> + Send + 'static,
     {
-        self.connect_by(Some(handler)).await
-    }
-
-    async fn connect_by<F, Fut>(&self, handler: Option<F>) -> Result<(), ConnectError>
-    where
-        F: FnOnce(Session) -> Fut,
-        Fut: Future<Output = Result<(), TransportError>> + Send + 'static,
-    {
-        // It is never closed, so there always is a place some day.
         let Ok(_place) = self.inner.connecting.acquire().await else { return Ok(()) };
         if self.is_connected() {
             return Ok(());
         }
-        let connection = self.inner.protocol.connect(&self.inner.dial).await?;
-        self.adopt(connection, handler);
+        let connection = self.inner.dial_retrying().await?;
+        self.inner.links.sweep();
+        self.inner.links.want(1);
+        self.inner.adopt(connection, Some(handler));
         Ok(())
-    }
-
-    fn adopt<F, Fut>(&self, connection: Connection, handler: Option<F>)
-    where
-        F: FnOnce(Session) -> Fut,
-        Fut: Future<Output = Result<(), TransportError>> + Send + 'static,
-    {
-        let id = SessionId(self.inner.next.fetch_add(1, Relaxed));
-        let info = connection.info.clone();
-        let framing = connection.writer.framing();
-        let wire = agreed_wire(&info).unwrap_or(self.inner.dial.wire);
-        let is_evented = handler.is_none();
-        let shared = Arc::clone(&self.inner.shared);
-        let core = Arc::new(Core::new(id, info, framing, Some(wire), is_evented, shared));
-        let session = Session::new(Arc::clone(&core));
-        if is_evented {
-            core.received(Item::Established);
-        }
-        let handler = handler.map(|handler| Box::pin(handler(session.clone())) as Handler);
-        *self.inner.current.lock() = Some(session);
-        let driver = Driver::new(Arc::clone(&core), connection, handler);
-        let entry = Ended(core);
-        self.inner.tasks.spawn(async move {
-            let reason = driver.run(|| drop(entry)).await;
-            tracing::debug!(session = %id, %reason, "connection ended");
-        });
     }
 
     /// Everything that happens. What happens before it is taken is kept, within the limits.
@@ -132,10 +148,16 @@ impl TransportClient {
         Ok(EventStream::new(Arc::clone(&self.inner.shared)))
     }
 
-    /// The connection, if there is one.
+    /// The connection, if there is one; of a pool the one with the least load.
     #[must_use]
     pub fn session(&self) -> Option<Session> {
-        self.inner.current.lock().clone().filter(Session::is_open)
+        self.inner.links.least_loaded()
+    }
+
+    /// All connections that packets can be sent on.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<Session> {
+        self.inner.links.open()
     }
 
     /// Whether there is a connection that packets can be sent on.
@@ -144,10 +166,10 @@ impl TransportClient {
         self.session().is_some()
     }
 
-    /// As [`Session::send`].
+    /// As [`Session::send`]. Packets that a pool sends on different connections have no order.
     #[must_use = "nothing is sent unless it is awaited"]
     pub fn send(&self, packet: impl Into<Packet>) -> Sending {
-        self.session().map_or_else(Sending::not_connected, |session| session.send(packet))
+        self.choose().map_or_else(Sending::not_connected, |session| session.send(packet))
     }
 
     /// As [`Session::try_send`].
@@ -155,16 +177,16 @@ impl TransportClient {
     /// # Errors
     /// As [`Session::try_send`].
     pub fn try_send(&self, packet: impl Into<Packet>) -> Result<(), SendError> {
-        self.session().ok_or(SendError::NotConnected)?.try_send(packet)
+        self.choose().ok_or(SendError::NotConnected)?.try_send(packet)
     }
 
-    /// As [`Session::request`]. It needs nobody to read the events.
+    /// As [`Session::request`]. It needs nobody to read the events. [`Request::idempotent`] asks again where the client comes
+    /// back by itself.
     #[must_use = "nothing is sent unless it is awaited"]
     pub fn request(&self, packet: impl Into<Packet>) -> Request {
-        match self.session() {
-            Some(session) => session.request(packet),
-            None => Request::not_connected(packet.into()),
-        }
+        let again = self.inner.keeping.is_some().then(|| self.clone());
+        let core = self.choose().map(|session| session.core);
+        Request::by_client(core, packet.into(), self.inner.shared.request_timeout, again)
     }
 
     /// As [`Session::request_stream`].
@@ -172,15 +194,14 @@ impl TransportClient {
     /// # Errors
     /// As [`Session::request_stream`].
     pub async fn request_stream(&self, packet: impl Into<Packet>) -> Result<ReplyStream, RequestError> {
-        let session = self.session().ok_or(SendError::NotConnected)?;
+        let session = self.choose().ok_or(SendError::NotConnected)?;
         session.request_stream(packet).await
     }
 
-    /// Sends what is queued, closes the connection, and waits until it has ended. Harmless without one.
+    /// Sends what is queued, closes every connection, and waits until it has ended; none is made anew. Harmless without
+    /// one.
     pub async fn disconnect(&self) {
-        let session = self.inner.current.lock().clone();
-        if let Some(session) = session {
-            session.close(codes::NORMAL, "");
+        for session in self.inner.close_all() {
             session.closed().await;
         }
     }
@@ -190,9 +211,7 @@ impl TransportClient {
     pub fn stats(&self) -> Stats {
         let sum = crate::session::stats::Counters::default();
         sum.add(&self.inner.shared.ended.snapshot());
-        if let Some(session) = self.session() {
-            sum.add(&session.stats());
-        }
+        self.inner.links.open().iter().for_each(|session| sum.add(&session.stats()));
         sum.snapshot()
     }
 
@@ -201,13 +220,143 @@ impl TransportClient {
     pub fn wire(&self) -> Wire {
         self.inner.dial.wire
     }
+
+    /// The connection to use next; a pool grows where that one is busy.
+    fn choose(&self) -> Option<Session> {
+        let chosen = self.inner.links.least_loaded()?;
+        if let Some(keeping) = self.inner.keeping
+            && self.inner.links.grow(&chosen, keeping.max)
+        {
+            self.inner.shared.changed.notify_waiters();
+        }
+        Some(chosen)
+    }
+
+    /// Asks until there is an answer, on one connection after another.
+    pub(crate) async fn request_again(
+        self,
+        packet: Packet,
+        timeout: Duration,
+    ) -> Result<Packet, RequestError> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let Ok(session) = timeout_at(deadline, self.usable()).await else {
+                return Err(RequestError::TimedOut(timeout));
+            };
+            let Some(session) = session else { return Err(SendError::NotConnected.into()) };
+            let left = deadline.duration_since(Instant::now());
+            match session.request(packet.clone()).timeout(left).await {
+                Err(RequestError::TimedOut(_)) => return Err(RequestError::TimedOut(timeout)),
+                Err(
+                    RequestError::Disconnected(_)
+                    | RequestError::GoingAway
+                    | RequestError::NotSent(SendError::Closed(_)),
+                ) => {}
+                answer => return answer,
+            }
+        }
+    }
+
+    /// A connection that takes requests, as soon as there is one; `None` when none is to be expected.
+    async fn usable(&self) -> Option<Session> {
+        loop {
+            let changed = self.inner.shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.inner.links.usable() > 0 {
+                return self.choose();
+            }
+            if self.inner.links.wanted() == 0 {
+                return None;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Inner {
+    /// One connection more, by events.
+    async fn connect_once(&self) -> Result<(), ConnectError> {
+        let connection = self.dial_once().await?;
+        self.adopt(connection, None::<fn(Session) -> std::future::Ready<Result<(), TransportError>>>);
+        Ok(())
+    }
+
+    async fn connect_retrying(&self) -> Result<(), ConnectError> {
+        let connection = self.dial_retrying().await?;
+        self.adopt(connection, None::<fn(Session) -> std::future::Ready<Result<(), TransportError>>>);
+        Ok(())
+    }
+
+    /// By the strategy, as long as it is worth it.
+    async fn dial_retrying(&self) -> Result<Connection, ConnectError> {
+        let mut failures = 0;
+        loop {
+            let error = match self.dial_once().await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => error,
+            };
+            failures += 1;
+            let pause = self.retry.and_then(|retry| retry.pause(failures, rand::random()));
+            match pause {
+                Some(pause) if error.is_retryable() => {
+                    tracing::debug!(%error, ?pause, "connecting failed; it is tried again");
+                    sleep(pause).await;
+                }
+                _ => return Err(error),
+            }
+        }
+    }
+
+    /// The first protocol that answers; QUIC has a head start, and what loses is dropped.
+    async fn dial_once(&self) -> Result<Connection, ConnectError> {
+        let all: Vec<&ClientProtocol> = self.protocols.iter().collect();
+        let connected = first_to_answer(all, |protocol| protocol.connect(&self.dial)).await;
+        connected.unwrap_or(Err(ConnectError::Memory))
+    }
+
+    fn adopt<F, Fut>(&self, connection: Connection, handler: Option<F>)
+    where
+        F: FnOnce(Session) -> Fut,
+        Fut: Future<Output = Result<(), TransportError>> + Send + 'static,
+    {
+        let id = SessionId(self.next.fetch_add(1, Relaxed));
+        let info = connection.info.clone();
+        let framing = connection.writer.framing();
+        let wire = agreed_wire(&info).unwrap_or(self.dial.wire);
+        let is_evented = handler.is_none();
+        let core = Arc::new(Core::new(id, info, framing, Some(wire), is_evented, Arc::clone(&self.shared)));
+        let session = Session::new(Arc::clone(&core));
+        if !self.links.add(&session) {
+            // Somebody has disconnected meanwhile: the connection is dropped.
+            return;
+        }
+        if is_evented {
+            core.received(Item::Established);
+        }
+        let handler = handler.map(|handler| Box::pin(handler(session)) as Handler);
+        let driver = Driver::new(Arc::clone(&core), connection, handler);
+        let entry = Ended(core);
+        self.tasks.spawn(async move {
+            let reason = driver.run(|| drop(entry)).await;
+            tracing::debug!(session = %id, %reason, "connection ended");
+        });
+        self.shared.changed.notify_waiters();
+    }
+
+    /// Closes every connection and wants none any more.
+    fn close_all(&self) -> Vec<Session> {
+        let sessions = self.links.take_all();
+        sessions.iter().for_each(|session| session.close(codes::NORMAL, ""));
+        self.shared.changed.notify_waiters();
+        sessions
+    }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Some(session) = self.current.lock().take() {
-            session.close(codes::NORMAL, "");
-        }
+        self.close_all();
+        self.keeper_end.cancel();
         self.shared.hub.finish();
     }
 }

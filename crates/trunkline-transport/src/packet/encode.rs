@@ -6,7 +6,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use super::{Compression, HEADER, Header, Kind, MAX_EXT_HEADER, Packet, Wire, WireError};
 use crate::compress;
 
-/// The header of a packet whose payload is as it will be on the wire. Flags that only v2 knows are left out on v1.
+/// The header of a packet whose payload is as it will be on the wire.
 pub(crate) fn header(packet: &Packet, wire: Wire) -> Result<Header, WireError> {
     let ext_len =
         u16::try_from(packet.ext_header.len()).map_err(|_| WireError::ExtHeader(packet.ext_header.len()))?;

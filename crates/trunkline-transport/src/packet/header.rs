@@ -97,6 +97,12 @@ impl Flags {
         Self(bits)
     }
 
+    /// Without those that only v2 knows.
+    pub(crate) fn for_v1(self) -> Self {
+        let v2 = Self::MORE | Self::ERROR | Self::STREAM | Self::IDEMPOTENT;
+        Self(self.0 & !v2.0)
+    }
+
     /// Whether all bits of `other` are set.
     #[must_use]
     pub fn contains(self, other: Self) -> bool {

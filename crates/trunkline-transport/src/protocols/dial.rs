@@ -56,6 +56,11 @@ impl Dial {
         self.endpoint.as_ref().map(|_| ()).map_err(Clone::clone)
     }
 
+    pub(super) fn is_over_udp(&self) -> bool {
+        let protocol = self.endpoint.as_ref().map(|endpoint| endpoint.protocol);
+        matches!(protocol, Ok(Protocol::Quic | Protocol::WebTransport))
+    }
+
     pub(super) fn must_be(mut self, protocols: &[Protocol], scheme: &str) -> Self {
         if let Ok(endpoint) = &self.endpoint
             && !protocols.contains(&endpoint.protocol)

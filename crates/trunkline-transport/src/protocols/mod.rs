@@ -133,6 +133,14 @@ impl ClientProtocol {
         }
     }
 
+    /// Whether it is QUIC or WebTransport.
+    pub(crate) fn is_over_udp(&self) -> bool {
+        match &self.0 {
+            ClientKind::Dial(dial) => dial.is_over_udp(),
+            ClientKind::Memory(_) => false,
+        }
+    }
+
     /// Connects once.
     pub(crate) async fn connect(&self, options: &DialOptions) -> Result<Connection, ConnectError> {
         match &self.0 {

@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{Settings, TransportServer, registry::Registry};
@@ -210,6 +211,7 @@ impl TransportServerBuilder {
             limiter: self.rate_limiter.map(|config| Arc::new(RateLimiter::new(config))),
             ended: Counters::default(),
             hub: Hub::default(),
+            changed: Notify::new(),
         });
         let settings = Settings {
             max_connections: self.max_connections,

@@ -13,7 +13,7 @@ use std::{
 
 use http::Extensions;
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     Session,
@@ -60,6 +60,8 @@ pub(crate) struct Shared {
     /// The sums of connections that have ended; those of the living are added when somebody asks.
     pub(crate) ended: Counters,
     pub(crate) hub: Hub,
+    /// A connection has come, is going away, or has gone: for a client's keeper, and who waits for a connection.
+    pub(crate) changed: Notify,
 }
 
 /// One connection.
@@ -210,6 +212,9 @@ impl Core {
         }
         if packet.packet_type == PacketType::OneWay && packet.message_id == 0 {
             packet.message_id = self.pending.lock().next_id();
+        }
+        if wire == Wire::V1 {
+            packet.flags = packet.flags.for_v1();
         }
         packet.compression = self.compression_for(&packet, wire);
         if !packet.compression.is_available() {
@@ -451,6 +456,7 @@ impl Core {
         wake.into_iter().for_each(Waker::wake);
         let wake = self.open.lock().disconnect();
         wake.into_iter().for_each(Waker::wake);
+        self.shared.changed.notify_waiters();
     }
 
     /// Nothing more is received. The first reason counts, and is told behind everything that was received before.

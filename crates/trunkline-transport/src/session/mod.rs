@@ -224,6 +224,11 @@ impl Session {
         closed(&self.core.out.lock().state).is_none()
     }
 
+    /// Why nothing can be sent any more, if so.
+    pub(crate) fn end(&self) -> Option<CloseReason> {
+        closed(&self.core.out.lock().state)
+    }
+
     /// Until the connection has ended, and why it did. Cancel-safe.
     pub async fn closed(&self) -> CloseReason {
         poll_fn(|cx| {

@@ -1,6 +1,7 @@
 //! Our requests: one future each, without a timer or a channel of its own. The connection's driver keeps the time.
 
 use std::{
+    fmt,
     future::{Future, IntoFuture},
     pin::Pin,
     sync::Arc,
@@ -11,31 +12,55 @@ use std::{
 use tokio::time::Instant;
 
 use super::{core::Core, send::Sending};
-use crate::{Flags, Packet, PacketType, RequestError, SendError, packet::control::ControlPacket};
+use crate::{
+    BoxFuture, Flags, Packet, PacketType, RequestError, SendError, TransportClient,
+    packet::control::ControlPacket,
+};
 
 /// A request that is not sent yet. Await it, or give it a time-out first.
 #[derive(Debug)]
 #[must_use = "nothing is sent unless it is awaited"]
 pub struct Request {
+    /// None: there is no connection.
     core: Option<Arc<Core>>,
     packet: Packet,
     timeout: Duration,
+    /// Who can ask again on another connection.
+    client: Option<TransportClient>,
 }
 
 impl Request {
     pub(crate) fn new(core: Arc<Core>, packet: Packet) -> Self {
         let timeout = core.shared.request_timeout;
-        Self { core: Some(core), packet, timeout }
+        Self { core: Some(core), packet, timeout, client: None }
     }
 
     /// Says that there is no connection.
     pub(crate) fn not_connected(packet: Packet) -> Self {
-        Self { core: None, packet, timeout: Duration::ZERO }
+        Self { core: None, packet, timeout: Duration::ZERO, client: None }
+    }
+
+    /// A client's, which can ask again if it comes back by itself.
+    pub(crate) fn by_client(
+        core: Option<Arc<Core>>,
+        packet: Packet,
+        timeout: Duration,
+        client: Option<TransportClient>,
+    ) -> Self {
+        Self { core, packet, timeout, client }
     }
 
     /// How long it may take, the wait for a place included; 10 s unless the builder was told otherwise.
     pub fn timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
+    }
+
+    /// Handling it twice does no harm ([`Flags::IDEMPOTENT`]): if its connection is lost before the answer, a client that comes back by itself
+    /// ([`crate::TransportClientBuilder::reconnect`], a pool) asks again on the next one, within the time-out. Without that,
+    /// and on a [`crate::Session`]'s own requests, it changes nothing: those end with their connection.
+    pub fn idempotent(mut self) -> Self {
+        self.packet.flags |= Flags::IDEMPOTENT;
+        self
     }
 }
 
@@ -44,24 +69,43 @@ impl IntoFuture for Request {
     type IntoFuture = RequestFuture;
 
     fn into_future(self) -> RequestFuture {
+        if self.packet.flags.contains(Flags::IDEMPOTENT)
+            && let Some(client) = self.client
+        {
+            return RequestFuture(Asking::Again(Box::pin(client.request_again(self.packet, self.timeout))));
+        }
         let exchange = self.core.map(|core| Exchange::new(core, self.packet, self.timeout, None));
-        RequestFuture { exchange }
+        RequestFuture(Asking::Once(exchange))
     }
 }
 
 /// A request on its way. Dropped before it is ready, the peer (on v2) is told to give up.
-#[derive(Debug)]
 #[must_use = "nothing is sent unless it is awaited"]
-pub struct RequestFuture {
-    exchange: Option<Exchange>,
+pub struct RequestFuture(Asking);
+
+#[expect(clippy::large_enum_variant, reason = "boxing the rule would cost every request an allocation")]
+enum Asking {
+    Once(Option<Exchange>),
+    Again(BoxFuture<'static, Result<Packet, RequestError>>),
+}
+
+impl fmt::Debug for RequestFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Asking::Once(exchange) => f.debug_tuple("RequestFuture").field(exchange).finish(),
+            Asking::Again(_) => f.write_str("RequestFuture(..)"),
+        }
+    }
 }
 
 impl Future for RequestFuture {
     type Output = Result<Packet, RequestError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(exchange) = &mut self.exchange else {
-            return Poll::Ready(Err(SendError::NotConnected.into()));
+        let exchange = match &mut self.0 {
+            Asking::Again(asking) => return asking.as_mut().poll(cx),
+            Asking::Once(Some(exchange)) => exchange,
+            Asking::Once(None) => return Poll::Ready(Err(SendError::NotConnected.into())),
         };
         ready!(exchange.poll_sent(cx))?;
         match ready!(exchange.poll_answer(cx))? {

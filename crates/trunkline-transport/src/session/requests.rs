@@ -65,6 +65,11 @@ impl Pending {
         self.waiting.len()
     }
 
+    /// Whether no request can be begun any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.end.is_some()
+    }
+
     /// Whether a response to this number is expected.
     pub(crate) fn is_waiting(&self, id: u32) -> bool {
         self.waiting.get(&id).is_some_and(|slot| slot.end.is_none())

@@ -73,6 +73,7 @@ pub(crate) enum Reach {
     Network(Kind, ClientTls),
     Unix(tempfile::TempDir),
     Memory(MemoryClientConfig),
+    Own,
 }
 
 impl Reach {
@@ -99,6 +100,7 @@ impl Reach {
                 UnixClientConfig::new(folder.path().join("socket").to_str().unwrap()).into()
             }
             Self::Memory(client) => client.clone().into(),
+            Self::Own => unreachable!("the test knows"),
         }
     }
 }
@@ -120,10 +122,19 @@ impl Serving {
     {
         let (protocol, reach) = kind.listener();
         let server = builder.with_protocol(protocol).build().await.unwrap();
+        Self { reach, ..Self::of(kind, server, handler) }
+    }
+
+    /// Serves by `handler` on a server that the test has built; how to reach it, it knows.
+    pub(crate) fn of<F, Fut>(kind: Kind, server: TransportServer, handler: F) -> Self
+    where
+        F: Fn(Session) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), TransportError>> + Send + 'static,
+    {
         let mut task = tokio::task::JoinSet::new();
         let serving = server.clone();
         task.spawn(async move { serving.serve_with(handler).await.unwrap() });
-        Self { server, kind, reach, _task: task }
+        Self { server, kind, reach: Reach::Own, _task: task }
     }
 
     /// Serves by events.

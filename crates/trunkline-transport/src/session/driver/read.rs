@@ -214,6 +214,7 @@ impl Driver {
             ControlPacket::GoAway { code: codes::GOING_AWAY, reason } => {
                 let wake = self.core.pending.lock().go_away();
                 wake.into_iter().for_each(Waker::wake);
+                self.core.shared.changed.notify_waiters();
                 self.going_away = Some(reason.clone());
                 self.core.received(Item::GoingAway { code: codes::GOING_AWAY, reason });
             }
