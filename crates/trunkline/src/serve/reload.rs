@@ -97,7 +97,10 @@ impl Reloader<'_> {
         let mut watch = Watch::new(self.files());
         loop {
             let why = tokio::select! {
-                _ = hangups.recv() => "SIGHUP",
+                _ = hangups.recv() => {
+                    watch.look();
+                    "SIGHUP"
+                }
                 () = watch.changed() => "a file has changed",
             };
             systemd::reloading();

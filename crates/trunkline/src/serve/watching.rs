@@ -3,7 +3,7 @@
 //! Folders are watched rather than files, since editors and Kubernetes replace a file or a link in its place. What counts
 //! in the end is whether the content of a file is another one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,8 @@ pub(super) struct Watch {
     watcher: Option<RecommendedWatcher>,
     files: Arc<Mutex<BTreeSet<PathBuf>>>,
     folders: BTreeSet<PathBuf>,
-    seen: [u8; 32],
+    /// What each had in it at the last look; empty where it could not be read.
+    seen: BTreeMap<PathBuf, [u8; 32]>,
     /// One event is as good as many: the rest is dropped.
     events: mpsc::Receiver<()>,
 }
@@ -43,17 +44,22 @@ impl Watch {
         };
         let watcher = notify::recommended_watcher(tell);
         let watcher = watcher.inspect_err(cannot).ok();
-        let mut watch = Watch { watcher, files: watched, folders: BTreeSet::new(), seen: [0; 32], events };
+        let mut watch =
+            Watch { watcher, files: watched, folders: BTreeSet::new(), seen: BTreeMap::new(), events };
         watch.look();
         watch.follow_folders();
         watch
     }
 
-    /// Watches these files instead, as they are now.
+    /// Watches these files instead: those that were watched before as they were at the last look, so that what happened
+    /// since is a change, the others as they are now.
     pub(super) fn set(&mut self, files: BTreeSet<PathBuf>) {
+        self.seen.retain(|file, _| files.contains(file));
+        for file in &files {
+            self.seen.entry(file.clone()).or_insert_with(|| content(file));
+        }
         *self.files.lock() = files;
         self.follow_folders();
-        self.look();
     }
 
     /// Resolves when the content of a file has become another one. Cancel safe.
@@ -74,16 +80,12 @@ impl Watch {
         }
     }
 
-    /// Whether the files have another content than at the last look.
-    fn look(&mut self) -> bool {
-        let mut digest = Sha256::new();
-        for file in self.files.lock().iter() {
-            // A file that cannot be read is a change too, and the reload says what is wrong with it.
-            let content = std::fs::read(file).unwrap_or_default();
-            digest.update(Sha256::digest(content));
-        }
-        let now = digest.finalize().into();
-        std::mem::replace(&mut self.seen, now) != now
+    /// Whether the files have another content than at the last look. Whoever reads them for another reason looks
+    /// first, so that he is not told of what he has read.
+    pub(super) fn look(&mut self) -> bool {
+        let now = self.files.lock().iter().map(|file| (file.clone(), content(file))).collect();
+        let before = std::mem::replace(&mut self.seen, now);
+        before != self.seen
     }
 
     fn follow_folders(&mut self) {
@@ -100,6 +102,11 @@ impl Watch {
         }
         self.folders = wanted;
     }
+}
+
+/// A file that cannot be read counts as empty: that is a change too, and the reload says what is wrong with it.
+fn content(file: &Path) -> [u8; 32] {
+    Sha256::digest(std::fs::read(file).unwrap_or_default()).into()
 }
 
 fn folder(file: &Path) -> PathBuf {
@@ -151,6 +158,20 @@ mod tests {
         changed(&mut watch).await;
         std::fs::write(path("new"), "5").unwrap();
         std::fs::rename(path("new"), path("b")).unwrap();
+        changed(&mut watch).await;
+    }
+
+    #[tokio::test]
+    async fn what_changes_while_the_files_are_read_is_told_afterwards() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("a"), "1").unwrap();
+        let mut watch = Watch::new(BTreeSet::from([path("a"), path("b")]));
+        std::fs::write(path("a"), "2").unwrap();
+        changed(&mut watch).await;
+        // Whoever was told reads it now, and others write it before he says what to watch next.
+        std::fs::write(path("a"), "3").unwrap();
+        watch.set(BTreeSet::from([path("a")]));
         changed(&mut watch).await;
     }
 
