@@ -44,6 +44,7 @@ pub use figures::{QueueFigures, SessionFigures, SessionPage};
 use gate::Gate;
 use jobs::{Job, Jobs};
 pub(crate) use membership::Arriving;
+use operations::{Ended, begin_call};
 pub(crate) use operations::{error_message, reserve};
 use owner::Owner;
 pub(crate) use owner::SharedRights;
@@ -320,7 +321,7 @@ impl Session {
             }
         }
         drop(inner);
-        self.run_effects(node, effects);
+        self.carry_out(node, effects);
         match &answer {
             // What waited for room on the last connection has it on this one.
             Ok(_) => self.jobs.resume(node, self),
@@ -366,7 +367,7 @@ impl Session {
         let leaves = left.cloned().map(Effect::Leave).collect();
         self.begun.fetch_or(has_begun, Relaxed);
         self.apply_locked(node, inner, input);
-        self.run_effects(node, leaves);
+        self.carry_out(node, leaves);
         // What the client has by its positions, it has acked.
         self.inner.lock().wake_acked();
     }
@@ -488,7 +489,7 @@ impl Session {
         }
         let effects = inner.drain(node, self);
         drop(inner);
-        self.run_effects(node, effects);
+        self.carry_out(node, effects);
         answer
     }
 
@@ -515,13 +516,42 @@ impl Session {
         inner.engine.handle_input(node.now(), input);
         let effects = inner.drain(node, self);
         drop(inner);
-        self.run_effects(node, effects);
+        self.carry_out(node, effects);
     }
 
-    fn run_effects(self: &Arc<Self>, node: &Arc<Node>, effects: Vec<Effect>) {
+    /// Calls have ended.
+    fn calls_ended(self: &Arc<Self>, node: &Arc<Node>, mut ended: Vec<Ended>) {
+        loop {
+            let mut inner = self.inner.lock();
+            for input in ended.iter_mut().filter_map(Ended::input) {
+                inner.engine.handle_input(node.now(), input);
+            }
+            let effects = inner.drain(node, self);
+            drop(inner);
+            replies::make_room(node);
+            let next = self.run_effects(node, effects);
+            // Only now, when those that waited for them have begun, they are no longer under way.
+            drop(std::mem::replace(&mut ended, next));
+            if ended.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Carries out what the engine said, and what it says then to calls that end at once.
+    fn carry_out(self: &Arc<Self>, node: &Arc<Node>, effects: Vec<Effect>) {
+        let ended = self.run_effects(node, effects);
+        if !ended.is_empty() {
+            self.calls_ended(node, ended);
+        }
+    }
+
+    /// Carries out what the engine said; the calls that have ended by that.
+    fn run_effects(self: &Arc<Self>, node: &Arc<Node>, effects: Vec<Effect>) -> Vec<Ended> {
+        let mut ended = Vec::new();
         for effect in effects {
             match effect {
-                Effect::Call(call) => operations::spawn_call(node, self, *call),
+                Effect::Call(call) => ended.extend(begin_call(node, self, *call)),
                 Effect::CallRefused(why) => {
                     node.stats.calls_refused.one();
                     node.stats.calls_refused_by.one(RequestRefusal::ALL, &why);
@@ -536,6 +566,7 @@ impl Session {
                 Effect::End(connection, ending) => node.connections.end(connection, ending),
             }
         }
+        ended
     }
 }
 

@@ -9,15 +9,16 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::time::Instant;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use trunkline_broker::{BrokerError, Condition, Direction, Life, Written};
 use trunkline_proto::ErrorCode;
 use trunkline_proto::wire::{self, BusinessResponse, ChannelResponse, ErrorMessage, Publication};
-use trunkline_service::{Call, Code, Push, Reply, Status, SyncHint, Target};
+use trunkline_service::{Call, Code, Push, Reply, Service, Status, SyncHint, Target};
 use trunkline_session::engine::{
     Answer, BindHint, BindTarget, BoundPush, CallHistory, CallOutcome, CallRequest, Input, Operation,
     OperationId,
 };
-use trunkline_session::{Channel, Ledger, RequestRefusal};
+use trunkline_session::{Channel, ClientSeq, Ledger, RequestRefusal};
 
 use super::membership::Arriving;
 use super::{Session, refresh, to_broker};
@@ -40,27 +41,77 @@ const RESERVE_AGAIN: Duration = Duration::from_secs(1);
 /// The most members that one answer names.
 const MAX_MEMBERS: usize = 1_000;
 
-pub(super) fn spawn_call(node: &Arc<Node>, session: &Arc<Session>, call: CallRequest) {
-    let (node, session) = (Arc::clone(node), Arc::clone(session));
-    // Counted before it is looked whether the node stops: the drain looks in the other order, so that it sees every
-    // call that starts.
-    session.calling.fetch_add(1, SeqCst);
-    let running = node.call_begins();
-    let begin = Instant::now();
-    node.clone().spawn(async move {
-        let seq = call.seq;
-        let outcome = match may_run(&node, &call) {
-            Ok(()) => counted(&node, begin, run_call(&node, &session, call)).await,
-            Err(error) => {
-                node.stats.calls_refused.one();
-                CallOutcome::Error(error)
-            }
-        };
-        session.apply(&node, Input::CallEnded { seq, outcome });
-        super::replies::make_room(&node);
-        session.calling.fetch_sub(1, SeqCst);
-        drop(running);
+/// A call that has ended. It counts as under way until the engine knows its outcome and this is dropped.
+pub(super) struct Ended {
+    seq: ClientSeq,
+    outcome: Option<CallOutcome>,
+    running: Running,
+}
+
+/// A call under way, which a drain waits for.
+struct Running {
+    session: Arc<Session>,
+    _node: TaskTrackerToken,
+}
+
+impl Ended {
+    /// What the engine is told, once.
+    pub(super) fn input(&mut self) -> Option<Input<'static>> {
+        Some(Input::CallEnded { seq: self.seq, outcome: self.outcome.take()? })
+    }
+}
+
+impl Running {
+    /// Counted before it is looked whether the node stops: the drain looks in the other order, so that it sees every
+    /// call that starts.
+    fn begin(node: &Node, session: &Arc<Session>) -> Self {
+        session.calling.fetch_add(1, SeqCst);
+        Running { session: Arc::clone(session), _node: node.call_begins() }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.session.calling.fetch_sub(1, SeqCst);
+    }
+}
+
+/// Runs a call: one that a service of the process answers at once has ended then, any other goes on in a task of its
+/// own and tells the session.
+pub(super) fn begin_call(node: &Arc<Node>, session: &Arc<Session>, call: CallRequest) -> Option<Ended> {
+    let service = node.services.local(&call.request.action);
+    let may_end_at_once = service.is_some();
+    let running = Running::begin(node, session);
+    let mut call = Box::pin(whole_call(Arc::clone(node), running, service, call));
+    // A task for each would cost more than all the rest of a short call. This look has nobody to wake; the task
+    // looks again.
+    if may_end_at_once && let Some(ended) = call.as_mut().now_or_never() {
+        return Some(ended);
+    }
+    let of = Arc::clone(node);
+    node.spawn(async move {
+        let ended = call.await;
+        let session = Arc::clone(&ended.running.session);
+        session.calls_ended(&of, vec![ended]);
     });
+    None
+}
+
+async fn whole_call(
+    node: Arc<Node>,
+    running: Running,
+    service: Option<Arc<dyn Service>>,
+    call: CallRequest,
+) -> Ended {
+    let (begin, seq) = (Instant::now(), call.seq);
+    let outcome = match may_run(&node, &call) {
+        Ok(()) => counted(&node, begin, run_call(&node, &running.session, service, call)).await,
+        Err(error) => {
+            node.stats.calls_refused.one();
+            CallOutcome::Error(error)
+        }
+    };
+    Ended { seq, outcome: Some(outcome), running }
 }
 
 /// A call that runs, in the node's figures. `begin` is its arrival.
@@ -100,7 +151,12 @@ fn stopping() -> ErrorMessage {
     error
 }
 
-async fn run_call(node: &Arc<Node>, session: &Session, call: CallRequest) -> CallOutcome {
+async fn run_call(
+    node: &Arc<Node>,
+    session: &Session,
+    service: Option<Arc<dyn Service>>,
+    call: CallRequest,
+) -> CallOutcome {
     // Its place is given back when it has ended.
     let CallRequest { seq, request, headers, timeout, history, place: _place } = call;
     let call = Call {
@@ -113,7 +169,7 @@ async fn run_call(node: &Arc<Node>, session: &Session, call: CallRequest) -> Cal
         deadline: timeout,
     };
     let caller = session.caller(node);
-    let answer = AssertUnwindSafe(node.services.call(&caller, call)).catch_unwind();
+    let answer = AssertUnwindSafe(node.services.call(service, &caller, call)).catch_unwind();
     match tokio::time::timeout(timeout, answer).await {
         Ok(Ok(Ok(reply))) => reply_outcome(node, session, reply),
         Ok(Ok(Err(status))) => CallOutcome::Error(error_message(&status)),
