@@ -3,15 +3,20 @@
 //!
 //! The hub holds sessions with and without a connection. It never locks a session while it holds its own lock.
 
-use std::collections::hash_map::Entry;
+mod by_name;
+
+use std::collections::hash_map::{Entry, RandomState};
 use std::collections::{HashMap, HashSet};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
+use hashbrown::{HashTable, hash_table};
 use parking_lot::Mutex;
 use trunkline_session::{ConnectionId, SessionId};
 
 use crate::auth::LoginPolicy;
 use crate::session::Session;
+use by_name::ByName;
 
 /// Sessions of this node.
 #[derive(Default)]
@@ -19,14 +24,29 @@ pub(crate) struct Hub {
     index: Mutex<Index>,
 }
 
-#[derive(Default)]
 struct Index {
-    sessions: HashMap<SessionId, Arc<Session>>,
-    users: HashMap<Arc<str>, Vec<Arc<Session>>>,
+    hasher: RandomState,
+    /// By their ids, which they have themselves.
+    sessions: HashTable<Arc<Session>>,
+    users: ByName,
+    /// Without those that named no device.
+    devices: ByName,
     groups: HashMap<Arc<str>, Vec<Arc<Session>>>,
-    devices: HashMap<Arc<str>, Vec<Arc<Session>>>,
     /// The groups of each session that is in any, as its newest token has them.
     groups_of: HashMap<SessionId, Vec<Arc<str>>>,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Index {
+            hasher: RandomState::new(),
+            sessions: HashTable::new(),
+            users: ByName::new(|session| &session.user),
+            devices: ByName::new(|session| &session.device),
+            groups: HashMap::new(),
+            groups_of: HashMap::new(),
+        }
+    }
 }
 
 /// What the login policy says to a new session.
@@ -42,12 +62,12 @@ pub(crate) enum Admission {
 impl Hub {
     /// The session with this id.
     pub(crate) fn session(&self, id: SessionId) -> Option<Arc<Session>> {
-        self.index.lock().sessions.get(&id).cloned()
+        self.index.lock().session(id).cloned()
     }
 
     /// All sessions of a user.
     pub(crate) fn user(&self, user: &str) -> Vec<Arc<Session>> {
-        self.index.lock().users.get(user).cloned().unwrap_or_default()
+        self.index.lock().users.get(user).to_vec()
     }
 
     /// All sessions of a group.
@@ -57,26 +77,26 @@ impl Hub {
 
     /// All sessions of a device, whoever uses it.
     pub(crate) fn device(&self, device: &str) -> Vec<Arc<Session>> {
-        self.index.lock().devices.get(device).cloned().unwrap_or_default()
+        self.index.lock().devices.get(device).to_vec()
     }
 
     /// Every session.
     pub(crate) fn all(&self) -> Vec<Arc<Session>> {
-        self.index.lock().sessions.values().cloned().collect()
+        self.index.lock().sessions.iter().cloned().collect()
     }
 
     /// How many sessions there are, and by their ids those after this one, at most so many.
     pub(crate) fn page(&self, after: Option<SessionId>, limit: usize) -> (usize, Vec<Arc<Session>>) {
         let index = self.index.lock();
         let mut ids: Vec<SessionId> =
-            index.sessions.keys().filter(|id| Some(**id) > after).copied().collect();
+            index.sessions.iter().map(|session| session.id).filter(|id| Some(*id) > after).collect();
         if limit < ids.len() {
             // Only the page has to be in order.
             ids.select_nth_unstable(limit);
             ids.truncate(limit);
         }
         ids.sort_unstable();
-        let page = ids.iter().filter_map(|id| index.sessions.get(id).cloned());
+        let page = ids.iter().filter_map(|id| index.session(*id).cloned());
         (index.sessions.len(), page.collect())
     }
 
@@ -87,20 +107,20 @@ impl Hub {
 
     /// How many of them a connection holds.
     pub(crate) fn live(&self) -> usize {
-        self.index.lock().sessions.values().filter(|session| session.is_live()).count()
+        self.index.lock().sessions.iter().filter(|session| session.is_live()).count()
     }
 
     /// The connections whose sessions run a call now.
     pub(crate) fn calling(&self) -> HashSet<ConnectionId> {
         let sessions: Vec<_> =
-            self.index.lock().sessions.values().filter(|session| session.is_calling()).cloned().collect();
+            self.index.lock().sessions.iter().filter(|session| session.is_calling()).cloned().collect();
         sessions.iter().filter_map(|session| session.connection()).collect()
     }
 
     /// Lets a new session in, as far as the policy allows.
     pub(crate) fn admit(&self, new: &Arc<Session>, policy: LoginPolicy, max_devices: usize) -> Admission {
         let mut index = self.index.lock();
-        let mine = index.users.get(&new.user).map(Vec::as_slice).unwrap_or_default();
+        let mine = index.users.get(&new.user);
         let same_place = |other: &&Arc<Session>| match policy {
             LoginPolicy::Device => other.device == new.device,
             LoginPolicy::Platform => other.platform == new.platform,
@@ -127,7 +147,7 @@ impl Hub {
     /// A START brought a token, and its groups count from here on. A session that has ended is in none.
     pub(crate) fn regroup(&self, session: &Arc<Session>, groups: &[Arc<str>]) {
         let mut index = self.index.lock();
-        if index.sessions.contains_key(&session.id) {
+        if index.session(session.id).is_some() {
             index.regroup(session, groups);
         }
     }
@@ -139,11 +159,20 @@ impl Hub {
 }
 
 impl Index {
+    fn session(&self, id: SessionId) -> Option<&Arc<Session>> {
+        self.sessions.find(self.hasher.hash_one(id), |session| session.id == id)
+    }
+
     fn insert(&mut self, session: &Arc<Session>) {
-        self.sessions.insert(session.id, Arc::clone(session));
-        self.users.entry(Arc::clone(&session.user)).or_default().push(Arc::clone(session));
+        let Index { hasher, sessions, .. } = self;
+        let is_it = |known: &Arc<Session>| known.id == session.id;
+        match sessions.entry(hasher.hash_one(session.id), is_it, |known| hasher.hash_one(known.id)) {
+            hash_table::Entry::Occupied(mut known) => *known.get_mut() = Arc::clone(session),
+            hash_table::Entry::Vacant(new) => drop(new.insert(Arc::clone(session))),
+        }
+        self.users.insert(session);
         if !session.device.is_empty() {
-            self.devices.entry(Arc::clone(&session.device)).or_default().push(Arc::clone(session));
+            self.devices.insert(session);
         }
     }
 
@@ -164,11 +193,11 @@ impl Index {
     }
 
     fn remove(&mut self, session: &Session) {
-        if self.sessions.remove(&session.id).is_none() {
-            return;
-        }
-        take(&mut self.users, &session.user, session.id);
-        take(&mut self.devices, &session.device, session.id);
+        let id = self.hasher.hash_one(session.id);
+        let Ok(known) = self.sessions.find_entry(id, |known| known.id == session.id) else { return };
+        known.remove();
+        self.users.remove(session);
+        self.devices.remove(session);
         self.leave_groups(session.id);
     }
 }
@@ -191,7 +220,7 @@ mod tests {
     use super::*;
     use crate::session::NewSession;
 
-    fn session(id: u128, fence: u64) -> Arc<Session> {
+    pub(super) fn session(id: u128, fence: u64) -> Arc<Session> {
         let id = SessionId(id);
         Session::new(NewSession {
             id,

@@ -60,8 +60,8 @@ use crate::limits::UserShare;
 pub(crate) struct Session {
     pub(crate) id: SessionId,
     pub(crate) user: Arc<str>,
-    pub(crate) device: Arc<str>,
-    pub(crate) platform: Arc<str>,
+    pub(crate) device: Box<str>,
+    pub(crate) platform: Box<str>,
     /// When it was made, in Unix milliseconds.
     created_ms: u64,
     /// The newest fence, readable without the lock.
