@@ -35,12 +35,20 @@ pub(crate) type SharedTls = Arc<Mutex<TlsStream<TcpStream>>>;
 /// Frames from the peer, in order.
 pub struct FrameReader {
     source: Source,
+    framing: Framing,
+    max_frame: usize,
+    ended: bool,
+    /// `None` while the connection is idle between frames, as mostly.
+    held: Option<Box<Held>>,
+}
+
+/// What has arrived of a frame.
+struct Held {
     decoder: FrameDecoder,
-    /// Bytes that were read and not yet decoded; unallocated while the connection is idle between frames.
+    /// Bytes that were read and not yet decoded.
     chunk: BytesMut,
     /// Whether a frame was cut from `chunk`, so that the rest would pin that frame's memory.
     shared: bool,
-    ended: bool,
 }
 
 /// Where bytes come from.
@@ -71,12 +79,11 @@ enum FrameDecoder {
 impl FrameReader {
     /// `read_ahead` are bytes that the handshake has read beyond its own end.
     pub(crate) fn new(source: Source, framing: Framing, max_frame: usize, read_ahead: &[u8]) -> Self {
-        let decoder = match framing {
-            Framing::Length => FrameDecoder::Length { limit: max_frame },
-            Framing::Packet => FrameDecoder::Packet { limit: max_frame },
-            Framing::WebSocket { role } => FrameDecoder::WebSocket(Decoder::new(role, max_frame)),
-        };
-        Self { source, decoder, chunk: BytesMut::from(read_ahead), shared: false, ended: false }
+        let mut reader = Self { source, framing, max_frame, ended: false, held: None };
+        if !read_ahead.is_empty() {
+            reader.held = Some(Box::new(Held::new(framing, max_frame, BytesMut::from(read_ahead))));
+        }
+        reader
     }
 
     /// The next thing from the peer; `None` once it has ended cleanly, and after an error or a close.
@@ -100,7 +107,9 @@ impl FrameReader {
             }
             match self.decode() {
                 Ok(Some(incoming)) => {
-                    self.shared = !self.chunk.is_empty();
+                    if let Some(held) = &mut self.held {
+                        held.shared = !held.chunk.is_empty();
+                    }
                     self.ended = matches!(incoming, Incoming::Close { .. });
                     return Poll::Ready(Ok(Some(incoming)));
                 }
@@ -124,35 +133,37 @@ impl FrameReader {
     /// Whether bytes of an unfinished frame are held.
     #[must_use]
     pub fn is_mid_frame(&self) -> bool {
-        !self.chunk.is_empty()
-            || matches!(&self.decoder, FrameDecoder::WebSocket(decoder) if decoder.is_mid_message())
+        self.held.as_ref().is_some_and(|held| held.is_mid_frame())
     }
 
     /// Bytes of an unfinished frame that are held.
     #[must_use]
     pub fn held(&self) -> usize {
-        let message = match &self.decoder {
+        let Some(held) = &self.held else { return 0 };
+        let message = match &held.decoder {
             FrameDecoder::WebSocket(decoder) => decoder.message_len(),
             FrameDecoder::Length { .. } | FrameDecoder::Packet { .. } => 0,
         };
-        self.chunk.len() + message
+        held.chunk.len() + message
     }
 
     /// Changes the limit of frames whose header has not been read yet.
     pub fn set_max_frame(&mut self, max_frame: usize) {
-        match &mut self.decoder {
-            FrameDecoder::Length { limit } | FrameDecoder::Packet { limit } => *limit = max_frame,
-            FrameDecoder::WebSocket(decoder) => decoder.set_limit(max_frame),
+        self.max_frame = max_frame;
+        match self.held.as_deref_mut().map(|held| &mut held.decoder) {
+            Some(FrameDecoder::Length { limit } | FrameDecoder::Packet { limit }) => *limit = max_frame,
+            Some(FrameDecoder::WebSocket(decoder)) => decoder.set_limit(max_frame),
+            None => {}
         }
     }
 
     /// Reads and forgets until the peer ends, however it does so.
     pub(crate) async fn drain(&mut self) {
-        self.chunk = BytesMut::new();
+        self.held = None;
         poll_fn(|cx| {
             loop {
                 let filled = ready!(self.poll_fill(cx));
-                self.chunk.clear();
+                self.held = None;
                 if !matches!(filled, Ok(None)) {
                     return Poll::Ready(());
                 }
@@ -162,39 +173,48 @@ impl FrameReader {
     }
 
     fn decode(&mut self) -> Result<Option<Incoming>, ReadError> {
-        if self.chunk.is_empty() {
+        let Some(Held { decoder, chunk, .. }) = self.held.as_deref_mut() else { return Ok(None) };
+        if chunk.is_empty() {
             return Ok(None);
         }
-        match &mut self.decoder {
-            FrameDecoder::Length { limit } => Ok(length::decode(&mut self.chunk, *limit)?
+        match decoder {
+            FrameDecoder::Length { limit } => Ok(length::decode(chunk, *limit)?
                 .map(|bytes| Incoming::Frame(Frame { kind: FrameKind::Binary, bytes }))),
-            FrameDecoder::Packet { limit } => Ok(packet::stream::decode(&mut self.chunk, *limit)?
+            FrameDecoder::Packet { limit } => Ok(packet::stream::decode(chunk, *limit)?
                 .map(|bytes| Incoming::Frame(Frame { kind: FrameKind::Binary, bytes }))),
-            FrameDecoder::WebSocket(decoder) => decoder.decode(&mut self.chunk),
+            FrameDecoder::WebSocket(decoder) => decoder.decode(chunk),
         }
     }
 
     /// Before waiting: an empty chunk gives its memory back, and the rest of a shared one is copied out so
     /// that three bytes of a header cannot hold 64 KiB of frames that are long gone.
     fn release(&mut self) {
-        if self.chunk.is_empty() {
-            self.chunk = BytesMut::new();
-        } else if self.shared {
-            self.chunk = BytesMut::from(&self.chunk[..]);
+        let Some(held) = &mut self.held else { return };
+        if !held.is_mid_frame() {
+            self.held = None;
+            return;
         }
-        self.shared = false;
+        if held.chunk.is_empty() {
+            held.chunk = BytesMut::new();
+        } else if held.shared {
+            held.chunk = BytesMut::from(&held.chunk[..]);
+        }
+        held.shared = false;
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<End>>> {
-        let (source, chunk) = (&mut self.source, &mut self.chunk);
+        let Self { source, framing, max_frame, held, .. } = self;
         with_scratch(|scratch| {
             let read = ready!(source.poll_read(cx, scratch))?;
             Poll::Ready(Ok(match read {
                 Read::Bytes(n) => {
-                    if chunk.is_empty() {
-                        *chunk = BytesMut::from(&scratch[..n]);
-                    } else {
-                        chunk.extend_from_slice(&scratch[..n]);
+                    match held {
+                        Some(held) if !held.chunk.is_empty() => held.chunk.extend_from_slice(&scratch[..n]),
+                        Some(held) => held.chunk = BytesMut::from(&scratch[..n]),
+                        None => {
+                            let chunk = BytesMut::from(&scratch[..n]);
+                            *held = Some(Box::new(Held::new(*framing, *max_frame, chunk)));
+                        }
                     }
                     None
                 }
@@ -213,7 +233,7 @@ impl FrameReader {
 
     fn fail(&mut self, error: ReadError) -> Poll<Result<Option<Incoming>, ReadError>> {
         self.ended = true;
-        self.chunk = BytesMut::new();
+        self.held = None;
         Poll::Ready(Err(error))
     }
 }
@@ -221,9 +241,25 @@ impl FrameReader {
 impl std::fmt::Debug for FrameReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("FrameReader")
-            .field("held", &self.chunk.len())
+            .field("held", &self.held.as_ref().map_or(0, |held| held.chunk.len()))
             .field("ended", &self.ended)
             .finish_non_exhaustive()
+    }
+}
+
+impl Held {
+    fn new(framing: Framing, max_frame: usize, chunk: BytesMut) -> Self {
+        let decoder = match framing {
+            Framing::Length => FrameDecoder::Length { limit: max_frame },
+            Framing::Packet => FrameDecoder::Packet { limit: max_frame },
+            Framing::WebSocket { role } => FrameDecoder::WebSocket(Decoder::new(role, max_frame)),
+        };
+        Held { decoder, chunk, shared: false }
+    }
+
+    fn is_mid_frame(&self) -> bool {
+        !self.chunk.is_empty()
+            || matches!(&self.decoder, FrameDecoder::WebSocket(decoder) if decoder.is_mid_message())
     }
 }
 
@@ -311,7 +347,7 @@ mod tests {
                 }
                 // While it hands over what one read brought it may hold the rest of that.
                 assert!(drain(&mut server.reader) > 0);
-                assert_eq!(server.reader.chunk.capacity(), 0, "{framing:?}");
+                assert!(server.reader.held.is_none(), "{framing:?}");
             }
         }
     }
@@ -326,7 +362,8 @@ mod tests {
             write(&mut client.writer, &bytes).await;
             assert_eq!(drain(&mut server.reader), 1);
             assert!(server.reader.is_mid_frame());
-            assert!(server.reader.chunk.capacity() < 100, "{framing:?}: {}", server.reader.chunk.capacity());
+            let held = server.reader.held.as_ref().map_or(0, |held| held.chunk.capacity());
+            assert!(held < 100, "{framing:?}: {held}");
             write(&mut client.writer, &next[3..]).await;
             assert_eq!(drain(&mut server.reader), 1);
             assert!(!server.reader.is_mid_frame());
@@ -342,7 +379,8 @@ mod tests {
             header.extend([0; 10]);
             write(&mut client.writer, &header).await;
             assert_eq!(drain(&mut server.reader), 0);
-            assert!(server.reader.chunk.capacity() < 100, "{framing:?}: {}", server.reader.chunk.capacity());
+            let held = server.reader.held.as_ref().map_or(0, |held| held.chunk.capacity());
+            assert!(held < 100, "{framing:?}: {held}");
         }
     }
 
