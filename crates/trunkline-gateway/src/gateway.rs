@@ -3,6 +3,7 @@
 //! It takes connections from whoever accepts them and knows no listener, no file and no environment.
 
 mod lease;
+mod timers;
 mod waiting;
 
 use std::collections::HashMap;
@@ -35,6 +36,8 @@ use crate::session::{Session, SessionPage, SharedRights};
 use crate::stats::{Counters, Snapshot, Stats};
 use crate::upstream::Upstreams;
 use lease::KeptLease;
+pub(crate) use timers::Moment;
+use timers::Timers;
 use waiting::Waiting;
 
 /// Connections that are told at once why they are refused. They are beyond the limit of connections, and a peer that
@@ -75,13 +78,14 @@ pub(crate) struct Node {
     pub(crate) making_room: AtomicBool,
     pub(crate) limits: Limits,
     waiting: Waiting,
+    pub(crate) timers: Timers,
     lease: KeptLease,
     origin: Instant,
     next_connection: AtomicU64,
     refusing: Arc<Semaphore>,
     tasks: TaskTracker,
-    /// Connections whose task has not ended: also those that were sent away and whose peer has not closed yet.
-    pub(crate) serving: TaskTracker,
+    /// The tasks of connections: also of those that were sent away and whose peer has not closed yet.
+    serving: TaskTracker,
     /// Calls that run: the drain lets them end.
     calls: TaskTracker,
     stopping: CancellationToken,
@@ -111,6 +115,7 @@ impl Gateway {
             rights: SharedRights::default(),
             stats: Stats::default(),
             waiting: Waiting::default(),
+            timers: Timers::default(),
             lease,
             origin: Instant::now(),
             next_connection: AtomicU64::new(1),
@@ -127,6 +132,7 @@ impl Gateway {
         node.spawn(keep_lease(Arc::clone(&node)));
         node.spawn(limits::watch(Arc::clone(&node)));
         node.events.begin(&node);
+        node.timers.begin(&node);
         Ok(Gateway { node })
     }
 
@@ -164,7 +170,8 @@ impl Gateway {
             return self.refuse(connection, if full { Refusal::Full } else { Refusal::Stopping });
         }
         node.stats.connections_accepted.one();
-        node.clone().spawn(connection::serve(node, connection));
+        let serving = connection::serve(Arc::clone(&node), connection);
+        node.serving.spawn(serving);
     }
 
     /// Tells a connection why it is not served, and closes it. When very many are being told, it is dropped instead.
@@ -197,7 +204,7 @@ impl Gateway {
             sessions_waiting: (node.hub.len() as u64).saturating_sub(live),
             calls_running: node.stats.calls_running.value(),
             reply_cache_bytes: node.reply_budget.used(),
-            tasks: node.tasks.len() as u64,
+            tasks: (node.tasks.len() + node.serving.len()) as u64,
             queued_frames,
             queued_bytes,
             channels: held.channels as u64,
@@ -243,6 +250,7 @@ impl Gateway {
         let calls_end = end - end.saturating_duration_since(Instant::now()) / 2;
         node.stopping.cancel();
         node.tasks.close();
+        node.serving.close();
         node.calls.close();
         let calling = node.hub.calling();
         self.send_away(|handle| !calling.contains(&handle.id));
@@ -250,12 +258,18 @@ impl Gateway {
         let in_time = tokio::time::timeout_at(calls_end, node.calls.wait()).await;
         let calls = in_time.map_or_else(|_elapsed| node.calls.len(), |()| 0);
         self.send_away(|_| true);
-        let done = tokio::time::timeout_at(end, node.tasks.wait()).await;
+        // In this order: the end of a connection may begin a task.
+        let ended = async {
+            node.serving.wait().await;
+            node.tasks.wait().await;
+        };
+        let done = tokio::time::timeout_at(end, ended).await;
         let cut = match done {
             Ok(()) => Cut { calls, ..Cut::default() },
             Err(_elapsed) => Cut { connections: node.serving.len(), sessions: node.hub.live(), calls },
         };
         node.events.finish(end).await;
+        node.timers.finish(end).await;
         cut
     }
 
@@ -299,7 +313,7 @@ impl Node {
     /// The time for an engine.
     pub(crate) fn now(&self) -> Now {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { at: self.origin.elapsed(), unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX) }
+        Now { at: self.uptime(), unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX) }
     }
 
     /// How long the node runs.
@@ -352,6 +366,14 @@ impl Connections {
 
     pub(crate) fn remove(&self, id: ConnectionId) {
         self.handles.lock().remove(&id);
+    }
+
+    /// Wakes a connection's actor, if it is still there.
+    fn wake(&self, id: ConnectionId) {
+        let handle = self.handles.lock().get(&id).cloned();
+        if let Some(handle) = handle {
+            handle.wake();
+        }
     }
 
     /// Ends a connection that may be gone already.

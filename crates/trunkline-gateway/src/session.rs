@@ -23,7 +23,6 @@ use trunkline_session::protocol0::{Acked, LedgerError, Replay, is_numbered, lost
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
-use tokio::time::Instant;
 use trunkline_broker::Cursor;
 use trunkline_proto::wire::{ChannelPosition, CloseNotice, ErrorMessage};
 use trunkline_proto::{CloseCode, DecodeError, DownBody, DownFrame, UpBody, UpFrame};
@@ -263,8 +262,8 @@ impl Session {
     }
 
     /// When the session wants to be looked at again without input.
-    pub(crate) fn next_timeout(&self, node: &Node) -> Option<Instant> {
-        self.inner.lock().engine.next_timeout().map(|at| node.instant(at))
+    pub(crate) fn next_timeout(&self) -> Option<Duration> {
+        self.inner.lock().engine.next_timeout()
     }
 
     /// Does the engine take frames now? Not while it waits for an operation's place.
@@ -466,8 +465,8 @@ impl Session {
         }
         self.apply_locked(node, inner, Input::Disconnected { fence });
         self.jobs.resume(node, self);
-        if let Some(at) = self.next_timeout(node) {
-            node.watch_waiting(self, at);
+        if let Some(at) = self.next_timeout() {
+            node.watch_waiting(self, node.instant(at));
         }
     }
 
@@ -762,4 +761,15 @@ pub(crate) fn to_session(position: trunkline_broker::Position) -> Position {
 /// The engine's position as the broker has it.
 pub(crate) fn to_broker(position: Position) -> trunkline_broker::Position {
     trunkline_broker::Position::new(position.epoch, position.offset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p1_a_session_is_small() {
+        let (session, engine) = (size_of::<Session>(), size_of::<Engine>());
+        assert!(session <= 576, "a session has {session} B, {engine} of them its engine");
+    }
 }

@@ -13,9 +13,11 @@ use trunkline_broker::{Cursor, Log, Unpark};
 use trunkline_proto::codes::Advice;
 use trunkline_proto::wire::CloseNotice;
 use trunkline_proto::{CloseCode, DownBody, DownFrame};
+use trunkline_session::engine::Pressure;
 use trunkline_session::{ConnectionId, Ledger, Position, Protocol, Seq};
 use trunkline_transport::{ConnectionInfo, Framing, Protocol as TransportProtocol};
 
+use super::pace::Reading;
 use super::write_state::WriteState;
 use crate::encode::WireForm;
 use crate::limits::ReplyQueue;
@@ -55,6 +57,8 @@ pub(crate) struct Handle {
     pub(crate) protocol: TransportProtocol,
     /// The client's address, `None` in memory.
     pub(crate) peer: Option<SocketAddr>,
+    /// The actor's own. It is here because the actor's task has no room: tasks come in steps of 128 B.
+    reading: Reading,
     write: Mutex<WriteState>,
     /// Boxed, since most connections do not end yet.
     ending: Mutex<Option<Box<Ending>>>,
@@ -68,11 +72,13 @@ impl Handle {
         info: &ConnectionInfo,
         framing: Framing,
         queue: Arc<ReplyQueue>,
+        reading: Reading,
     ) -> Arc<Self> {
         Arc::new(Handle {
             id,
             protocol: info.protocol,
             peer: info.peer,
+            reading,
             write: Mutex::new(WriteState::new(framing, queue)),
             ending: Mutex::new(None),
             waker: AtomicWaker::new(),
@@ -219,6 +225,10 @@ impl Handle {
         self.ending.lock().is_some()
     }
 
+    pub(super) fn reading(&self) -> &Reading {
+        &self.reading
+    }
+
     pub(crate) fn waker(&self) -> &AtomicWaker {
         &self.waker
     }
@@ -237,7 +247,18 @@ impl Handle {
         self.write.lock().is_full()
     }
 
-    /// The same, for who stops until there is room: the actor then tells the session ([`Self::take_room`]).
+    /// Has the outbox filled up, or emptied, since [`Handle::take_pressure`] said so last?
+    pub(super) fn is_pressure_new(&self) -> bool {
+        self.write.lock().is_pressure_new()
+    }
+
+    /// What the session's engine is to be told of the outbox, once.
+    pub(super) fn take_pressure(&self) -> Option<Pressure> {
+        self.write.lock().take_pressure()
+    }
+
+    /// The same as [`Handle::is_full`], for who stops until there is room: the actor then tells the session
+    /// ([`Self::take_room`]).
     pub(crate) fn wait_while_full(&self) -> bool {
         self.write.lock().wait_while_full()
     }

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use trunkline_broker::{ChannelName, Cursor, Encode, Entry, Log, Piece, ReadOutcome, Subscription, Unpark};
 use trunkline_proto::wire::ChannelGap;
 use trunkline_proto::{Dialect, DownBody, DownFrame};
+use trunkline_session::engine::Pressure;
 use trunkline_session::protocol0::{LedgerError, answers, down_for_protocol0, is_numbered};
 use trunkline_session::{Channel, Ledger, Position, Protocol, Seq};
 use trunkline_transport::Framing;
@@ -100,6 +101,8 @@ pub(crate) struct WriteState {
     is_numbering: bool,
     /// Somebody found the outbox full and waits for room in it.
     room_wanted: bool,
+    /// What the session's engine was last told of the outbox.
+    told: Pressure,
     channels: Vec<Live>,
     /// The channel whose turn it is.
     turn: usize,
@@ -137,6 +140,7 @@ impl WriteState {
             turn: 0,
             ledger: None,
             room_wanted: false,
+            told: Pressure::Room,
             work: None,
         }
     }
@@ -207,6 +211,21 @@ impl WriteState {
     /// Is there room that somebody waits for? Says so once.
     pub(crate) fn take_room(&mut self) -> bool {
         self.room_wanted && !self.is_full() && std::mem::take(&mut self.room_wanted)
+    }
+
+    fn pressure(&self) -> Pressure {
+        if self.is_full() { Pressure::Full } else { Pressure::Room }
+    }
+
+    /// Does the session's engine have to hear of the outbox?
+    pub(crate) fn is_pressure_new(&self) -> bool {
+        self.told != self.pressure()
+    }
+
+    /// What it has to hear, once.
+    pub(crate) fn take_pressure(&mut self) -> Option<Pressure> {
+        let pressure = self.pressure();
+        (std::mem::replace(&mut self.told, pressure) != pressure).then_some(pressure)
     }
 
     /// Frames and bytes that wait here: the outbox, and the rest of the frame that is begun.

@@ -72,9 +72,9 @@ pub(super) async fn sweep(node: Arc<Node>) {
         for session in node.waiting.take_due(Instant::now()) {
             session.timeout(&node);
             if !session.is_live()
-                && let Some(at) = session.next_timeout(&node)
+                && let Some(at) = session.next_timeout()
             {
-                node.waiting.add(&session, at);
+                node.waiting.add(&session, node.instant(at));
             }
         }
     }
