@@ -10,6 +10,7 @@ use std::time::Duration;
 use trunkline_proto::wire::BusinessRequest;
 use trunkline_proto::{Dialect, DownFrame, ErrorCode};
 
+use super::Outputs;
 use super::cache::Cache;
 use super::io::{
     BindAnswer, BindHint, BoundPush, CallHistory, CallOutcome, CallRequest, GiveUp, Output, Pressure,
@@ -71,6 +72,8 @@ pub(crate) struct Calls {
     cache: Cache,
     budget: ReplyBudget,
     pressure: Pressure,
+    /// When the last call ended.
+    replied_at: Duration,
     /// Protocol 0: ended while nobody was connected, in that order.
     unsent: VecDeque<ClientSeq>,
 }
@@ -118,6 +121,7 @@ impl Calls {
             cache: Cache::default(),
             budget,
             pressure,
+            replied_at: Duration::ZERO,
             unsent: VecDeque::new(),
         }
     }
@@ -281,7 +285,8 @@ impl Calls {
         }
     }
 
-    pub(crate) fn ended(&mut self, cx: &mut Cx<'_>, seq: ClientSeq, outcome: CallOutcome) {
+    pub(crate) fn ended(&mut self, cx: &mut Cx<'_>, now: Duration, seq: ClientSeq, outcome: CallOutcome) {
+        self.replied_at = now;
         let Some(Slot::Open(open)) = self.slots.get(&seq) else { return };
         if !matches!(open.stage, Stage::Running) {
             return;
@@ -431,8 +436,9 @@ impl Calls {
         }
     }
 
-    pub(crate) fn has_cached(&self) -> bool {
-        self.cache.bytes() > 0
+    /// See `Engine::cached_since`.
+    pub(crate) fn cached_since(&self) -> Option<Duration> {
+        (self.cache.bytes() > 0).then_some(self.replied_at)
     }
 
     /// Forgets numbers that left the window. What is outstanding is never forgotten.
@@ -518,7 +524,7 @@ pub(crate) struct Cx<'a> {
     pub(crate) protocol: Protocol,
     pub(crate) dialect: Dialect,
     pub(crate) session: SessionId,
-    pub(crate) outputs: &'a mut VecDeque<Output>,
+    pub(crate) outputs: &'a mut Outputs,
 }
 
 impl Cx<'_> {

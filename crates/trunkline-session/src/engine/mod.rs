@@ -63,14 +63,11 @@ pub struct Engine {
     bucket: Bucket,
     undecodable: u32,
     heard_at: Duration,
-    /// When the last call ended.
-    replied_at: Duration,
-    lost_at: Option<Duration>,
     /// The reply queue is full, so the gateway does not read: silence is then its own.
     is_full: bool,
     /// When an expired token is no longer waited for.
     expiry: Option<Duration>,
-    outputs: VecDeque<Output>,
+    outputs: Outputs,
 }
 
 #[derive(Debug)]
@@ -81,10 +78,32 @@ enum Phase {
     Starting(Box<Starting>),
     /// START_RESP was sent.
     Live,
-    /// No connection; the resume window runs.
-    Lost,
+    /// No connection since then; the resume window runs.
+    Lost(Duration),
     /// For good, with the close code that ended it (0: its resume window passed).
     Ended(u32),
+}
+
+/// What an engine has said and nobody has taken. An idle session holds no room for it: four outputs are more than the
+/// rest of the engine.
+#[derive(Debug, Default)]
+pub(crate) struct Outputs(Option<Box<Said>>);
+
+#[derive(Debug, Default)]
+struct Said(VecDeque<Output>);
+
+impl Outputs {
+    pub(crate) fn push_back(&mut self, output: Output) {
+        self.0.get_or_insert_default().0.push_back(output);
+    }
+
+    fn pop_front(&mut self) -> Option<Output> {
+        let output = self.0.as_mut()?.0.pop_front();
+        if output.is_none() {
+            self.0 = None;
+        }
+        output
+    }
 }
 
 #[derive(Debug)]
@@ -114,11 +133,9 @@ impl Engine {
             bucket: Bucket::new(config.frame_burst),
             undecodable: 0,
             heard_at: Duration::ZERO,
-            replied_at: Duration::ZERO,
-            lost_at: None,
             is_full: false,
             expiry: None,
-            outputs: VecDeque::new(),
+            outputs: Outputs::default(),
             config,
         }
     }
@@ -144,8 +161,7 @@ impl Engine {
             }
             Input::Answer { id, result } => self.answer(now, id, result),
             Input::CallEnded { seq, outcome } => {
-                self.replied_at = now.at;
-                self.with_calls(|calls, cx| calls.ended(cx, seq, outcome));
+                self.with_calls(|calls, cx| calls.ended(cx, now.at, seq, outcome));
             }
             Input::Joined { channel, position } => self.joined(channel, position),
             Input::Withdrawn { channel, error } => self.withdrawn(&channel, error),
@@ -164,12 +180,7 @@ impl Engine {
 
     /// The next thing to do; `None` when all is done.
     pub fn poll_output(&mut self) -> Option<Output> {
-        let output = self.outputs.pop_front();
-        if output.is_none() {
-            // An idle session holds no room for outputs: four of them are more than the rest of the engine.
-            self.outputs = VecDeque::new();
-        }
-        output
+        self.outputs.pop_front()
     }
 
     /// When to give [`Input::Timeout`], if nothing else happens before.
@@ -180,7 +191,7 @@ impl Engine {
                 let silent = (!self.is_full).then(|| self.heard_at + self.config.silence());
                 silent.into_iter().chain(self.expiry).min()
             }
-            Phase::Lost => Some(self.lost_at? + self.config.resume_window),
+            Phase::Lost(since) => Some(since + self.config.resume_window),
         }
     }
 
@@ -206,7 +217,7 @@ impl Engine {
     /// When the newest of the cached replies was made; `None` where none is cached. Where a node's budget is short,
     /// sessions give up theirs in this order.
     pub fn cached_since(&self) -> Option<Duration> {
-        self.calls.as_ref().is_some_and(|calls| calls.has_cached()).then_some(self.replied_at)
+        self.calls.as_ref()?.cached_since()
     }
 
     /// Gives cached replies up: a call whose reply is asked for again is `RESULT_UNKNOWN`.
@@ -306,7 +317,7 @@ impl Engine {
             Phase::Live if self.expiry.is_some_and(|expiry| now.at >= expiry) => {
                 self.close(now, CloseCode::TokenExpired.notice("the token expired and was not refreshed"));
             }
-            Phase::Lost if self.lost_at.is_some_and(|lost| now.at >= lost + self.config.resume_window) => {
+            Phase::Lost(since) if now.at >= since + self.config.resume_window => {
                 self.end(0);
             }
             _ => {}
@@ -336,8 +347,7 @@ impl Engine {
         let was_live = matches!(self.phase, Phase::Live);
         self.link = None;
         self.channels.cut();
-        self.phase = Phase::Lost;
-        self.lost_at = Some(now.at);
+        self.phase = Phase::Lost(now.at);
         // The next connection has a reply queue of its own, and nobody is left to say that this one has room.
         self.pressure(now, Pressure::Room);
         if was_live {
@@ -360,7 +370,7 @@ impl Engine {
             Phase::Starting(starting) => {
                 starting.joined.push((channel, position));
             }
-            Phase::New | Phase::Live | Phase::Lost => {
+            Phase::New | Phase::Live | Phase::Lost(_) => {
                 let live = matches!(self.phase, Phase::Live);
                 // On it already: delivery goes on as it is, it only no longer depends on the client's list.
                 if self.channels.join(&channel, live) {

@@ -123,7 +123,6 @@ impl Engine {
         self.protocol = facts.protocol;
         self.dialect = facts.dialect;
         self.link = Some(Link { connection: facts.connection });
-        self.lost_at = None;
         self.heard_at = now.at;
         self.phase = Phase::Starting(Box::new(Starting {
             msg_id: facts.msg_id,
@@ -287,8 +286,7 @@ impl Engine {
             // Nobody knows of it yet, so nobody is told that it ended but the hub.
             self.end(close.code);
         } else {
-            self.phase = Phase::Lost;
-            self.lost_at = Some(now.at);
+            self.phase = Phase::Lost(now.at);
         }
     }
 
