@@ -668,7 +668,7 @@ impl Inner {
                 SessionEvent::Ended(code)
             }
         };
-        let caller = self.caller(node, session);
+        let caller = self.owner.teller(session, node, self.link.as_ref().map(|link| &*link.handle));
         node.events.tell(&session.told, caller, event);
     }
 

@@ -62,12 +62,15 @@ impl Owner {
         self.caller = None;
     }
 
+    /// Of whom an event tells. It is kept for calls only: what every session kept behind its START, and gave back later,
+    /// would leave holes in the node's memory.
+    pub(super) fn teller(&self, session: &Session, node: &Node, handle: Option<&Handle>) -> Arc<Caller> {
+        self.caller.clone().unwrap_or_else(|| Arc::new(self.make(session, node, handle)))
+    }
+
     /// Who calls.
     pub(super) fn caller(&mut self, session: &Session, node: &Node, handle: Option<&Handle>) -> Arc<Caller> {
-        if let Some(caller) = &self.caller {
-            return Arc::clone(caller);
-        }
-        let caller = Arc::new(self.make(session, node, handle));
+        let caller = self.teller(session, node, handle);
         self.caller = handle.map(|_| Arc::clone(&caller));
         caller
     }
