@@ -12,8 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use http::{Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::rt::TokioIo;
+use http_body_util::Empty;
 use jsonwebtoken::jwk::JwkSet;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
@@ -23,6 +22,7 @@ use tokio_rustls::TlsConnector;
 use trunkline_gateway::auth::JwtVerifier;
 
 use crate::config::Jwt;
+use crate::exchange::exchange;
 
 /// A signer that changes its keys announces the new one before it signs with it; providers keep both for a day.
 const REFRESH: Duration = Duration::from_secs(300);
@@ -80,26 +80,16 @@ async fn fetch(url: &Uri, authority: Option<&Path>) -> anyhow::Result<Bytes> {
     let stream = TcpStream::connect((host.as_str(), url.port_u16().unwrap_or(443))).await?;
     let name = ServerName::try_from(host).context("the URL's host is no name for TLS")?;
     let stream = TlsConnector::from(trusting(authority)?).connect(name, stream).await?;
-    let (mut sender, mut connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let path = url.path_and_query().map_or("/", |path| path.as_str());
     let request = Request::get(path)
         .header(header::HOST, url.authority().map_or("", |authority| authority.as_str()))
         .header(header::ACCEPT, "application/json")
         .body(Empty::<Bytes>::new())?;
-    let answer = async move {
-        let response = sender.send_request(request).await?;
-        if response.status() != StatusCode::OK {
-            bail!("the server answered {}", response.status());
-        }
-        let body = Limited::new(response.into_body(), MAX_BYTES).collect().await;
-        Ok(body.map_err(|error| anyhow::anyhow!(error))?.to_bytes())
-    };
-    tokio::pin!(answer);
-    tokio::select! {
-        document = &mut answer => document,
-        // It has ended with the answer already read, or the answer says how it failed.
-        _ = &mut connection => answer.await,
+    let answer = exchange(stream, request, MAX_BYTES).await?;
+    if answer.status() != StatusCode::OK {
+        bail!("the server answered {}", answer.status());
     }
+    Ok(answer.into_body())
 }
 
 fn trusting(authority: Option<&Path>) -> anyhow::Result<Arc<ClientConfig>> {

@@ -8,6 +8,7 @@ mod cli;
 mod config;
 mod data_dir;
 mod descriptors;
+mod exchange;
 mod jwks;
 mod keys;
 mod logging;
