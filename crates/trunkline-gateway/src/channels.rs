@@ -18,6 +18,7 @@ use crate::encode::{publication_exceeds_as_json, publication_size};
 use crate::gateway::Node;
 use crate::limits::jittered_ms;
 use crate::session::{Attached, Session, error_message, to_session};
+use crate::trace::{self, Step};
 use crate::upstream::Upstreams;
 use crate::words::cut_error;
 
@@ -114,12 +115,23 @@ pub(crate) async fn publish(
 ) -> Result<Position, ErrorMessage> {
     check_size(node, publication_size(channel, &sender, &data))?;
     check_json(node, |limit| publication_exceeds_as_json(channel, &sender, &data, limit))?;
-    let name = channel_name(channel)?;
+    let (name, bytes) = (channel_name(channel)?, data.len());
     let options = PublishOptions { limits: node.options().history(channel), ttl, idempotency_key };
     let published = node.broker.publish(&name, Item::publication(sender, data), options).await;
     let published = published.map_err(|error| broker_error(&error))?;
     node.stats.publications.one();
+    trace_published(node, channel, published.position, bytes);
     Ok(published.position)
+}
+
+/// Tells the trace of a publication that the broker has taken.
+pub(crate) fn trace_published(node: &Node, channel: &str, at: Position, bytes: usize) {
+    node.trace.record(None, || Step::Published {
+        channel: trace::name(channel),
+        epoch: at.epoch.0,
+        offset: at.offset.0,
+        bytes,
+    });
 }
 
 /// The limit of frames holds for one publication as protobuf (protocol.md section 8).

@@ -33,6 +33,7 @@ use crate::encode::WireForm;
 use crate::gateway::{Moment, Node};
 use crate::session::Session;
 use crate::start;
+use write_state::Tracer;
 
 /// What a peer may take to read the last frames of a connection that ends.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
@@ -283,9 +284,11 @@ impl Actor {
     /// Writes until nothing is left or the socket takes no more. Ready: every channel is parked at its head.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         let hold = &self.hold;
+        let session = hold.session().map(|(session, _)| session.id);
+        let tracer = Tracer { trace: &hold.node.trace, session };
         loop {
             let mut state = hold.handle.write_state();
-            let pending = state.gather(&|| Arc::clone(&hold.handle) as Arc<dyn Unpark>);
+            let pending = state.gather(&|| Arc::clone(&hold.handle) as Arc<dyn Unpark>, tracer);
             let written = state.take_written();
             hold.node.stats.deliveries.add(written.deliveries);
             hold.node.stats.gaps_told.add(written.gaps);
@@ -307,7 +310,7 @@ impl Actor {
             match self.writer.poll_write_vectored(cx, &slices) {
                 Poll::Ready(Ok(written)) => {
                     drop(slices);
-                    state.advance(written);
+                    state.advance(written, tracer);
                     self.stalled_since = None;
                     hold.node.stats.bytes_out.add(written as u64);
                 }

@@ -52,3 +52,7 @@ pub const OUTBOX_BYTES: usize = 1024 * 1024;
 
 /// The same as a count of frames.
 pub const OUTBOX_FRAMES: usize = 1_024;
+
+/// What a trace of messages may take. Half of it is places of about 100 bytes: some 40,000 steps, or the last 6,000
+/// calls.
+pub const TRACE_BYTES: u32 = 8 * 1024 * 1024;

@@ -34,6 +34,7 @@ use crate::options::GatewayOptions;
 use crate::services::Services;
 use crate::session::{Session, SessionPage, SharedRights};
 use crate::stats::{Counters, Snapshot, Stats};
+use crate::trace::{self, Trace, TraceAnswer, TraceQuestion, TraceStatus};
 use crate::upstream::Upstreams;
 use lease::KeptLease;
 pub(crate) use timers::Moment;
@@ -77,6 +78,7 @@ pub(crate) struct Node {
     /// Whether room for replies is being made.
     pub(crate) making_room: AtomicBool,
     pub(crate) limits: Limits,
+    pub(crate) trace: Trace,
     waiting: Waiting,
     pub(crate) timers: Timers,
     lease: KeptLease,
@@ -108,6 +110,7 @@ impl Gateway {
             reply_budget: ReplyBudget::new(options.reply_cache_bytes),
             making_room: AtomicBool::new(false),
             limits: Limits::new(&options),
+            trace: Trace::new(options.trace),
             services: Services::new(upstreams),
             hub: Hub::default(),
             connections: Connections::default(),
@@ -144,6 +147,7 @@ impl Gateway {
         let running = node.options.load_full();
         let options = options.changed_from(&running);
         node.limits.configure(&options);
+        node.trace.configure(running.trace, options.trace);
         node.options.store(Arc::new(options));
     }
 
@@ -184,6 +188,25 @@ impl Gateway {
             connection::refuse(connection, why).await;
             drop(place);
         });
+    }
+
+    /// Says what has become of a message of a session: where it is now, and the steps that the trace has of it. For
+    /// operators alone: it names users' channels and actions.
+    pub fn trace(&self, session: SessionId, question: &TraceQuestion) -> TraceAnswer {
+        trace::answer(&self.node, session, question)
+    }
+
+    /// Whether a trace is kept, and what it holds.
+    pub fn trace_status(&self) -> TraceStatus {
+        self.node.trace.status()
+    }
+
+    /// Begins to keep a trace, or stops and forgets it.
+    pub fn trace_switch(&self, on: bool) -> TraceStatus {
+        if self.node.trace.switch(on) {
+            tracing::info!(on, "the trace of messages was switched");
+        }
+        self.node.trace.status()
     }
 
     /// What memory the process has and may have; a limit of 0 is none. While it has more no session begins and no call

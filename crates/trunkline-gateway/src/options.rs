@@ -9,6 +9,7 @@ use trunkline_session::{SessionConfig, TokenKey};
 
 use crate::auth::{ChannelPattern, LoginPolicy, May, Rights};
 use crate::defaults;
+use crate::trace::TraceOptions;
 use crate::zone::ZoneMap;
 
 /// Everything that shapes a gateway beside its broker, authenticator and services.
@@ -52,6 +53,8 @@ pub struct GatewayOptions {
     pub frames_per_address: u32,
     /// From how much of a limit on it counts as near.
     pub warn_percent: u32,
+    /// Whether what becomes of each message is traced from the start, and how much of it is kept.
+    pub trace: TraceOptions,
 }
 
 /// A rate of calls over all sessions of the node.
@@ -100,6 +103,7 @@ impl GatewayOptions {
             reply_queue_bytes: defaults::REPLY_QUEUE_BYTES.into(),
             frames_per_address: defaults::FRAMES_PER_ADDRESS,
             warn_percent: defaults::WARN_PERCENT,
+            trace: TraceOptions::default(),
         }
     }
 

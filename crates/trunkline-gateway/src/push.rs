@@ -13,7 +13,7 @@ use trunkline_service::{ContextError, Push, PushOutcome, SyncHint, Target};
 use trunkline_session::ClientSeq;
 use trunkline_session::engine::{BindAnswer, BindHint, BindTarget, BoundPush};
 
-use crate::channels::{broker_error, check_json, check_size};
+use crate::channels::{broker_error, check_json, check_size, trace_published};
 use crate::encode::{push_exceeds_as_json, push_size};
 use crate::gateway::Node;
 use crate::session::{Session, to_session};
@@ -165,10 +165,12 @@ pub(crate) async fn publish_response(
         ttl: None,
         idempotency_key: key.map(|key| format!("push\n{key}").into()),
     };
-    let item = Item::push("", response.encode_to_vec());
-    let published = node.broker.publish(&name, item, options).await;
+    let payload = response.encode_to_vec();
+    let bytes = payload.len();
+    let published = node.broker.publish(&name, Item::push("", payload), options).await;
     let published = published.map_err(|failed| from_message(broker_error(&failed)))?;
     node.stats.pushes.one();
+    trace_published(node, channel, published.position, bytes);
     Ok(published)
 }
 

@@ -14,6 +14,7 @@ mod operations;
 mod owner;
 mod refresh;
 mod replies;
+mod traced;
 mod waiters;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -47,6 +48,7 @@ use operations::{Ended, begin_call};
 pub(crate) use operations::{error_message, reserve};
 use owner::Owner;
 pub(crate) use owner::SharedRights;
+pub(crate) use traced::Place;
 use waiters::AckWaiters;
 
 use crate::auth::{Identity, Rights};
@@ -54,6 +56,7 @@ use crate::connection::{Ending, Handle};
 use crate::encode::WireForm;
 use crate::gateway::Node;
 use crate::limits::UserShare;
+use crate::trace::Step;
 
 /// One session. Shared by the hub, its connection's actor and the tasks that work for it.
 pub(crate) struct Session {
@@ -207,7 +210,7 @@ impl Session {
 
     /// Protocol 0: the client has everything up to this number, as an ack or a START says.
     pub(crate) fn ack_numbers(&self, seq: Seq) -> Result<(), LedgerError> {
-        self.inner.lock().ack_numbers(seq)
+        self.inner.lock().ack_numbers(seq).map(drop)
     }
 
     /// Protocol 0: reserves the next block of numbers in the broker, before the last one is used up.
@@ -425,6 +428,10 @@ impl Session {
         if matches!(frame.body, UpBody::Heartbeat(_)) && !self.is_calling() {
             inner.owner.rest();
         }
+        if node.trace.is_on() {
+            self.trace_read(node, &frame);
+            inner.trace_replies_acked(node, self, &frame);
+        }
         let sent = Sent { handle: &link.handle, ledger: inner.ledger.clone() };
         let gate = Gate { node, session: self };
         self.apply_locked(node, inner, Input::Frame { fence, frame, sent: &sent, gate: &gate });
@@ -570,12 +577,13 @@ impl Session {
 }
 
 impl Inner {
-    fn ack_numbers(&mut self, seq: Seq) -> Result<(), LedgerError> {
-        let Some(ledger) = &self.ledger else { return Ok(()) };
+    /// Answers the channels that the ack tells of.
+    fn ack_numbers(&mut self, seq: Seq) -> Result<Vec<ChannelPosition>, LedgerError> {
+        let Some(ledger) = &self.ledger else { return Ok(Vec::new()) };
         let Acked { positions, answers } = ledger.lock().ack(seq)?;
         self.engine.answers_acked(&answers);
         self.waiters.acked(&positions);
-        Ok(())
+        Ok(positions)
     }
 
     fn caller(&mut self, node: &Node, session: &Session) -> Arc<Caller> {
@@ -611,8 +619,14 @@ impl Inner {
                 self.unlink(session);
                 effects.push(Effect::End(connection, Ending::from_notice(&close)));
             }
-            Output::Send(frame) => self.send(&frame),
-            Output::Deliver(channels) => self.deliver(channels),
+            Output::Send(frame) => {
+                session.trace_sent(node, &frame);
+                self.send(&frame);
+            }
+            Output::Deliver(channels) => {
+                session.trace_followed(node, &channels);
+                self.deliver(channels);
+            }
             Output::Detach(channel) => {
                 if let Some(attached) = self.attached.remove(&channel) {
                     if let Some(link) = &self.link {
@@ -624,14 +638,21 @@ impl Inner {
                 }
             }
             Output::Call(call) => effects.push(Effect::Call(call)),
-            Output::CallRefused(why) => effects.push(Effect::CallRefused(why)),
+            Output::CallRefused(seq, why) => {
+                session.trace(node, || Step::Refused { call: seq.0, why: why.as_str() });
+                effects.push(Effect::CallRefused(why));
+            }
             Output::RequestRefused(why) => effects.push(Effect::RequestRefused(why)),
             Output::Operation { id, operation } => effects.push(Effect::Job(Job::Operation(id, operation))),
             Output::Publish(target, push) => effects.push(Effect::Job(Job::Publish(target, push))),
-            Output::Acked(positions) => self.waiters.acked(&positions),
+            Output::Acked(positions) => {
+                session.trace_acked(node, &positions);
+                self.waiters.acked(&positions);
+            }
             Output::AckedSeq(seq) => {
                 // The engine has judged the number already; where nothing more is kept for the client, START says so.
-                let _: Result<(), LedgerError> = self.ack_numbers(seq);
+                let _: Result<(), LedgerError> =
+                    self.ack_numbers(seq).map(|acked| session.trace_acked(node, &acked));
             }
             Output::Close { connection, notice } => {
                 let is_ours = self.link.as_ref().is_some_and(|link| link.handle.id == connection);
@@ -652,15 +673,21 @@ impl Inner {
     fn tell(&mut self, node: &Node, session: &Session, event: Event, effects: &mut Vec<Effect>) {
         let event = match event {
             Event::Started => {
+                self.trace_connected(node, session);
                 node.stats.sessions_started.one();
                 SessionEvent::Started
             }
             Event::Resumed => {
+                self.trace_connected(node, session);
                 node.stats.sessions_resumed.one();
                 SessionEvent::Resumed
             }
-            Event::Lost => SessionEvent::Lost,
+            Event::Lost => {
+                session.trace(node, || Step::Lost);
+                SessionEvent::Lost
+            }
             Event::Ended(code) => {
+                session.trace(node, || Step::SessionEnded { code });
                 node.stats.sessions_ended.one();
                 // First: who hears of the end no longer finds the session.
                 node.hub.remove(session);

@@ -8,7 +8,7 @@ use trunkline_broker::HistoryLimits;
 use trunkline_gateway::auth::{self, ChannelPattern, JwtOptions, LoginPolicy, Rights};
 use trunkline_gateway::upstream::{HealthOptions, Registration, Route, UpstreamOptions, defaults};
 use trunkline_gateway::zone::{Zone, ZoneError, ZoneMap};
-use trunkline_gateway::{CallLimit, GatewayOptions, Namespace};
+use trunkline_gateway::{CallLimit, GatewayOptions, Namespace, TraceOptions};
 use trunkline_proto::wire::UpstreamRegisterRequest;
 use trunkline_session::{SessionConfig, TokenKey};
 
@@ -90,6 +90,7 @@ pub(crate) fn gateway_options(
         reply_queue_bytes: limits.reply_queue.0.into(),
         frames_per_address: limits.frames_per_address,
         warn_percent: limits.warn_percent,
+        trace: TraceOptions { on: config.trace.on, bytes: config.trace.bytes.0 as usize },
         node: defaults.node,
         implicit_history: defaults.implicit_history,
         write_stall: defaults.write_stall,

@@ -242,6 +242,11 @@ impl Handle {
         self.write.lock().queued()
     }
 
+    /// Does a frame that answers the call with this `msg_id` wait to be written?
+    pub(crate) fn has_queued(&self, msg_id: u32) -> bool {
+        self.write.lock().has_queued(msg_id)
+    }
+
     /// Is so much queued that the connection should read no further and start no call?
     pub(crate) fn is_full(&self) -> bool {
         self.write.lock().is_full()

@@ -6,6 +6,7 @@
 
 mod numbered;
 mod outbox;
+mod tracer;
 
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -24,7 +25,9 @@ use trunkline_transport::Framing;
 use crate::encode::WireForm;
 use crate::limits::ReplyQueue;
 use crate::session::to_session;
+use crate::trace;
 use outbox::{Numbering, Outbox, Outgoing};
+pub(crate) use tracer::Tracer;
 
 /// One vectored write takes at most this much: what a default socket buffer takes at once, so that more would only
 /// be gathered in vain.
@@ -168,14 +171,18 @@ impl WriteState {
     /// [`WriteState::is_full`].
     pub(crate) fn send(&mut self, frame: &DownFrame) {
         match self.form.protocol {
-            Protocol::Trunkline => self.queue(self.form.frame(frame), None),
+            Protocol::Trunkline => self.queue(self.form.frame(frame), None, trace::answers(frame)),
             Protocol::Seed if !self.is_numbering => self.park(frame),
             Protocol::Seed => {
                 for frame in down_for_protocol0(frame.clone()) {
                     let numbered = is_numbered(&frame) && self.ledger.is_some();
                     let next = Numbering::Next { answers: answers(&frame) };
                     let numbering = if numbered { next } else { Numbering::Fixed(Seq(0)) };
-                    self.queue(self.form.dialect.encode_down(&frame).into(), Some(numbering));
+                    self.queue(
+                        self.form.dialect.encode_down(&frame).into(),
+                        Some(numbering),
+                        answers(&frame),
+                    );
                 }
             }
         }
@@ -183,16 +190,16 @@ impl WriteState {
 
     /// Queues a protocol 0 body that bears its number already.
     pub(crate) fn send_again(&mut self, seq: Seq, body: Bytes) {
-        self.queue(body, Some(Numbering::Fixed(seq)));
+        self.queue(body, Some(Numbering::Fixed(seq)), 0);
     }
 
     /// Queues bytes that are complete as they are: a WebSocket pong, or its close frame.
     pub(crate) fn send_raw(&mut self, bytes: Bytes) {
-        self.queue(bytes, None);
+        self.queue(bytes, None, 0);
     }
 
-    fn queue(&mut self, bytes: Bytes, numbering: Option<Numbering>) {
-        self.work().outbox.push(Outgoing { bytes, numbering });
+    fn queue(&mut self, bytes: Bytes, numbering: Option<Numbering>, answers: u32) {
+        self.work().outbox.push(Outgoing { bytes, numbering, answers });
     }
 
     /// Is the outbox so full that the connection should read no further?
@@ -226,6 +233,11 @@ impl WriteState {
     pub(crate) fn take_pressure(&mut self) -> Option<Pressure> {
         let pressure = self.pressure();
         (std::mem::replace(&mut self.told, pressure) != pressure).then_some(pressure)
+    }
+
+    /// Does a frame that answers the call with this `msg_id` wait here?
+    pub(crate) fn has_queued(&self, msg_id: u32) -> bool {
+        self.work.as_ref().is_some_and(|work| work.outbox.iter().any(|outgoing| outgoing.answers == msg_id))
     }
 
     /// Frames and bytes that wait here: the outbox, and the rest of the frame that is begun.
@@ -312,9 +324,9 @@ impl WriteState {
 
     /// Chooses what is written next, in order: the begun frame, the outbox, then the channels in turn by bytes.
     /// Channels at their head are parked, so that the next publication wakes this connection once.
-    pub(crate) fn gather(&mut self, unparks: Unparks<'_>) -> Pending {
+    pub(crate) fn gather(&mut self, unparks: Unparks<'_>, tracer: Tracer<'_>) -> Pending {
         if self.form.protocol == Protocol::Seed {
-            return self.gather_numbered(unparks);
+            return self.gather_numbered(unparks, tracer);
         }
         let mut gathered =
             self.work.as_mut().map(|work| std::mem::take(&mut work.gathered)).unwrap_or_default();
@@ -349,9 +361,9 @@ impl WriteState {
     }
 
     /// Protocol 0: what is numbered is begun, and nothing else is written.
-    fn gather_numbered(&mut self, unparks: Unparks<'_>) -> Pending {
+    fn gather_numbered(&mut self, unparks: Unparks<'_>, tracer: Tracer<'_>) -> Pending {
         self.forget_gathered();
-        let stopped = self.number_frames(unparks);
+        let stopped = self.number_frames(unparks, tracer);
         match self.work.as_deref_mut() {
             Some(work) if !work.begun.is_empty() => {
                 let bytes = work.begun.clone();
@@ -405,7 +417,7 @@ impl WriteState {
 
     /// Records that `written` bytes of what was gathered are on their way. A frame of which only the beginning is
     /// becomes the begun frame: its tail is copied, so that a slow reader pins nothing of the log.
-    pub(crate) fn advance(&mut self, mut written: usize) {
+    pub(crate) fn advance(&mut self, mut written: usize, tracer: Tracer<'_>) {
         let mut gathered = std::mem::take(&mut self.work().gathered);
         for Gathered { bytes, source } in gathered.drain(..) {
             if written == 0 {
@@ -418,7 +430,9 @@ impl WriteState {
                 Source::Begun => self.work().begun = bytes.slice(now..),
                 Source::Outbox => {
                     let work = self.work();
-                    work.outbox.pop();
+                    if let Some(outgoing) = work.outbox.pop() {
+                        tracer.written(outgoing.answers);
+                    }
                     work.begun = if is_cut { Bytes::copy_from_slice(&bytes[now..]) } else { Bytes::new() };
                 }
                 Source::Channel { index, last, entries } => {
@@ -430,7 +444,7 @@ impl WriteState {
                         entries,
                         tail: Bytes::copy_from_slice(&bytes[now..]),
                     });
-                    self.begin(index, cut);
+                    self.begin(index, cut, tracer);
                 }
             }
         }
@@ -467,7 +481,14 @@ impl WriteState {
         }
     }
 
-    fn begin(&mut self, index: usize, cut: Cut) {
+    fn begin(&mut self, index: usize, cut: Cut, tracer: Tracer<'_>) {
+        let live = &self.channels[index];
+        let (from, up_to) = (live.cursor.position(), cut.cursor.position());
+        if cut.entries == 0 {
+            tracer.gap(live.name(), from, up_to);
+        } else {
+            tracer.delivered(live.name(), from, up_to);
+        }
         self.channels[index].cursor = cut.cursor;
         self.turn = index + 1;
         let work = self.work();

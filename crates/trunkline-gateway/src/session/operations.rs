@@ -28,6 +28,7 @@ use crate::defaults::RETRY_AFTER;
 use crate::gateway::Node;
 use crate::limits::jittered_ms;
 use crate::push;
+use crate::trace::{self, Step};
 
 /// A page of history has at most so many publications, whatever the client asks for.
 const MAX_HISTORY_PAGE: u32 = 1_000;
@@ -105,13 +106,28 @@ async fn whole_call(
 ) -> Ended {
     let (begin, seq) = (Instant::now(), call.seq);
     let outcome = match may_run(&node, &call) {
-        Ok(()) => counted(&node, begin, run_call(&node, &running.session, service, call)).await,
+        Ok(()) => {
+            running.session.trace(&node, || Step::Started { call: seq.0 });
+            counted(&node, begin, run_call(&node, &running.session, service, call)).await
+        }
         Err(error) => {
             node.stats.calls_refused.one();
             CallOutcome::Error(error)
         }
     };
+    running.session.trace(&node, || end_step(seq, &outcome));
     Ended { seq, outcome: Some(outcome), running }
+}
+
+/// How a call ended, for the trace.
+fn end_step(seq: ClientSeq, outcome: &CallOutcome) -> Step {
+    let (outcome, bytes) = match outcome {
+        CallOutcome::Reply { response, .. } => {
+            (format!("reply {}", response.code).into(), response.data.len())
+        }
+        CallOutcome::Error(error) => (trace::name(&error.name), 0),
+    };
+    Step::Ended { call: seq.0, outcome, bytes }
 }
 
 /// A call that runs, in the node's figures. `begin` is its arrival.

@@ -13,7 +13,8 @@ use trunkline_proto::{Dialect, DownFrame, ErrorCode};
 use super::Outputs;
 use super::cache::Cache;
 use super::io::{
-    BindAnswer, BindHint, BoundPush, CallHistory, CallOutcome, CallRequest, GiveUp, Output, Pressure,
+    BindAnswer, BindHint, BoundPush, CallHistory, CallOutcome, CallRequest, CallStage, GiveUp, Output,
+    Pressure,
 };
 use super::refused;
 use super::replies::{self, Answered, Fate};
@@ -135,6 +136,22 @@ impl Calls {
     pub(crate) fn begin_after(&mut self, last_sent: ClientSeq) {
         if self.highest.is_none() {
             self.sent_before = self.sent_before.max(last_sent);
+        }
+    }
+
+    pub(crate) fn stage(&self, seq: ClientSeq) -> CallStage {
+        match self.slots.get(&seq) {
+            Some(Slot::Open(open)) => match open.stage {
+                Stage::Waiting(_) => CallStage::Waiting,
+                Stage::Running => CallStage::Running,
+                Stage::Held => CallStage::Held,
+            },
+            Some(Slot::Ended(_, answered)) => CallStage::Kept { msg_id: answered.msg_id },
+            Some(Slot::Refused(_)) => CallStage::Refused,
+            Some(Slot::Done(_)) => CallStage::Done,
+            Some(Slot::Forgotten(_)) => CallStage::Forgotten,
+            None if self.highest.is_some_and(|highest| seq <= highest) => CallStage::TooOld,
+            None => CallStage::Unknown,
         }
     }
 
@@ -273,7 +290,7 @@ impl Calls {
             // Others may have filled the node's cache while it waited. It has not run, so it can be refused.
             if !self.budget.has_room() {
                 let turned = cx.later(RequestRefusal::ReplyCache, cx.config.retry_after, seq);
-                cx.outputs.push_back(Output::CallRefused(turned.why));
+                cx.outputs.push_back(Output::CallRefused(seq, turned.why));
                 self.close_call(cx, seq, Fate::Error(refused::message(turned.why, turned.retry_after)));
                 continue;
             }
@@ -534,7 +551,7 @@ impl Cx<'_> {
 
     /// A call does not run, and its number can come again.
     fn refuse(&mut self, msg_id: u32, seq: ClientSeq, turned: TurnedAway) {
-        self.outputs.push_back(Output::CallRefused(turned.why));
+        self.outputs.push_back(Output::CallRefused(seq, turned.why));
         let error = refused::message(turned.why, turned.retry_after);
         self.send(replies::error_frame(msg_id, seq, error));
     }

@@ -340,6 +340,32 @@ pub struct CallRequest {
     pub place: Place,
 }
 
+/// What a session knows of one call number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallStage {
+    /// It has not been seen.
+    Unknown,
+    /// Accepted, and waits for the session's turn.
+    Waiting,
+    /// Given out to run.
+    Running,
+    /// Ended; its reply waits for earlier ones.
+    Held,
+    /// Ended; its reply is kept, with the message id that it answers.
+    Kept {
+        /// Of the frame that asked last.
+        msg_id: u32,
+    },
+    /// Refused for load before it ran.
+    Refused,
+    /// Ended well, and nobody wanted the reply.
+    Done,
+    /// Ended; its reply was confirmed or evicted.
+    Forgotten,
+    /// Older than the window.
+    TooOld,
+}
+
 /// Whether a call may have run before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallHistory {
@@ -388,7 +414,7 @@ pub enum Output {
     /// Run a call, answer with [`Input::CallEnded`].
     Call(Box<CallRequest>),
     /// A call was refused for load before it ran (429, 503): for the counters, the client is told by a frame.
-    CallRefused(RequestRefusal),
+    CallRefused(ClientSeq, RequestRefusal),
     /// The same for any other request.
     RequestRefused(RequestRefusal),
     /// Do an operation, answer with [`Input::Answer`].

@@ -227,6 +227,11 @@ impl Engine {
         }
     }
 
+    /// What is known of this call number.
+    pub fn call_stage(&self, seq: ClientSeq) -> CallStage {
+        self.calls.as_ref().map_or(CallStage::Unknown, |calls| calls.stage(seq))
+    }
+
     /// Whether frames of the connection may be given: after START_RESP, until its end.
     pub fn reads(&self) -> bool {
         matches!(self.phase, Phase::Live)

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use trunkline_proto::{CloseCode, UpBody, UpFrame, wire};
-use trunkline_session::engine::{Input, Output};
+use trunkline_session::engine::{CallStage, Input, Output};
 use trunkline_session::{
-    CallGate, Now, Place, Places, ReplyBudget, RequestRefusal, SessionConfig, TurnedAway,
+    CallGate, ClientSeq, Now, Place, Places, ReplyBudget, RequestRefusal, SessionConfig, TurnedAway,
 };
 
 use crate::rig::*;
@@ -21,12 +21,21 @@ fn the_node_is_asked_once_for_each_call_that_would_run_and_gets_its_place_back()
     assert_eq!(running.len(), 8);
     assert_eq!(places.held(), 9, "eight run and one waits");
     let refused = rig.call(10);
-    assert!(matches!(&refused[..], [Output::CallRefused(RequestRefusal::InFlight), _]), "{refused:?}");
+    assert!(
+        matches!(&refused[..], [Output::CallRefused(ClientSeq(10), RequestRefusal::InFlight), _]),
+        "{refused:?}"
+    );
     let told = error(&refused);
     assert_eq!((told.error_code, told.retry_after_ms), (503, 70), "as the node says");
+    let stage = |rig: &Rig, seq| rig.engine.call_stage(ClientSeq(seq));
+    assert_eq!(
+        [1, 9, 10, 11].map(|seq| stage(&rig, seq)),
+        [CallStage::Running, CallStage::Waiting, CallStage::Refused, CallStage::Unknown]
+    );
     assert_eq!(rig.call(1), [], "what runs is not asked for again");
     assert_eq!(places.asked(), 10);
     let ended = rig.reply(1, "one");
+    assert!(matches!(stage(&rig, 1), CallStage::Kept { .. }));
     assert_eq!(numbers(&ended), [9]);
     assert_eq!(replied(&rig.call(1)), "one");
     assert_eq!(places.asked(), 10, "nor what is answered from the cache");

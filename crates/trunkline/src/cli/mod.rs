@@ -3,6 +3,7 @@
 //! `serve` is also what runs without a command. A command that prints a result prints it alone on standard output;
 //! everything for the person goes to standard error.
 
+mod admin;
 mod bench;
 mod call;
 mod check;
@@ -16,6 +17,7 @@ pub(crate) mod reach;
 mod serve;
 mod shown;
 mod token;
+mod trace;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -67,6 +69,8 @@ enum Command {
     Push(push::Push),
     /// Measure a node.
     Bench(bench::Bench),
+    /// Say what became of one message.
+    Trace(trace::Trace),
     /// Check this machine and the node on it.
     Doctor(doctor::Doctor),
     /// Check the configuration and print what is in force, without serving.
@@ -85,6 +89,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Listen(command)) => command.run(),
         Some(Command::Push(command)) => command.run(),
         Some(Command::Bench(command)) => command.run(),
+        Some(Command::Trace(command)) => command.run(),
         Some(Command::Doctor(command)) => command.run(),
         Some(Command::Check(command)) => command.run(),
         Some(Command::Init(command)) => command.run(),

@@ -3,7 +3,7 @@
 use toml::Value;
 
 use super::Config;
-use super::sections::{Auth, Jwt, Limits, Listen, Log, Namespace, Node, Session, Tls, Upstreams};
+use super::sections::{Auth, Jwt, Limits, Listen, Log, Namespace, Node, Session, Tls, Trace, Upstreams};
 use super::setting::{Key, Section};
 
 /// Stands in a path for a name that the person chooses.
@@ -47,6 +47,7 @@ pub(crate) fn sections() -> Vec<Described> {
         describe::<Namespace>(&["namespaces", ANY]),
         describe::<Upstreams>(&["upstreams"]),
         describe::<Limits>(&["limits"]),
+        describe::<Trace>(&["trace"]),
         describe::<Log>(&["log"]),
     ]
 }
@@ -98,6 +99,7 @@ impl Config {
             }
             ["upstreams", name] => set(&mut self.upstreams, name, value),
             ["limits", name] => set(&mut self.limits, name, value),
+            ["trace", name] => set(&mut self.trace, name, value),
             ["log", name] => set(&mut self.log, name, value),
             _ => Err("there is no such key".to_owned()),
         }
@@ -117,6 +119,7 @@ impl Config {
         }
         show(&self.upstreams, "upstreams.", &mut all);
         show(&self.limits, "limits.", &mut all);
+        show(&self.trace, "trace.", &mut all);
         show(&self.log, "log.", &mut all);
         all
     }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use super::problem::Origin;
@@ -22,6 +23,9 @@ const SMALLEST_LOG: ByteSize = ByteSize(64 * 1024);
 
 /// Below it a node that does nothing would refuse everybody.
 const SMALLEST_MEMORY: u64 = 32 << 20;
+
+/// A smaller trace holds less than one busy second; a larger one is searched for too long.
+const TRACE_BYTES: RangeInclusive<ByteSize> = ByteSize(64 * 1024)..=ByteSize(1024 * 1024 * 1024);
 
 /// Adds a sentence for everything that is wrong across the keys.
 pub(crate) fn across(config: &Config, origins: &BTreeMap<String, Origin>, problems: &mut Vec<String>) {
@@ -292,6 +296,9 @@ impl Checks<'_> {
             && bytes < SMALLEST_MEMORY
         {
             self.wrong("limits.memory", "must be at least 32 MiB: an idle node has nearly as much");
+        }
+        if !TRACE_BYTES.contains(&self.config.trace.bytes) {
+            self.wrong("trace.bytes", "must be from 64 KiB to 1 GiB");
         }
         if !(1..=100).contains(&limits.warn_percent) {
             self.wrong("limits.warn_percent", "must be from 1 to 100");

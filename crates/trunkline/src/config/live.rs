@@ -26,6 +26,7 @@ const LIVE: &[&str] = &[
     "limits.calls_per_second",
     "limits.call_burst",
     "limits.drain",
+    "trace.",
     "log.level",
 ];
 
@@ -60,6 +61,7 @@ impl Config {
         }
         take("upstreams.", &mut self.upstreams, &newer.upstreams, &mut changes);
         take("limits.", &mut self.limits, &newer.limits, &mut changes);
+        take("trace.", &mut self.trace, &newer.trace, &mut changes);
         take("log.", &mut self.log, &newer.log, &mut changes);
         changes
     }

@@ -28,7 +28,7 @@ pub(crate) use memory::MemoryLimit;
 pub(crate) use problem::{Origin, Problems};
 pub(crate) use sections::{
     Auth, AuthMode, Instance, Jwt, Limits, Listen, Log, LogFormat, Login, May, Namespace, Node, Right,
-    Session, Tls, TlsMode, Upstreams,
+    Session, Tls, TlsMode, Trace, Upstreams,
 };
 pub(crate) use sources::{Flag, Sources};
 pub(crate) use values::parse_duration;
@@ -55,6 +55,8 @@ pub(crate) struct Config {
     pub(crate) upstreams: Upstreams,
     /// What the node takes on.
     pub(crate) limits: Limits,
+    /// The trace of messages.
+    pub(crate) trace: Trace,
     /// The log.
     pub(crate) log: Log,
 }

@@ -394,6 +394,16 @@ section! {
     }
 }
 
+section! {
+    /// What becomes of single messages, for `trunkline trace`. Off, it costs nothing; `trunkline trace --on` switches it while the node runs.
+    struct Trace {
+        /// Whether the node keeps a trace from its start on.
+        on: bool = false,
+        /// Memory of the steps that are kept, up to 1 GiB; the oldest go first. A call has about seven steps, of about 100 bytes each.
+        bytes: ByteSize = ByteSize(gateway::TRACE_BYTES),
+    }
+}
+
 words! {
     /// How log lines look.
     enum LogFormat {

@@ -7,6 +7,7 @@ mod gatesvr;
 mod places;
 mod profile;
 mod prometheus;
+mod trace;
 mod upgrade;
 
 use axum::Router;
@@ -52,6 +53,7 @@ pub(super) fn metrics(http: Http) -> Router {
     figures()
         .route("/metrics", get(prometheus::metrics))
         .route("/stats", get(gatesvr::stats))
+        .route("/api/admin/trace", get(trace::answer).put(trace::switch))
         .route("/debug/pprof/profile", get(profile::profile))
         .fallback(async || not_found(OPERATORS))
         .method_not_allowed_fallback(only_get)
@@ -65,7 +67,7 @@ const PUBLIC: &str =
 
 /// What somebody is told who asks the metrics surface for something else.
 const OPERATORS: &str =
-    "/metrics, /health, /ready, /stats, /performance, /debug/pprof/profile and /api/status";
+    "/metrics, /health, /ready, /stats, /performance, /debug/pprof/profile, /api/status and /api/admin/trace";
 
 /// What both have.
 fn figures() -> Router<Http> {

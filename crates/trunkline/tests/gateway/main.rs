@@ -22,3 +22,4 @@ mod seed_clients;
 mod slow_readers;
 mod start;
 mod storm;
+mod trace;

@@ -6,7 +6,7 @@ use trunkline_broker::ReadOutcome;
 use trunkline_session::protocol0::LedgerError;
 use trunkline_session::{Ledger, Seq};
 
-use super::{Counting, Numbering, Pending, Unparks, WriteState, gap_frame};
+use super::{Counting, Numbering, Pending, Tracer, Unparks, WriteState, gap_frame};
 use crate::encode::WireForm;
 use crate::session::to_session;
 
@@ -26,14 +26,14 @@ impl From<LedgerError> for Pending {
 impl WriteState {
     /// Numbers what comes next, as far as one batch and the ledger allow, and puts it behind what is begun. Answers
     /// why it stopped.
-    pub(super) fn number_frames(&mut self, unparks: Unparks<'_>) -> Pending {
+    pub(super) fn number_frames(&mut self, unparks: Unparks<'_>, tracer: Tracer<'_>) -> Pending {
         let begun = self.work.as_ref().map_or_else(Bytes::new, |work| work.begun.clone());
         if begun.len() >= BATCH_BYTES {
             return Pending::Bytes;
         }
         let mut batch = BytesMut::from(&begun[..]);
-        let stopped = self.number_outbox(&mut batch).and_then(|()| match self.is_numbering {
-            true => self.number_channels(&mut batch, unparks),
+        let stopped = self.number_outbox(&mut batch, tracer).and_then(|()| match self.is_numbering {
+            true => self.number_channels(&mut batch, unparks, tracer),
             false => Ok(()),
         });
         if !batch.is_empty() || self.work.is_some() {
@@ -42,7 +42,7 @@ impl WriteState {
         stopped.err().unwrap_or(Pending::Nothing)
     }
 
-    fn number_outbox(&mut self, batch: &mut BytesMut) -> Result<(), Pending> {
+    fn number_outbox(&mut self, batch: &mut BytesMut, tracer: Tracer<'_>) -> Result<(), Pending> {
         while let Some(outgoing) = self.work.as_ref().and_then(|work| work.outbox.front()) {
             if batch.len() >= BATCH_BYTES {
                 return Err(Pending::Bytes);
@@ -56,15 +56,22 @@ impl WriteState {
                     write(self.form, seq, &body, batch);
                 }
             }
-            self.work().outbox.pop();
+            if let Some(outgoing) = self.work().outbox.pop() {
+                tracer.written(outgoing.answers);
+            }
         }
         Ok(())
     }
 
-    fn number_channels(&mut self, batch: &mut BytesMut, unparks: Unparks<'_>) -> Result<(), Pending> {
+    fn number_channels(
+        &mut self,
+        batch: &mut BytesMut,
+        unparks: Unparks<'_>,
+        tracer: Tracer<'_>,
+    ) -> Result<(), Pending> {
         for step in 0..self.channels.len() {
             let index = (self.turn + step) % self.channels.len();
-            self.number_channel(index, batch, unparks)?;
+            self.number_channel(index, batch, unparks, tracer)?;
         }
         Ok(())
     }
@@ -74,6 +81,7 @@ impl WriteState {
         index: usize,
         batch: &mut BytesMut,
         unparks: Unparks<'_>,
+        tracer: Tracer<'_>,
     ) -> Result<(), Pending> {
         let mut pieces = Vec::new();
         loop {
@@ -85,6 +93,7 @@ impl WriteState {
             let live = &self.channels[index];
             let name = live.name().clone();
             let mut cursor = live.cursor;
+            let before = cursor.position();
             // One publication at a time: each has a number of its own.
             let encode = Counting::new(form);
             let outcome = live.log().read(&mut cursor, form.variant(), &encode, 0, &mut pieces);
@@ -102,12 +111,14 @@ impl WriteState {
                         self.take_number(|ledger| ledger.begin_gap(&name, to_session(next), body.clone()))?;
                     write(form, seq, &body, batch);
                 }
+                tracer.gap(&name, from, next);
                 self.work().written.gaps += 1;
             }
             for piece in pieces.drain(..) {
                 let at = to_session(piece.last);
                 let seq = self.take_number(|ledger| ledger.begin_publication(&name, at))?;
                 write(form, seq, &piece.bytes, batch);
+                tracer.delivered(&name, before, piece.last);
                 self.work().written.deliveries += 1;
             }
             self.channels[index].cursor = cursor;

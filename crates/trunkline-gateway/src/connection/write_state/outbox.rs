@@ -18,6 +18,8 @@ pub(super) struct Outgoing {
     pub(super) bytes: Bytes,
     /// How a protocol 0 frame is numbered; `None`: it is complete as it is.
     pub(super) numbering: Option<Numbering>,
+    /// The `msg_id` of the call that it answers, else 0.
+    pub(super) answers: u32,
 }
 
 /// Which number a protocol 0 frame bears.
@@ -55,10 +57,10 @@ impl Outbox {
         self.frames.iter()
     }
 
-    pub(super) fn pop(&mut self) {
-        if let Some(outgoing) = self.frames.pop_front() {
-            self.gone(outgoing.bytes.len());
-        }
+    pub(super) fn pop(&mut self) -> Option<Outgoing> {
+        let outgoing = self.frames.pop_front()?;
+        self.gone(outgoing.bytes.len());
+        Some(outgoing)
     }
 
     /// Takes out, in their order, those that `which` names.
@@ -106,12 +108,12 @@ mod tests {
         for (at, outbox) in outboxes.iter_mut().enumerate() {
             for length in 1..=4 {
                 let numbering = (length == 3).then_some(Numbering::Next { answers: 0 });
-                outbox.push(Outgoing { bytes: vec![0; length + at].into(), numbering });
+                outbox.push(Outgoing { bytes: vec![0; length + at].into(), numbering, answers: 0 });
             }
         }
         let [mut one, other] = outboxes;
         assert_eq!((one.bytes(), other.bytes(), all.bytes()), (10, 14, 24));
-        one.pop();
+        assert_eq!(one.pop().map(|outgoing| outgoing.bytes.len()), Some(1));
         let taken = one.take(|outgoing| outgoing.numbering.is_some());
         assert_eq!((taken.len(), one.frames(), one.bytes(), all.bytes()), (1, 2, 6, 20));
         drop(one);

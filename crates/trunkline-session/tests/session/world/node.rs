@@ -338,7 +338,7 @@ impl Node {
             }
             Output::Close { connection, notice } => self.close(connection.0 as usize, notice),
             Output::Event(event) => self.events.push((session, event)),
-            Output::CallRefused(_) | Output::RequestRefused(_) | Output::Acked(_) | Output::AckedSeq(_) => {}
+            Output::CallRefused(..) | Output::RequestRefused(_) | Output::Acked(_) | Output::AckedSeq(_) => {}
         }
     }
 
