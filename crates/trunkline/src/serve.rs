@@ -96,11 +96,7 @@ async fn serve(
     );
     let surfaces =
         surfaces::bind(&config, &gateway, &certificate, &status, &dir, descriptors, &cancel).await?;
-    let node = RunningNode {
-        surfaces: surfaces.addresses().clone(),
-        pid: std::process::id(),
-        certificate_sha256: certificate.sha256(),
-    };
+    let node = running_node(&surfaces, &certificate);
     status.ready(surfaces.addresses());
     surfaces.ready().await;
     // Who waits for the ready file finds the greeting printed.
@@ -109,7 +105,7 @@ async fn serve(
 
     systemd::ready();
 
-    let memory_limit = config.limits.memory;
+    let (memory_limit, memory_limit_now) = watch::channel(config.limits.memory);
     let (jwt, jwt_now) = watch::channel(config.jwt.clone());
     let mut reloader = Reloader {
         sources,
@@ -122,6 +118,7 @@ async fn serve(
         surfaces: &surfaces,
         verifier: verifier.clone(),
         jwt,
+        memory_limit,
         log,
         reloads: &reloads,
     };
@@ -130,7 +127,7 @@ async fn serve(
         never = reloader.run(&mut hangups) => match never {},
         never = jwks::keep_fresh(jwt_now, verifier) => match never {},
         never = keep_published(&mut published, &certificate, renewals) => match never {},
-        never = memory::watch(&gateway, memory_limit) => match never {},
+        never = memory::watch(&gateway, memory_limit_now) => match never {},
         never = systemd::watchdog() => match never {},
     };
     let drain = reloader.running.limits.drain;
@@ -140,6 +137,14 @@ async fn serve(
     status.stopping();
     drop(published);
     ending(&mut signals, &gateway, &surfaces, &upstreams, &cancel, end).await
+}
+
+fn running_node(surfaces: &Surfaces, certificate: &NodeCertificate) -> RunningNode {
+    RunningNode {
+        surfaces: surfaces.addresses().clone(),
+        pid: std::process::id(),
+        certificate_sha256: certificate.sha256(),
+    }
 }
 
 /// Drains until `end`, unless a second signal comes.

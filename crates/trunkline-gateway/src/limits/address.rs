@@ -132,6 +132,9 @@ mod tests {
         let now = Duration::from_secs(1);
         assert!((0..20).all(|_| one.take(now).is_zero()));
         assert!(neighbour.take(now) > Duration::ZERO, "they share it");
+        addresses.configure(0);
+        assert!(neighbour.take(now).is_zero(), "a new rate holds for who is there");
+        addresses.configure(10);
         assert!(mapped.take(now).is_zero());
         for loopback in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
             assert!(of(loopback).is_none(), "{loopback}");

@@ -21,7 +21,7 @@ use super::certificate::{NodeCertificate, Pem};
 use super::surfaces::Surfaces;
 use super::systemd;
 use super::watching::Watch;
-use crate::config::{self, Changes, Config, Jwt, Sources};
+use crate::config::{self, Changes, Config, Jwt, MemoryLimit, Sources};
 use crate::data_dir::DataDir;
 use crate::logging::{Level, LogHandle};
 use crate::{jwks, options};
@@ -76,6 +76,7 @@ pub(super) struct Reloader<'a> {
     pub(super) surfaces: &'a Surfaces,
     pub(super) verifier: Option<Arc<JwtVerifier>>,
     pub(super) jwt: watch::Sender<Jwt>,
+    pub(super) memory_limit: watch::Sender<MemoryLimit>,
     pub(super) log: LogHandle,
     pub(super) reloads: &'a Reloads,
 }
@@ -177,6 +178,7 @@ impl Reloader<'_> {
             verifier.replace_keys(keys);
         }
         self.jwt.send_replace(config.jwt.clone());
+        self.memory_limit.send_replace(config.limits.memory);
         self.log.set(level);
         self.running = config;
         Ok(changes)

@@ -83,6 +83,64 @@ async fn limits_of_calls_change() {
     assert_eq!(failed(&mut alice).await, 0);
 }
 
+/// What answers a call: 200, or the code of an error.
+async fn code(client: &mut TestClient, action: &str) -> i32 {
+    match client.call(action, "x").await.unwrap().body {
+        DownBody::BusinessData(reply) => reply.code,
+        DownBody::Error(error) => error.error_code,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn every_limit_of_the_node_has_its_new_value_at_once() {
+    let server = started("").await;
+    for (key, value, name, shown) in [
+        ("connections", "9", "connections", 9.0),
+        ("sessions", "7", "sessions", 7.0),
+        ("calls_per_second", "50", "calls_per_second", 50.0),
+        ("calls_in_flight", "5", "calls_in_flight", 5.0),
+        ("call_bytes", "\"1 MiB\"", "call_bytes", 1_048_576.0),
+        ("reply_queue", "\"2 MiB\"", "reply_queue_bytes", 2_097_152.0),
+        ("memory", "\"64 GiB\"", "memory_bytes", 68_719_476_736.0),
+    ] {
+        let limit = format!("trunkline_limit{{limit=\"{name}\"}}");
+        assert_ne!(metric(&server, &limit).await, shown, "{key}");
+        change(&server, &format!("[limits]\n{key} = {value}")).await;
+        // The memory is read by a watcher of its own.
+        until(key, async || metric(&server, &limit).await == shown).await;
+        assert_eq!(metric(&server, "trunkline_restart_needed").await, 0.0, "{key}");
+    }
+}
+
+#[tokio::test]
+async fn limits_that_change_hold_for_what_comes_next() {
+    let server = started("").await;
+    let upstream = TestUpstream::registered(server.ready().grpc().unwrap()).await.unwrap();
+    let mut alice = client(&server, "alice").await;
+    let mut bob = client(&server, "bob").await;
+    change(&server, "[limits]\nsessions = 2").await;
+    assert_eq!(refused(&server).await, Some(4005));
+    change(&server, "[limits]\ncall_bytes = 1").await;
+    assert_eq!(code(&mut bob, "echo").await, 503);
+    change(&server, "").await;
+    assert_eq!(code(&mut bob, "echo").await, 200);
+    let held = alice.send_call("hold", &[], "").await.unwrap();
+    upstream.until_requests(2).await.unwrap();
+    change(&server, "[limits]\ncalls_in_flight = 1").await;
+    assert_eq!(code(&mut bob, "echo").await, 503);
+    change(&server, "[limits]\nsessions = 100\nwarn_percent = 2").await;
+    assert_eq!(code(&mut bob, "echo").await, 200);
+    let level = "trunkline_limit_level{limit=\"sessions\"}";
+    assert_eq!(metric(&server, level).await, 1.0, "two of a hundred are near");
+    change(&server, "[limits]\nsessions = 100\nwarn_percent = 3").await;
+    assert_eq!(metric(&server, level).await, 0.0);
+    // What is under way is not touched by any of it.
+    upstream.release(1);
+    assert!(matches!(alice.reply(held).await.unwrap().body, DownBody::BusinessData(_)));
+    assert_eq!(refused(&server).await, None);
+}
+
 #[tokio::test]
 async fn rights_of_namespaces_change() {
     let server = TestServer::builder(env!("CARGO_BIN_EXE_trunkline"))
