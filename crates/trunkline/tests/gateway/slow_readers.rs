@@ -1,11 +1,11 @@
 //! Clients that read slowly or not at all: they cost themselves, and nobody else.
 
 use bytes::Bytes;
-use trunkline_proto::wire::{ServicePublishRequest, UpstreamResponse, Verdict};
+use trunkline_proto::wire::{BroadcastRequest, ServicePublishRequest, UpstreamResponse, Verdict};
 use trunkline_proto::{DownBody, UpBody};
 use trunkline_testkit::{TestClient, TestUpstream, Transport, Way};
 
-use crate::common::{business, channel, client, client_by, open_server, position, published, server};
+use crate::common::{business, channel, client, client_by, get, open_server, position, published, server};
 
 /// Publishes as a service.
 async fn publish(upstream: &TestUpstream, channel: &str, data: impl Into<Bytes>) -> u64 {
@@ -83,6 +83,43 @@ async fn c5_clients_that_never_read_do_not_hold_up_the_others() {
         // Each still has a connection, and hears the end of it.
         let answer = client.request(UpBody::Heartbeat(Default::default())).await.unwrap();
         assert!(matches!(answer.body, DownBody::HeartbeatResp(_)));
+    }
+}
+
+#[tokio::test]
+async fn l3_64_clients_that_read_nothing_hold_up_no_broadcast_and_no_call() {
+    const STUCK: u32 = 64;
+    const ROUNDS: u32 = 100;
+    let (server, upstream) = open_server().await;
+    let mut stuck = Vec::new();
+    for number in 0..STUCK {
+        let way = Way::ALL[number as usize % Way::ALL.len()];
+        let mut client = TestClient::connect_narrow(server.ready(), way).await.unwrap();
+        assert!(client.start_as(&format!("stuck{number}"), "").await.unwrap().success);
+        stuck.push(client);
+    }
+    let mut healthy = client(&server, "healthy").await;
+    for round in 0..ROUNDS {
+        let title = round.to_string();
+        let request =
+            BroadcastRequest { title: title.clone(), data: vec![b'x'; 60_000].into(), ..Default::default() };
+        let answer = upstream.gateway().broadcast_to_clients(request).await.unwrap().into_inner();
+        assert_eq!(answer.sent_count, STUCK as i32 + 1);
+        // In order and whole, before the next one: what waits for the others waits for them alone.
+        assert_eq!(published(&healthy.push().await.unwrap()).1, title);
+        assert_eq!(business(healthy.call("echo", title.clone()).await.unwrap()).data, title);
+    }
+    let metrics = get(server.ready(), "/metrics").await;
+    let metric = |sample: &str| -> u64 {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("{sample} is missing")).parse().unwrap()
+    };
+    assert!(metric("trunkline_deliveries_total") < u64::from(ROUNDS * STUCK), "they do read");
+    assert_eq!(metric("trunkline_connections_closed_total{code=\"slow\"}"), 0);
+    for mut client in stuck {
+        // Reading slowly closes nothing: each is still there, and is answered behind what waited.
+        let answer = client.request(UpBody::Heartbeat(Default::default())).await.unwrap();
+        assert!(matches!(answer.body, DownBody::HeartbeatResp(_)), "{answer:?}");
     }
 }
 

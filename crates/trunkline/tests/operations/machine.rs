@@ -4,7 +4,9 @@
 use std::os::unix::fs::PermissionsExt;
 
 use tokio::net::TcpStream;
-use trunkline_testkit::{Resource, TestServer, TestUpstream};
+use trunkline_proto::wire::{ServicePublishRequest, StartRequest, Verdict};
+use trunkline_proto::{DownBody, UpBody};
+use trunkline_testkit::{Resource, TestClient, TestServer, TestUpstream, Way};
 
 use crate::common::{client, get, metric, server, until};
 
@@ -55,4 +57,64 @@ async fn h9_a_full_disk_refuses_what_must_be_kept_and_nothing_else() {
 
     server.limit(Resource::Fsize, u64::MAX).unwrap();
     until("the registration", async || late.register("*", "pay").await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn h9_above_its_memory_a_node_begins_nothing_and_goes_on_when_there_is_room() {
+    let config = |count: u32| {
+        format!(
+            "[limits]\nmemory = \"128 MiB\"\n[namespaces.room]\nhistory_count = {count}\nhistory_bytes = \"512 MiB\""
+        )
+    };
+    let server = server().config(config(1_000)).start().await.unwrap();
+    let upstream = TestUpstream::registered(server.ready().grpc().unwrap()).await.unwrap();
+    let mut alice = client(&server, "alice").await;
+    let start = TestClient::start_request("bob", "");
+    let mut bob = server.connect(Way::TCP).await.unwrap();
+    let started = bob.start(start.clone()).await.unwrap();
+    bob.prove(started.fence).await.unwrap();
+    alice.call("echo", "x").await.unwrap();
+    bob.call("echo", "x").await.unwrap();
+
+    let publish = async || {
+        let data = vec![b'x'; 900_000].into();
+        let request = ServicePublishRequest { channel: "room:big".into(), data, ..Default::default() };
+        upstream.gateway().publish(request).await.unwrap();
+    };
+    let level = async || metric(&server, "trunkline_limit_level{limit=\"memory_bytes\"}").await;
+    let mut published = 0;
+    while level().await < 2.0 {
+        assert!(published < 300, "270 MB of publications need no memory");
+        publish().await;
+        published += 1;
+    }
+    // What is new is refused, with a time to come back.
+    let refused = alice.call("echo", "x").await.unwrap();
+    assert!(
+        matches!(&refused.body, DownBody::Error(error) if error.error_code == 503 && error.retry_after_ms > 0),
+        "{refused:?}"
+    );
+    let mut late = server.connect(Way::TCP).await.unwrap();
+    assert!(!late.start(TestClient::start_request("late", "")).await.unwrap().success);
+    assert_eq!(late.close_code().await.unwrap(), 4005);
+    // Heartbeats and resumes never are.
+    let beat = alice.request(UpBody::Heartbeat(Default::default())).await.unwrap();
+    assert!(matches!(beat.body, DownBody::HeartbeatResp(_)), "{beat:?}");
+    drop(bob);
+    let resume = StartRequest { resume_token: started.resume_token, attempt: 2, ..start };
+    let mut bob = server.connect(Way::TCP).await.unwrap();
+    let resumed = bob.start(resume).await.unwrap();
+    assert_eq!(resumed.verdict(), Verdict::Resumed, "{resumed:?}");
+
+    // The history becomes short, and its memory goes back to the system.
+    std::fs::write(server.config_file(), config(1)).unwrap();
+    until("the reload", async || metric(&server, "trunkline_reloads_total{result=\"applied\"}").await > 0.0)
+        .await;
+    publish().await;
+    until("room", async || level().await < 2.0).await;
+    until("a call", async || {
+        matches!(alice.call("echo", "x").await.unwrap().body, DownBody::BusinessData(_))
+    })
+    .await;
+    client(&server, "late").await;
 }
