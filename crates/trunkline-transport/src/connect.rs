@@ -125,8 +125,8 @@ pub enum ConnectError {
     /// The address is no `host:port`.
     #[error("{0}")]
     Address(String),
-    /// `memory` has no address.
-    #[error("a memory connection has no address to connect to")]
+    /// `memory` and custom protocols have no address.
+    #[error("there is no address to connect to")]
     Memory,
 }
 
@@ -197,7 +197,7 @@ pub async fn connect(endpoint: &Endpoint, options: &ConnectOptions) -> Result<Co
             Protocol::Unix => unix(endpoint, options).await,
             #[cfg(not(unix))]
             Protocol::Unix => Err(ConnectError::Io(io::ErrorKind::Unsupported.into())),
-            Protocol::Memory => Err(ConnectError::Memory),
+            Protocol::Memory | Protocol::Custom(_) => Err(ConnectError::Memory),
         }
     };
     timeout(options.timeout, attempt).await.map_err(|_| ConnectError::TimedOut(options.timeout))?

@@ -87,11 +87,13 @@ pub enum Protocol {
     Memory,
     /// A Unix socket.
     Unix,
+    /// A protocol of the user's own, by its name ([`crate::CustomProtocol`]).
+    Custom(&'static str),
 }
 
 impl Protocol {
     /// Every protocol that the listeners of the connection level have, and memory, in a stable order that counters can
-    /// use. [`Protocol::Unix`] belongs to the packet level.
+    /// use. [`Protocol::Unix`] and [`Protocol::Custom`] belong to the packet level.
     pub const ALL: [Self; 7] = [
         Self::Tcp,
         Self::Tls,
@@ -114,13 +116,14 @@ impl Protocol {
             Self::WebTransport => "webtransport",
             Self::Memory => "memory",
             Self::Unix => "unix",
+            Self::Custom(name) => name,
         }
     }
 
-    /// Whether the bytes are encrypted, or never leave the process.
+    /// Whether the bytes are encrypted, or never leave the process. Of a custom protocol nothing is known.
     #[must_use]
     pub fn is_encrypted(self) -> bool {
-        !matches!(self, Self::Tcp | Self::WebSocket | Self::Unix)
+        !matches!(self, Self::Tcp | Self::WebSocket | Self::Unix | Self::Custom(_))
     }
 }
 

@@ -96,6 +96,7 @@ impl fmt::Display for Endpoint {
             Protocol::Quic => "quic",
             Protocol::WebTransport => "wt",
             Protocol::Memory => "memory",
+            Protocol::Custom(name) => name,
             Protocol::Unix => return write!(f, "unix://{}", self.path_and_query),
         };
         let path = if self.path_and_query == "/" { "" } else { &self.path_and_query };

@@ -68,8 +68,8 @@ pub use middleware::{
 };
 pub use packet::{Compression, Flags, Packet, PacketType, Wire, WireError};
 pub use protocols::{
-    ClientProtocol, MemoryClientConfig, MemoryServerConfig, QuicClientConfig, QuicServerConfig,
-    ServerProtocol, TcpClientConfig, TcpServerConfig, UnixClientConfig, UnixServerConfig,
+    ClientProtocol, CustomProtocol, Link, MemoryClientConfig, MemoryServerConfig, QuicClientConfig,
+    QuicServerConfig, ServerProtocol, TcpClientConfig, TcpServerConfig, UnixClientConfig, UnixServerConfig,
     WebSocketClientConfig, WebSocketServerConfig, WebTransportClientConfig, WebTransportServerConfig,
 };
 pub use quic::{ConnectionIdFactory, QuicListener, QuicOptions, Secret};

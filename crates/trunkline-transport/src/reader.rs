@@ -25,6 +25,7 @@ use crate::{
     Frame, FrameKind, Framing, Incoming, ReadError,
     defaults::READ_BUFFER,
     length, packet,
+    protocols::CustomIo,
     quic::{QuicSource, WebTransportSource},
     websocket::Decoder,
 };
@@ -60,6 +61,7 @@ pub(crate) enum Source {
     Memory(ReadHalf<DuplexStream>),
     #[cfg(unix)]
     Unix(tokio::net::unix::OwnedReadHalf),
+    Custom(ReadHalf<CustomIo>),
 }
 
 /// How the bytes end.
@@ -275,6 +277,7 @@ impl Source {
             Self::Tcp(half) => poll_stream(half, cx, scratch),
             Self::Tls(tls) => poll_stream(&mut *tls.lock(), cx, scratch),
             Self::Memory(half) => poll_stream(half, cx, scratch),
+            Self::Custom(half) => poll_stream(half, cx, scratch),
             #[cfg(unix)]
             Self::Unix(half) => poll_stream(half, cx, scratch),
             Self::Quic(source) => source.poll_read(cx, scratch),

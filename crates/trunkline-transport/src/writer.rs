@@ -20,6 +20,7 @@ use tokio::{
 use crate::{
     FrameKind, Framing,
     defaults::COPY,
+    protocols::CustomIo,
     quic::{QuicSink, WebTransportSink},
     reader::with_scratch,
     tls_sink::TlsSink,
@@ -43,6 +44,7 @@ pub(crate) enum Sink {
     Memory(WriteHalf<DuplexStream>),
     #[cfg(unix)]
     Unix(tokio::net::unix::OwnedWriteHalf),
+    Custom(WriteHalf<CustomIo>),
 }
 
 impl ByteWriter {
@@ -71,6 +73,7 @@ impl ByteWriter {
         let written = match &mut self.sink {
             Sink::Tcp(half) => Pin::new(half).poll_write_vectored(cx, bufs),
             Sink::Memory(half) => Pin::new(half).poll_write_vectored(cx, bufs),
+            Sink::Custom(half) => Pin::new(half).poll_write_vectored(cx, bufs),
             #[cfg(unix)]
             Sink::Unix(half) => Pin::new(half).poll_write_vectored(cx, bufs),
             Sink::Tls(tls) => gather(bufs, |buf| tls.poll_write(cx, buf)),
@@ -83,7 +86,8 @@ impl ByteWriter {
         }
     }
 
-    /// Moves TLS ciphertext that the socket did not take yet; ready at once on everything else. After a
+    /// Moves TLS ciphertext that the socket did not take yet, and what a custom protocol holds back; ready at once on
+    /// everything else. After a
     /// `Pending` from here or from a write, poll it again when woken: nobody else does.
     ///
     /// # Errors
@@ -91,6 +95,7 @@ impl ByteWriter {
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.sink {
             Sink::Tls(tls) => tls.poll_flush(cx),
+            Sink::Custom(half) => Pin::new(half).poll_flush(cx),
             _ => Poll::Ready(Ok(())),
         }
     }
@@ -104,6 +109,7 @@ impl ByteWriter {
         match &mut self.sink {
             Sink::Tcp(half) => Pin::new(half).poll_shutdown(cx),
             Sink::Memory(half) => Pin::new(half).poll_shutdown(cx),
+            Sink::Custom(half) => Pin::new(half).poll_shutdown(cx),
             #[cfg(unix)]
             Sink::Unix(half) => Pin::new(half).poll_shutdown(cx),
             Sink::Tls(tls) => tls.poll_close(cx),
@@ -124,6 +130,10 @@ impl ByteWriter {
             #[cfg(unix)]
             Sink::Unix(half) => drop(SockRef::from(half.as_ref()).shutdown(Shutdown::Both)),
             Sink::Memory(half) => {
+                let mut cx = Context::from_waker(Waker::noop());
+                drop(Pin::new(half).poll_shutdown(&mut cx));
+            }
+            Sink::Custom(half) => {
                 let mut cx = Context::from_waker(Waker::noop());
                 drop(Pin::new(half).poll_shutdown(&mut cx));
             }

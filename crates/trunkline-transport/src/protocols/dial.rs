@@ -73,13 +73,15 @@ impl Dial {
     pub(super) async fn connect(&self, options: &DialOptions) -> Result<Connection, ConnectError> {
         let endpoint = self.endpoint.as_ref().map_err(|error| ConnectError::Address(error.clone()))?;
         let framing = match endpoint.protocol {
-            Protocol::Tcp | Protocol::Tls | Protocol::Unix | Protocol::Memory => Framing::Packet,
+            Protocol::Tcp | Protocol::Tls | Protocol::Unix | Protocol::Memory | Protocol::Custom(_) => {
+                Framing::Packet
+            }
             Protocol::WebSocket | Protocol::WebSocketTls => Framing::WebSocket { role: Role::Client },
             Protocol::Quic | Protocol::WebTransport => Framing::Length,
         };
         let is_encrypted = !matches!(
             endpoint.protocol,
-            Protocol::Tcp | Protocol::WebSocket | Protocol::Unix | Protocol::Memory
+            Protocol::Tcp | Protocol::WebSocket | Protocol::Unix | Protocol::Memory | Protocol::Custom(_)
         );
         let tls = match &self.tls {
             Some(tls) => Some(tls.clone()),

@@ -4,6 +4,7 @@
 //! Names are resolved and sockets bound in `build()`; how a protocol frames packets, and which wire it has agreed on,
 //! is known here and nowhere above.
 
+mod custom;
 mod dial;
 mod local;
 mod quic;
@@ -15,11 +16,14 @@ use std::{io, net::SocketAddr, time::Duration};
 use tokio::net::lookup_host;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::custom::CustomIo;
 use self::{
+    custom::{Custom, CustomAcceptor},
     dial::Dial,
     local::{MemoryAcceptor, UnixAcceptor},
 };
 pub use self::{
+    custom::{CustomProtocol, Link},
     local::{MemoryClientConfig, MemoryServerConfig, UnixClientConfig, UnixServerConfig},
     quic::{QuicClientConfig, QuicServerConfig, WebTransportClientConfig, WebTransportServerConfig},
     tcp::{TcpClientConfig, TcpServerConfig},
@@ -30,7 +34,7 @@ use crate::{
     StreamListener, WebSocketListener, Wire, tls::ServerTls,
 };
 
-/// What a server listens on: made of any of the `…ServerConfig` types.
+/// What a server listens on: made of any of the `…ServerConfig` types, or of a [`CustomProtocol`].
 #[derive(Debug)]
 pub struct ServerProtocol(pub(crate) ServerKind);
 
@@ -42,9 +46,11 @@ pub(crate) enum ServerKind {
     WebTransport(WebTransportServerConfig),
     Unix(UnixServerConfig),
     Memory(MemoryServerConfig),
+    Custom(Custom),
 }
 
-/// What a client connects with: made of any of the `…ClientConfig` types, or of an [`crate::Endpoint`].
+/// What a client connects with: made of any of the `…ClientConfig` types, of an [`crate::Endpoint`], or of a
+/// [`CustomProtocol`].
 #[derive(Clone, Debug)]
 pub struct ClientProtocol(pub(crate) ClientKind);
 
@@ -52,6 +58,7 @@ pub struct ClientProtocol(pub(crate) ClientKind);
 pub(crate) enum ClientKind {
     Dial(Dial),
     Memory(MemoryClientConfig),
+    Custom(Custom),
 }
 
 /// What every listener is told by its server.
@@ -85,6 +92,7 @@ pub(crate) enum Bound {
     Quic(Box<QuicListener>),
     Unix(UnixAcceptor),
     Memory(MemoryAcceptor),
+    Custom(CustomAcceptor),
 }
 
 impl ServerProtocol {
@@ -97,6 +105,7 @@ impl ServerProtocol {
             ServerKind::WebTransport(config) => config.bind(options).await,
             ServerKind::Unix(config) => config.bind(options).await,
             ServerKind::Memory(config) => Ok(config.bind(options)),
+            ServerKind::Custom(protocol) => protocol.bind(options).await,
         }
     }
 }
@@ -109,6 +118,7 @@ impl Bound {
             Self::WebSocket(listener) => listener.local_addr().ok(),
             Self::Quic(listener) => Some(listener.local_addr()),
             Self::Unix(_) | Self::Memory(_) => None,
+            Self::Custom(acceptor) => acceptor.local_addr(),
         }
     }
 
@@ -120,6 +130,7 @@ impl Bound {
             Self::Quic(listener) => listener.accept().await,
             Self::Unix(acceptor) => acceptor.accept().await,
             Self::Memory(acceptor) => acceptor.accept().await,
+            Self::Custom(acceptor) => acceptor.accept().await,
         }
     }
 }
@@ -129,7 +140,7 @@ impl ClientProtocol {
     pub(crate) fn judge(&self) -> Result<(), BuildError> {
         match &self.0 {
             ClientKind::Dial(dial) => dial.judge().map_err(BuildError::Endpoint),
-            ClientKind::Memory(_) => Ok(()),
+            ClientKind::Memory(_) | ClientKind::Custom(_) => Ok(()),
         }
     }
 
@@ -137,7 +148,7 @@ impl ClientProtocol {
     pub(crate) fn is_over_udp(&self) -> bool {
         match &self.0 {
             ClientKind::Dial(dial) => dial.is_over_udp(),
-            ClientKind::Memory(_) => false,
+            ClientKind::Memory(_) | ClientKind::Custom(_) => false,
         }
     }
 
@@ -146,6 +157,7 @@ impl ClientProtocol {
         match &self.0 {
             ClientKind::Dial(dial) => dial.connect(options).await,
             ClientKind::Memory(config) => config.connect(options).await,
+            ClientKind::Custom(protocol) => protocol.connect(options).await,
         }
     }
 }

@@ -45,6 +45,7 @@ async fn the_last_frame_arrives_although_the_peer_still_sends() {
             | Protocol::Tls
             | Protocol::Memory
             | Protocol::Unix
+            | Protocol::Custom(_)
             | Protocol::Quic
             | Protocol::WebTransport => {
                 assert_eq!(end, None, "{protocol}");

@@ -96,7 +96,9 @@ impl Server {
                 let scheme = if protocol == Protocol::Quic { "quic" } else { "wt" };
                 (scheme, Listener::Quic(listener), address)
             }
-            Protocol::Memory | Protocol::Unix => unreachable!("they have no listener here"),
+            Protocol::Memory | Protocol::Unix | Protocol::Custom(_) => {
+                unreachable!("they have no listener here")
+            }
         };
         let endpoint = Endpoint::from_url(&format!("{scheme}://{address}/path?query=1")).unwrap();
         let options =

@@ -18,7 +18,7 @@ async fn a_client_that_stops_reading_bounds_what_is_accepted_and_loses_nothing()
         let bound = match protocol {
             Protocol::Tcp | Protocol::Tls | Protocol::WebSocket | Protocol::WebSocketTls => 24 << 20,
             Protocol::Quic | Protocol::WebTransport => (256 + 64) << 10,
-            Protocol::Memory | Protocol::Unix => 64 << 10,
+            Protocol::Memory | Protocol::Unix | Protocol::Custom(_) => 64 << 10,
         };
         let frames = bound / FRAME + 32;
         let (mut client, mut server) = pair(protocol, 1 << 20).await;

@@ -9,6 +9,8 @@ use trunkline_transport::{
     WebSocketClientConfig, WebSocketServerConfig, WebTransportClientConfig, WebTransportServerConfig,
 };
 
+use crate::custom::Pipes;
+
 /// Long enough for a busy machine; a test that needs it has failed.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -28,10 +30,11 @@ pub(crate) enum Kind {
     WebTransport,
     Unix,
     Memory,
+    Custom,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Tcp,
         Self::Tls,
         Self::WebSocket,
@@ -40,6 +43,7 @@ impl Kind {
         Self::WebTransport,
         Self::Unix,
         Self::Memory,
+        Self::Custom,
     ];
 
     /// A listener, and what tells a client how to reach it once its address is known.
@@ -64,6 +68,10 @@ impl Kind {
                 let (server, client) = MemoryServerConfig::new();
                 (server.into(), Reach::Memory(client))
             }
+            Self::Custom => {
+                let pipes = Pipes::new();
+                (pipes.clone().into(), Reach::Custom(pipes))
+            }
         }
     }
 }
@@ -73,6 +81,7 @@ pub(crate) enum Reach {
     Network(Kind, ClientTls),
     Unix(tempfile::TempDir),
     Memory(MemoryClientConfig),
+    Custom(Pipes),
     Own,
 }
 
@@ -93,13 +102,14 @@ impl Reach {
                     Kind::WebTransport => {
                         WebTransportClientConfig::new(format!("https://{at}/wt")).tls(trust).into()
                     }
-                    Kind::Unix | Kind::Memory => unreachable!("they have their own way"),
+                    Kind::Unix | Kind::Memory | Kind::Custom => unreachable!("they have their own way"),
                 }
             }
             Self::Unix(folder) => {
                 UnixClientConfig::new(folder.path().join("socket").to_str().unwrap()).into()
             }
             Self::Memory(client) => client.clone().into(),
+            Self::Custom(pipes) => pipes.clone().into(),
             Self::Own => unreachable!("the test knows"),
         }
     }

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 mod clients;
+mod custom;
 mod echo;
+mod examples;
 mod harness;
 mod limits;
 mod middleware;

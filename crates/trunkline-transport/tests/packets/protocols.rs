@@ -196,6 +196,7 @@ async fn both_sides_know_who_is_there() {
             Kind::WebTransport => Protocol::WebTransport,
             Kind::Unix => Protocol::Unix,
             Kind::Memory => Protocol::Memory,
+            Kind::Custom => Protocol::Custom("pipes"),
         };
         assert_eq!(info.protocol, expected);
         match within(events.next()).await.unwrap() {

@@ -1,0 +1,141 @@
+//! A protocol of our own, as a user would write one: a pipe of messages through channels, one message at a time. Every test
+//! of the packet level goes over it too ([`crate::harness::Kind::Custom`]).
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use futures_util::{Sink, SinkExt, Stream};
+use parking_lot::Mutex;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio_util::sync::PollSender;
+use trunkline_transport::{
+    CustomProtocol, Link, TransportClientBuilder, TransportEvent, TransportServerBuilder,
+};
+
+use crate::harness::{Kind, Serving, echo, within};
+
+/// A server and its clients within the process. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Pipes {
+    newcomers: Arc<Mutex<Option<Receiver<Link>>>>,
+    server: Sender<Link>,
+}
+
+impl Pipes {
+    pub(crate) fn new() -> Self {
+        let (server, newcomers) = channel(16);
+        Self { newcomers: Arc::new(Mutex::new(Some(newcomers))), server }
+    }
+}
+
+impl CustomProtocol for Pipes {
+    type Listener = Receiver<Link>;
+
+    fn name(&self) -> &'static str {
+        "pipes"
+    }
+
+    async fn bind(&self) -> io::Result<Receiver<Link>> {
+        self.newcomers.lock().take().ok_or_else(|| io::ErrorKind::AddrInUse.into())
+    }
+
+    async fn accept(listener: &mut Receiver<Link>) -> io::Result<Link> {
+        match listener.recv().await {
+            Some(link) => Ok(link),
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn connect(&self) -> io::Result<Link> {
+        let (ours, theirs) = pipe();
+        let refused = |_| io::Error::from(io::ErrorKind::ConnectionRefused);
+        self.server.send(Link::messages(theirs)).await.map_err(refused)?;
+        Ok(Link::messages(ours))
+    }
+}
+
+/// One end of a pipe.
+struct End {
+    out: PollSender<Bytes>,
+    into: Receiver<Bytes>,
+}
+
+/// Two ends with room for one message each way, so that senders have to wait.
+fn pipe() -> (End, End) {
+    let ((out, theirs), (back, ours)) = (channel(1), channel(1));
+    (End { out: PollSender::new(out), into: ours }, End { out: PollSender::new(back), into: theirs })
+}
+
+impl Stream for End {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Poll::Ready(ready!(self.into.poll_recv(cx)).map(Ok))
+    }
+}
+
+fn gone<E>(_: E) -> io::Error {
+    io::ErrorKind::BrokenPipe.into()
+}
+
+impl Sink<Bytes> for End {
+    type Error = io::Error;
+
+    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.out.poll_ready_unpin(cx).map_err(gone)
+    }
+
+    fn start_send(mut self: Pin<&mut Self>, message: Bytes) -> io::Result<()> {
+        self.out.start_send_unpin(message).map_err(gone)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.out.poll_flush_unpin(cx).map_err(gone)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.out.poll_close_unpin(cx).map_err(gone)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_no_packet_ends_its_connection_and_no_other() {
+    let pipes = Pipes::new();
+    let server = TransportServerBuilder::new().with_protocol(pipes.clone()).build().await.unwrap();
+    assert!(TransportServerBuilder::new().with_protocol(pipes.clone()).build().await.is_err(), "it is bound");
+    let serving = Serving::of(Kind::Custom, server, echo);
+    let client = TransportClientBuilder::new().with_protocol(pipes.clone()).build().await.unwrap();
+    within(client.connect()).await.unwrap();
+    let packet =
+        trunkline_transport::Packet::one_way(1, "x").to_bytes(trunkline_transport::Wire::V1).unwrap();
+    let two = [packet.clone(), packet.clone()].concat();
+    for message in [
+        Bytes::new(),
+        Bytes::from_static(b"short"),
+        packet.slice(..16),
+        two.into(),
+        Bytes::from(vec![9; 100]),
+    ] {
+        let (mut ours, theirs) = pipe();
+        within(pipes.server.send(Link::messages(theirs))).await.unwrap();
+        within(ours.out.send(message.clone())).await.unwrap();
+        // The other end goes away.
+        within(async { while ours.into.recv().await.is_some() {} }).await;
+        within(async { client.request("still here?").await }).await.unwrap();
+    }
+    let mut events = client.events().unwrap();
+    within(serving.server.shutdown()).await;
+    within(async {
+        loop {
+            if let TransportEvent::ConnectionClosed { reason, .. } = events.next().await.unwrap() {
+                break assert!(reason.is_clean(), "{reason}");
+            }
+        }
+    })
+    .await;
+}
