@@ -10,6 +10,7 @@ mod examples;
 mod harness;
 mod limits;
 mod middleware;
+mod msgtrans;
 mod protocols;
 mod rates;
 mod requests;
