@@ -183,6 +183,15 @@ impl ByteWriter {
         }
     }
 
+    /// The UDP socket of a client's connection that has one of its own.
+    pub(crate) fn endpoint(&self) -> Option<quinn::Endpoint> {
+        match &self.sink {
+            Sink::Quic(sink) => sink.endpoint(),
+            Sink::WebTransport(sink) => sink.endpoint(),
+            _ => None,
+        }
+    }
+
     pub(crate) fn sink(&mut self) -> &mut Sink {
         &mut self.sink
     }

@@ -326,6 +326,7 @@ impl Inner {
         let wire = agreed_wire(&info).unwrap_or(self.dial.wire);
         let is_evented = handler.is_none();
         let core = Arc::new(Core::new(id, info, framing, Some(wire), is_evented, Arc::clone(&self.shared)));
+        *core.udp.lock() = connection.writer.endpoint();
         let session = Session::new(Arc::clone(&core));
         if !self.links.add(&session) {
             // Somebody has disconnected meanwhile: the connection is dropped.

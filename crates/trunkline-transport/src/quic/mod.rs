@@ -234,6 +234,11 @@ impl QuicSink {
         self.connection.close(VarInt::from_u32(code), reason.as_bytes());
     }
 
+    /// The client's own endpoint.
+    pub(crate) fn endpoint(&self) -> Option<quinn::Endpoint> {
+        self.endpoint.clone()
+    }
+
     /// Until a client's own endpoint has told the peer of the close.
     pub(crate) fn gone(&self) -> impl Future<Output = ()> + Send + 'static {
         idle(self.endpoint.clone())
@@ -263,6 +268,11 @@ impl WebTransportSink {
 
     pub(crate) fn close(&mut self, code: u32, reason: &str) {
         self.session.close(code, reason.as_bytes());
+    }
+
+    /// The client's own endpoint.
+    pub(crate) fn endpoint(&self) -> Option<quinn::Endpoint> {
+        self.endpoint.clone()
     }
 
     /// Until the close capsule has arrived (the session allows it three round trips), and a client's own

@@ -28,6 +28,7 @@ use crate::{
     session::{
         core::{Appended, Core, Shared},
         driver::Handler,
+        stats::write_figure,
     },
 };
 
@@ -277,6 +278,21 @@ impl TransportServer {
         sum.add(&self.inner.shared.ended.snapshot());
         self.inner.registry.everyone().iter().for_each(|core| sum.add(&core.stats.snapshot()));
         Stats { refused_connections: self.inner.shared.middleware.refused(), ..sum.snapshot() }
+    }
+
+    /// [`TransportServer::stats`] in Prometheus' text format, with how many connections there are and what waits in their
+    /// queues; each name behind `prefix_`.
+    #[must_use]
+    pub fn prometheus(&self, prefix: &str) -> String {
+        let mut text = self.stats().prometheus(prefix);
+        let gauges = [
+            ("connections", "Connections that there are.", self.session_count()),
+            ("queued_bytes", "Bytes that wait in queues, over all connections.", self.queued_bytes()),
+        ];
+        for (name, help, value) in gauges {
+            write_figure(&mut text, &format!("{prefix}_{name}"), help, "gauge", value);
+        }
+        text
     }
 
     /// Everything that waits in queues, over all connections: what [`crate::Limits::total_bytes`] limits.

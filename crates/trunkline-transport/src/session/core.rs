@@ -83,6 +83,8 @@ pub(crate) struct Core {
     is_authenticated: AtomicBool,
     /// The server's user knows of it.
     is_admitted: AtomicBool,
+    /// The UDP socket of a client's QUIC or WebTransport connection, until that ends.
+    pub(crate) udp: Mutex<Option<quinn::Endpoint>>,
     /// What middleware and handlers keep for it.
     pub(crate) extensions: Mutex<Extensions>,
     has_ended: AtomicBool,
@@ -115,6 +117,7 @@ impl Core {
             peer_features: AtomicU8::new(0),
             is_authenticated: AtomicBool::new(shared.auth_within.is_none()),
             is_admitted: AtomicBool::new(!shared.hides_strangers),
+            udp: Mutex::new(None),
             extensions: Mutex::default(),
             has_ended: AtomicBool::new(false),
             is_evented,
@@ -448,6 +451,8 @@ impl Core {
             self.stats.closed_slow.store(1, Relaxed);
         }
         self.shared.ended.add(&self.stats.snapshot());
+        // Before anybody is told that it is over.
+        drop(self.udp.lock().take());
         let (queued, wake) = self.out.lock().end(reason.clone());
         self.shared.budget.give(queued);
         wake.into_iter().for_each(Waker::wake);

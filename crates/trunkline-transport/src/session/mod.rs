@@ -213,6 +213,18 @@ impl Session {
         change(&mut self.core.extensions.lock());
     }
 
+    /// Moves a client's live QUIC or WebTransport connection to another local address, as a change of network would: what
+    /// is under way goes on, and the server sees the same connection. Port 0 takes any.
+    ///
+    /// # Errors
+    /// The address cannot be bound, or this is no client's connection over QUIC or WebTransport that lives
+    /// ([`std::io::ErrorKind::Unsupported`]).
+    pub fn rebind(&self, local: std::net::SocketAddr) -> std::io::Result<()> {
+        let endpoint = self.core.udp.lock().clone();
+        let endpoint = endpoint.ok_or(std::io::ErrorKind::Unsupported)?;
+        endpoint.rebind(std::net::UdpSocket::bind(local)?)
+    }
+
     /// Sends what is queued, tells the peer the code and the reason, and ends the connection. Harmless when repeated.
     pub fn close(&self, code: u16, reason: &str) {
         self.core.close(code, reason);

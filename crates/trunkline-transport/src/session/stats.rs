@@ -1,32 +1,85 @@
 //! Counters of one connection, and the same of all: relaxed atomics, read only when asked for.
+//!
+//! One table declares each figure once: the counter, its place in [`Stats`], and its line for Prometheus.
 
 use std::{
+    fmt::Write as _,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
 use crate::PacketType;
 
-/// What is counted.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) sent_packets: AtomicU64,
-    pub(crate) sent_bytes: AtomicU64,
-    pub(crate) sent_requests: AtomicU64,
-    pub(crate) received_packets: AtomicU64,
-    pub(crate) received_bytes: AtomicU64,
-    pub(crate) received_requests: AtomicU64,
-    pub(crate) dropped_oldest: AtomicU64,
-    pub(crate) dropped_newest: AtomicU64,
-    pub(crate) dropped_received: AtomicU64,
-    pub(crate) stale_responses: AtomicU64,
-    pub(crate) closed_slow: AtomicU64,
-    pub(crate) refused_packets: AtomicU64,
-    pub(crate) rate_delayed: AtomicU64,
-    pub(crate) rate_dropped: AtomicU64,
-    pub(crate) rate_closed: AtomicU64,
-    /// Microseconds; 0 while not measured.
-    pub(crate) rtt: AtomicU64,
+macro_rules! figures {
+    ($($name:ident: $help:literal,)*) => {
+        /// What is counted.
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters {
+            $(pub(crate) $name: AtomicU64,)*
+            /// Microseconds; 0 while not measured.
+            pub(crate) rtt: AtomicU64,
+        }
+
+        impl Counters {
+            /// Adds the figures of a connection that has ended.
+            pub(crate) fn add(&self, stats: &Stats) {
+                $(self.$name.fetch_add(stats.$name, Relaxed);)*
+                if let Some(rtt) = stats.rtt {
+                    self.rtt.store(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX), Relaxed);
+                }
+            }
+
+            pub(crate) fn snapshot(&self) -> Stats {
+                let rtt = self.rtt.load(Relaxed);
+                Stats {
+                    $($name: self.$name.load(Relaxed),)*
+                    refused_connections: 0,
+                    rtt: Some(rtt).filter(|rtt| *rtt > 0).map(Duration::from_micros),
+                }
+            }
+        }
+
+        /// Figures of one connection since it began, or of all connections of a server or client together.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Stats {
+            $(#[doc = $help] pub $name: u64,)*
+            /// Newcomers that a middleware refused, or for whom there was no place; only of a server.
+            pub refused_connections: u64,
+            /// The last measured round trip, on v2; of many connections the last one of any.
+            pub rtt: Option<Duration>,
+        }
+
+        impl Stats {
+            /// Every counter by its name, with what it counts.
+            fn counters(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+                let refused = "Newcomers that a middleware refused, or for whom there was no place.";
+                [
+                    $((stringify!($name), $help, self.$name),)*
+                    ("refused_connections", refused, self.refused_connections),
+                ]
+                .into_iter()
+            }
+        }
+    };
+}
+
+figures! {
+    sent_packets: "Packets that were queued to be sent; control packets are not counted.",
+    sent_bytes: "Their bytes, framing included.",
+    sent_requests: "Requests that were queued to be sent.",
+    received_packets: "Packets that were received; control packets are not counted.",
+    received_bytes: "Their bytes, framing not included.",
+    received_requests: "Requests that were received.",
+    dropped_oldest: "Queued packets that the policy for slow consumers dropped to make room.",
+    dropped_newest: "Packets that were not queued because the queue was full.",
+    dropped_received: "Received packets that were dropped because too much was unread.",
+    stale_responses: "Responses that nobody waited for any more.",
+    closed_slow: "Connections that were closed as slow; of one connection 0 or 1.",
+    refused_packets: "Packets that a middleware refused.",
+    rate_delayed: "Packets that waited for their turn because they came too fast.",
+    rate_dropped: "Packets that were dropped because they came too fast.",
+    rate_closed: "Connections that were closed because they sent too fast; of one connection 0 or 1.",
 }
 
 impl Counters {
@@ -45,90 +98,61 @@ impl Counters {
             self.received_requests.fetch_add(1, Relaxed);
         }
     }
+}
 
-    /// Adds the figures of a connection that has ended.
-    pub(crate) fn add(&self, stats: &Stats) {
-        let add = |counter: &AtomicU64, n: u64| counter.fetch_add(n, Relaxed);
-        add(&self.sent_packets, stats.sent_packets);
-        add(&self.sent_bytes, stats.sent_bytes);
-        add(&self.sent_requests, stats.sent_requests);
-        add(&self.received_packets, stats.received_packets);
-        add(&self.received_bytes, stats.received_bytes);
-        add(&self.received_requests, stats.received_requests);
-        add(&self.dropped_oldest, stats.dropped_oldest);
-        add(&self.dropped_newest, stats.dropped_newest);
-        add(&self.dropped_received, stats.dropped_received);
-        add(&self.stale_responses, stats.stale_responses);
-        add(&self.closed_slow, stats.closed_slow);
-        add(&self.refused_packets, stats.refused_packets);
-        add(&self.rate_delayed, stats.rate_delayed);
-        add(&self.rate_dropped, stats.rate_dropped);
-        add(&self.rate_closed, stats.rate_closed);
-        if let Some(rtt) = stats.rtt {
-            self.rtt.store(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX), Relaxed);
+impl Stats {
+    /// The figures in Prometheus' text format, each name behind `prefix_`, such as `chat_sent_packets_total`.
+    #[must_use]
+    pub fn prometheus(&self, prefix: &str) -> String {
+        let mut text = String::new();
+        for (name, help, value) in self.counters() {
+            write_figure(&mut text, &format!("{prefix}_{name}_total"), help, "counter", value);
         }
-    }
-
-    pub(crate) fn snapshot(&self) -> Stats {
-        let get = |counter: &AtomicU64| counter.load(Relaxed);
-        Stats {
-            sent_packets: get(&self.sent_packets),
-            sent_bytes: get(&self.sent_bytes),
-            sent_requests: get(&self.sent_requests),
-            received_packets: get(&self.received_packets),
-            received_bytes: get(&self.received_bytes),
-            received_requests: get(&self.received_requests),
-            dropped_oldest: get(&self.dropped_oldest),
-            dropped_newest: get(&self.dropped_newest),
-            dropped_received: get(&self.dropped_received),
-            stale_responses: get(&self.stale_responses),
-            closed_slow: get(&self.closed_slow),
-            refused_packets: get(&self.refused_packets),
-            rate_delayed: get(&self.rate_delayed),
-            rate_dropped: get(&self.rate_dropped),
-            rate_closed: get(&self.rate_closed),
-            refused_connections: 0,
-            rtt: Some(get(&self.rtt)).filter(|rtt| *rtt > 0).map(Duration::from_micros),
+        if let Some(rtt) = self.rtt {
+            let help = "The last measured round trip of any connection.";
+            write_figure(&mut text, &format!("{prefix}_rtt_seconds"), help, "gauge", rtt.as_secs_f64());
         }
+        text
     }
 }
 
-/// Figures of one connection since it began, or of all connections of a server or client together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Packets that were queued to be sent; control packets are not counted.
-    pub sent_packets: u64,
-    /// Their bytes, framing included.
-    pub sent_bytes: u64,
-    /// How many of them were requests.
-    pub sent_requests: u64,
-    /// Packets that were received.
-    pub received_packets: u64,
-    /// Their bytes, framing not included.
-    pub received_bytes: u64,
-    /// How many of them were requests.
-    pub received_requests: u64,
-    /// Queued packets that were dropped by [`crate::SlowConsumer::DropOldest`].
-    pub dropped_oldest: u64,
-    /// Packets that were not queued because the queue was full.
-    pub dropped_newest: u64,
-    /// Received packets that were dropped by [`crate::Overflow`].
-    pub dropped_received: u64,
-    /// Responses that nobody waited for any more.
-    pub stale_responses: u64,
-    /// Connections that were closed as slow; of one connection 0 or 1.
-    pub closed_slow: u64,
-    /// Packets that a middleware refused.
-    pub refused_packets: u64,
-    /// Packets that waited for their turn by [`crate::RateLimiterConfig`].
-    pub rate_delayed: u64,
-    /// Packets that were dropped by it.
-    pub rate_dropped: u64,
-    /// Connections that were closed by it; of one connection 0 or 1.
-    pub rate_closed: u64,
-    /// Newcomers that a middleware refused, or for whom there was no place; only of a server.
-    pub refused_connections: u64,
-    /// The last measured round trip, on v2; of many connections the last one of any.
-    pub rtt: Option<Duration>,
+/// One figure with what it is.
+pub(crate) fn write_figure(
+    text: &mut String,
+    name: &str,
+    help: &str,
+    kind: &str,
+    value: impl std::fmt::Display,
+) {
+    // Writing to a string does not fail.
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_counter_is_told_to_prometheus_with_its_help_and_type() {
+        let stats = Stats {
+            sent_packets: 7,
+            refused_connections: 2,
+            rtt: Some(Duration::from_micros(1500)),
+            ..Stats::default()
+        };
+        let text = stats.prometheus("chat");
+        for line in [
+            "chat_sent_packets_total 7",
+            "chat_refused_connections_total 2",
+            "chat_received_bytes_total 0",
+            "chat_rtt_seconds 0.0015",
+            "# TYPE chat_sent_packets_total counter",
+            "# TYPE chat_rtt_seconds gauge",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line} is not in:\n{text}");
+        }
+        let values = text.lines().filter(|line| !line.starts_with('#')).count();
+        assert_eq!(text.lines().filter(|line| line.starts_with("# HELP ")).count(), values);
+        assert_eq!(text.lines().count(), 3 * values);
+    }
 }

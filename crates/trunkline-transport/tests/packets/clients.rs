@@ -367,3 +367,37 @@ async fn a_connection_with_a_handler_of_its_own_is_made_once() {
         .await;
     assert!(!client.is_connected());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_quic_connection_moves_to_another_address() {
+    for kind in Kind::ALL {
+        let serving = Serving::echo(kind).await;
+        let client = serving.client().await;
+        within(async { client.request("here").await }).await.unwrap();
+        let session = client.session().unwrap();
+        let ids = serving.server.active_sessions();
+        let free = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let moved = session.rebind(free);
+        if !matches!(kind, Kind::Quic | Kind::WebTransport) {
+            assert_eq!(moved.unwrap_err().kind(), std::io::ErrorKind::Unsupported, "{kind:?}");
+            continue;
+        }
+        moved.unwrap();
+        assert!(UdpSocket::bind(free).is_err(), "{kind:?}: nobody is at the new address");
+        within(async { client.request("there").await }).await.unwrap();
+        assert_eq!(serving.server.active_sessions(), ids, "{kind:?}: the same connection");
+        client.disconnect().await;
+        assert_eq!(session.rebind(free).unwrap_err().kind(), std::io::ErrorKind::Unsupported, "{kind:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_tells_prometheus_its_figures() {
+    let serving = Serving::echo(Kind::Tcp).await;
+    let client = serving.client().await;
+    within(async { client.request("x").await }).await.unwrap();
+    let text = serving.server.prometheus("echo");
+    for line in ["echo_connections 1", "echo_received_requests_total 1", "echo_sent_packets_total 1"] {
+        assert!(text.lines().any(|other| other == line), "{line} is not in:\n{text}");
+    }
+}
