@@ -78,8 +78,8 @@ pub use reader::FrameReader;
 pub use server::{BroadcastReport, Cut, Missed, ShutdownReport, TransportServer, TransportServerBuilder};
 pub use server_stream::ServerStream;
 pub use session::{
-    EventStream, Flushed, Permit, ReplySender, ReplyStream, Request, RequestFuture, Sending, Session, Stats,
-    TransportEvent,
+    Delivery, EventStream, Flushed, Lane, Permit, ReplySender, ReplyStream, Request, RequestFuture, Sending,
+    Session, Stats, TransportEvent,
 };
 pub use stream_listener::{Accepted, Socket, StreamListener, StreamOptions, TlsPolicy};
 pub use streams::{RecvStream, SendStream, StreamError, Streams};

@@ -2,7 +2,7 @@
 //!
 //! `version u8 | compression u8 | type u8 | biz_type u8 | message_id u32 | ext_header_len u16 | payload_len u32 |
 //! flags u16`, big-endian; then the extension header, then the payload. Version 2 differs by its first byte, and by
-//! having control types and three more flags. What is not known is refused, never guessed.
+//! having control types and four more flags, and the number of a lane in the high byte of the flags. What is not known is refused, never guessed.
 
 use std::{fmt, ops::BitOr, ops::BitOrAssign};
 
@@ -101,6 +101,11 @@ impl Flags {
     pub(crate) fn for_v1(self) -> Self {
         let v2 = Self::MORE | Self::ERROR | Self::STREAM | Self::IDEMPOTENT;
         Self(self.0 & !v2.0)
+    }
+
+    /// The same bits with the number of a lane, which is v2's high byte.
+    pub(crate) fn with_lane(self, lane: u8) -> Self {
+        Self((self.0 & 0x00FF) | (u16::from(lane) << 8))
     }
 
     /// Whether all bits of `other` are set.

@@ -115,6 +115,12 @@ impl Packet {
         Self { compression, ..self }
     }
 
+    /// The lane that it came by, on v2; 0 is the ordinary one. See [`crate::Session::lane`].
+    #[must_use]
+    pub fn lane(&self) -> u8 {
+        self.flags.bits().to_be_bytes()[0]
+    }
+
     /// Whether it asks for a response.
     #[must_use]
     pub fn is_request(&self) -> bool {

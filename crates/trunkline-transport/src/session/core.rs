@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::{BufMut, BytesMut};
 use http::Extensions;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::{
     CloseReason, Compression, ConnectionInfo, Framing, Limits, MiddlewareStack, Overflow, Packet, PacketType,
-    SendError, SessionId, SlowConsumer, Wire,
+    SendError, SessionId, SlowConsumer, StreamError, Streams, Wire,
     budget::Budget,
     codes,
     defaults::INLINE_COMPRESSION,
@@ -83,6 +84,8 @@ pub(crate) struct Core {
     is_authenticated: AtomicBool,
     /// The server's user knows of it.
     is_admitted: AtomicBool,
+    /// Datagrams to the peer, where the protocol has them, until the connection ends.
+    pub(crate) streams: Mutex<Option<Streams>>,
     /// The UDP socket of a client's QUIC or WebTransport connection, until that ends.
     pub(crate) udp: Mutex<Option<quinn::Endpoint>>,
     /// What middleware and handlers keep for it.
@@ -117,6 +120,7 @@ impl Core {
             peer_features: AtomicU8::new(0),
             is_authenticated: AtomicBool::new(shared.auth_within.is_none()),
             is_admitted: AtomicBool::new(!shared.hides_strangers),
+            streams: Mutex::new(None),
             udp: Mutex::new(None),
             extensions: Mutex::default(),
             has_ended: AtomicBool::new(false),
@@ -366,6 +370,59 @@ impl Core {
         Ok(result)
     }
 
+    /// Appends a prepared packet in the place of the lane's last one, unless that has begun to be sent.
+    pub(crate) fn append_latest(&self, packet: &Packet, lane: u8) -> Result<(), SendError> {
+        let header = encode::header(packet, self.wire())?;
+        let framed = Outbox::framed(self.framing, header, &packet.ext_header, &packet.payload);
+        let size = framed.len();
+        let (replaced, wake) = {
+            let mut out = self.out.lock();
+            if let Some(reason) = closed(&out.state) {
+                return Err(SendError::Closed(reason));
+            }
+            (out.put_latest(lane, framed), out.writer.take())
+        };
+        self.shared.budget.take(size);
+        if let Some(old) = replaced {
+            self.shared.budget.give(old);
+            self.stats.lane_replaced.fetch_add(1, Relaxed);
+        }
+        wake.into_iter().for_each(Waker::wake);
+        self.sent(packet.packet_type, size);
+        Ok(())
+    }
+
+    /// Sends a prepared packet as a datagram, or appends it if there is room, or drops it.
+    pub(crate) fn append_unreliable(&self, packet: &Packet) -> Result<(), SendError> {
+        let header = encode::header(packet, self.wire())?;
+        let streams = self.streams.lock().clone();
+        if let Some(streams) = streams.filter(|streams| streams.max_datagram_size() >= Some(header.total())) {
+            let mut bytes = BytesMut::with_capacity(header.total());
+            bytes.put_slice(&header.to_bytes());
+            bytes.put_slice(&packet.ext_header);
+            bytes.put_slice(&packet.payload);
+            match streams.send_datagram(bytes.freeze()) {
+                Ok(()) => {
+                    self.stats.sent_datagrams.fetch_add(1, Relaxed);
+                    self.sent(packet.packet_type, header.total());
+                    return Ok(());
+                }
+                // The path has become smaller meanwhile: the stream takes it.
+                Err(StreamError::Datagram(_) | StreamError::Unsupported) => {}
+                Err(StreamError::ConnectionLost(why)) => {
+                    return Err(SendError::Closed(CloseReason::Lost(why)));
+                }
+            }
+        }
+        match self.append(packet, 0) {
+            Err(SendError::Full { .. }) => {
+                self.stats.lane_dropped.fetch_add(1, Relaxed);
+                Ok(())
+            }
+            appended => appended.map(|_| ()),
+        }
+    }
+
     /// Applies the policy of a full queue.
     fn make_room(&self, out: &mut Outbox, size: usize) -> Appended {
         if self.has_room(out, size) {
@@ -452,6 +509,7 @@ impl Core {
         }
         self.shared.ended.add(&self.stats.snapshot());
         // Before anybody is told that it is over.
+        drop(self.streams.lock().take());
         drop(self.udp.lock().take());
         let (queued, wake) = self.out.lock().end(reason.clone());
         self.shared.budget.give(queued);

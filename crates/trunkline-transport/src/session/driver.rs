@@ -2,9 +2,10 @@
 //!
 //! Reading never waits for writing, nor writing for the handler: each turn does what each of them can do now. The
 //! driver decides nothing about packets but where they go; everything that is written was appended to the outbox by
-//! somebody else, or is a control packet. Its parts are `read`, `intake`, `write` and `clock`.
+//! somebody else, or is a control packet. Its parts are `read`, `datagrams`, `intake`, `write` and `clock`.
 
 mod clock;
+mod datagrams;
 mod intake;
 mod read;
 mod write;
@@ -20,14 +21,14 @@ use std::{
 
 use tokio::time::{Instant, Sleep};
 
-use self::intake::Stage;
+use self::{datagrams::Datagrams, intake::Stage};
 use super::{
     Session,
     core::{Core, closed},
     outbox::{Part, State},
 };
 use crate::{
-    ByteWriter, CloseReason, Connection, FrameReader, Framing, TransportError, Wire, close, codes,
+    ByteWriter, CloseReason, Connection, FrameReader, Framing, Streams, TransportError, Wire, close, codes,
     defaults::{CLOSE_TIMEOUT, KEEPALIVE},
     packet::control::{ControlPacket, Features},
     rate_limit::ConnectionLimiter,
@@ -55,6 +56,7 @@ pub(crate) struct Driver {
     /// A packet that is not through yet; nothing behind it is read meanwhile.
     stage: Option<Stage>,
     limiter: Option<ConnectionLimiter>,
+    datagrams: Option<Datagrams>,
     /// Bytes of a partial frame that the shared budget knows of.
     held: usize,
     timer: Option<Pin<Box<Sleep>>>,
@@ -103,6 +105,8 @@ impl Driver {
         let shared = &core.shared;
         let limiter = shared.limiter.as_ref();
         let limiter = limiter.map(|limiter| limiter.connection(core.info.peer.map(|peer| peer.ip()), now));
+        let datagrams = Datagrams::of(&connection.streams);
+        *core.streams.lock() = Some(connection.streams).filter(Streams::are_supported);
         // Only a server waits for its peers.
         let first_packet =
             shared.first_packet.filter(|_| !core.knows_wire() && core.framing.ping(b"").is_none());
@@ -118,6 +122,7 @@ impl Driver {
             unaccounted: 0,
             stage: None,
             limiter,
+            datagrams,
             held: 0,
             timer: None,
             next_beat: now + first,
@@ -160,6 +165,8 @@ impl Driver {
         }
         gone();
         drop(self.handler.take());
+        // They would keep the link open.
+        drop(self.datagrams.take());
         if is_orderly {
             let timeout = self.core.shared.close_timeout.min(CLOSE_TIMEOUT);
             close(self.reader, self.writer, code.into(), &text, timeout).await;

@@ -7,6 +7,7 @@ pub(crate) mod core;
 pub(crate) mod driver;
 pub(crate) mod events;
 pub(crate) mod inbox;
+mod lane;
 pub(crate) mod outbox;
 mod pool;
 mod reply_stream;
@@ -29,6 +30,7 @@ use self::{
 };
 pub use self::{
     events::{EventStream, TransportEvent},
+    lane::{Delivery, Lane},
     reply_stream::{ReplySender, ReplyStream},
     request::{Request, RequestFuture},
     send::{Flushed, Permit, Sending},
@@ -162,6 +164,13 @@ impl Session {
     #[must_use]
     pub fn is_cancelled(&self, request: &Packet) -> bool {
         self.core.open.lock().is_cancelled(request.message_id)
+    }
+
+    /// A lane of this connection for packets that want another guarantee than the rest: [`Delivery`]. The peer finds its
+    /// number in [`Packet::lane`]. v2 only.
+    #[must_use]
+    pub fn lane(&self, id: u8, delivery: Delivery) -> Lane {
+        Lane::new(Arc::clone(&self.core), id, delivery)
     }
 
     /// Until the link has taken everything that was sent before.

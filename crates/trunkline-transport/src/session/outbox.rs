@@ -28,6 +28,8 @@ const BATCH: usize = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct Outbox {
     parts: VecDeque<Part>,
+    /// One packet for each lane of which only the newest counts, behind everything else. There are 256 lanes at most.
+    latest: VecDeque<(u8, Vec<u8>)>,
     /// Bytes that are not written yet, those that the writer has taken included.
     queued: usize,
     /// Bytes promised by permits.
@@ -101,6 +103,7 @@ impl Outbox {
     pub(crate) fn new(limit: usize, keeps_apart: bool) -> Self {
         Self {
             parts: VecDeque::new(),
+            latest: VecDeque::new(),
             queued: 0,
             reserved: 0,
             limit,
@@ -158,15 +161,12 @@ impl Outbox {
         let copies = masks || payload.len() <= COALESCE;
         let tail = self.tail(if copies { total } else { HEADER + ext.len() } + Framing::MAX_HEADER, apart);
         let start = tail.len();
-        if masks {
-            websocket::write_masked(tail, total, &[&header.to_bytes(), ext, payload]);
+        if copies {
+            write(framing, header, ext, payload, tail);
         } else {
             framing.write_header(FrameKind::Binary, total, tail);
             tail.extend_from_slice(&header.to_bytes());
             tail.extend_from_slice(ext);
-            if copies {
-                tail.extend_from_slice(payload);
-            }
         }
         let mut added = tail.len() - start;
         if !copies {
@@ -177,6 +177,30 @@ impl Outbox {
         self.appended += added as u64;
         debug_assert_eq!(self.queued - before, added, "counted once");
         added
+    }
+
+    /// A packet as one framed piece.
+    pub(crate) fn framed(framing: Framing, header: Header, ext: &[u8], payload: &[u8]) -> Vec<u8> {
+        let mut out = pool::take(header.total() + Framing::MAX_HEADER);
+        write(framing, header, ext, payload, &mut out);
+        out
+    }
+
+    /// Puts a framed packet in the place of its lane's last one: how many bytes that had, if it was still there. It keeps
+    /// its predecessor's turn, and is taken whether there is room or not: each lane holds one.
+    pub(crate) fn put_latest(&mut self, lane: u8, framed: Vec<u8>) -> Option<usize> {
+        self.queued += framed.len();
+        self.appended += framed.len() as u64;
+        let Some((_, old)) = self.latest.iter_mut().find(|(other, _)| *other == lane) else {
+            self.latest.push_back((lane, framed));
+            return None;
+        };
+        let old = std::mem::replace(old, framed);
+        let size = old.len();
+        pool::give(old);
+        self.queued -= size;
+        self.done += size as u64;
+        Some(size)
     }
 
     /// Appends bytes that are framed already: control frames.
@@ -236,6 +260,12 @@ impl Outbox {
             taken += part.chunk.bytes().len();
             into.extend(self.parts.pop_front());
         }
+        while taken < BATCH
+            && let Some((_, bytes)) = self.latest.pop_front()
+        {
+            taken += bytes.len();
+            into.push_back(Part { chunk: Chunk::Owned(bytes), continues: false, is_droppable: false });
+        }
         taken > 0
     }
 
@@ -279,6 +309,7 @@ impl Outbox {
     pub(crate) fn end(&mut self, reason: CloseReason) -> (usize, Vec<Waker>) {
         self.state = State::Closed(reason);
         self.parts = VecDeque::new();
+        self.latest = VecDeque::new();
         let mut wake = std::mem::take(&mut self.room);
         wake.extend(std::mem::take(&mut self.flushing).into_iter().map(|(_, waker)| waker));
         wake.extend(self.writer.take());
@@ -307,6 +338,19 @@ impl Outbox {
     fn share(&mut self, bytes: Bytes, continues: bool, is_droppable: bool) {
         self.parts.push_back(Part { chunk: Chunk::Shared(bytes), continues, is_droppable });
     }
+}
+
+/// Writes a whole framed packet.
+fn write(framing: Framing, header: Header, ext: &[u8], payload: &[u8], out: &mut Vec<u8>) {
+    let total = header.total();
+    if framing == (Framing::WebSocket { role: Role::Client }) {
+        websocket::write_masked(out, total, &[&header.to_bytes(), ext, payload]);
+        return;
+    }
+    framing.write_header(FrameKind::Binary, total, out);
+    out.extend_from_slice(&header.to_bytes());
+    out.extend_from_slice(ext);
+    out.extend_from_slice(payload);
 }
 
 /// The front of a batch as slices for one vectored write; `offset` bytes of the first part are written already.

@@ -8,6 +8,7 @@ mod custom;
 mod echo;
 mod examples;
 mod harness;
+mod lanes;
 mod limits;
 mod middleware;
 mod msgtrans;

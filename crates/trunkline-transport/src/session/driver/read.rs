@@ -71,6 +71,9 @@ impl Driver {
         if moved {
             self.heard = Instant::now();
         }
+        if matches!(self.phase, Phase::Open) && !self.is_paused {
+            moved |= self.read_datagrams(cx)?;
+        }
         let held = self.reader.held() + self.stage.as_ref().map_or(0, Stage::size);
         if held != self.held {
             self.core.shared.budget.take(held);
