@@ -2,6 +2,9 @@
 //!
 //! Every method is short and takes one lock at a time; wakers are called when no lock is held.
 
+mod append;
+mod prepare;
+
 use std::{
     sync::{
         Arc,
@@ -11,31 +14,24 @@ use std::{
     time::Duration,
 };
 
-use bytes::{BufMut, BytesMut};
 use http::Extensions;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
+pub(crate) use self::{
+    append::Appended,
+    prepare::{deflate_here, deflates_elsewhere},
+};
 use super::{
-    Session,
     events::{Hub, overflow},
     inbox::{Inbox, Item, Pushed},
-    outbox::{Outbox, SharedFrame, State},
+    outbox::{Outbox, State},
     requests::{Open, Pending},
     stats::Counters,
 };
 use crate::{
-    CloseReason, Compression, ConnectionInfo, Framing, Limits, MiddlewareStack, Overflow, Packet, PacketType,
-    SendError, SessionId, SlowConsumer, StreamError, Streams, Wire,
-    budget::Budget,
-    codes,
-    defaults::INLINE_COMPRESSION,
-    packet::{
-        Flags,
-        control::{ControlPacket, Features},
-        encode,
-    },
-    rate_limit::RateLimiter,
+    CloseReason, Compression, ConnectionInfo, Framing, Limits, MiddlewareStack, Overflow, Packet, SessionId,
+    SlowConsumer, Streams, Wire, budget::Budget, codes, packet::control::Features, rate_limit::RateLimiter,
 };
 
 /// What the connections of one server or client share.
@@ -177,299 +173,6 @@ impl Core {
     pub(crate) fn message_limit(&self) -> usize {
         let limits = &self.shared.limits;
         if self.is_authenticated() { limits.message } else { limits.before_auth.min(limits.message) }
-    }
-
-    /// Decides what a packet is about to be sent as. `None`: nothing is to be sent (a v1 peer cannot be refused).
-    pub(crate) fn prepare(self: &Arc<Self>, packet: Packet) -> Result<Option<Packet>, SendError> {
-        let packet = self.resolve_echo(packet);
-        let stack = &self.shared.middleware;
-        if stack.is_empty() {
-            return self.prepare_judged(packet);
-        }
-        let packet = stack.send(&Session::new(Arc::clone(self)), packet)?;
-        self.prepare_judged(packet)
-    }
-
-    /// An echo becomes a response if it answers an open request.
-    pub(crate) fn resolve_echo(&self, mut packet: Packet) -> Packet {
-        if std::mem::take(&mut packet.is_echo) && self.open.lock().contains(packet.message_id) {
-            packet.packet_type = PacketType::Response;
-        }
-        packet
-    }
-
-    /// As [`Core::prepare`], for what the middleware has let pass.
-    pub(crate) fn prepare_judged(&self, mut packet: Packet) -> Result<Option<Packet>, SendError> {
-        let limit = self.shared.limits.message;
-        if packet.payload.len() > limit {
-            return Err(SendError::TooLarge { size: packet.payload.len(), limit });
-        }
-        if packet.ext_header.len() > crate::packet::MAX_EXT_HEADER {
-            return Err(crate::WireError::ExtHeader(packet.ext_header.len()).into());
-        }
-        let wire = self.wire();
-        if packet.packet_type == PacketType::Response && wire == Wire::V1 {
-            if packet.flags.contains(Flags::ERROR) {
-                self.answered(packet.message_id);
-                return Ok(None);
-            }
-            if packet.flags.contains(Flags::MORE) {
-                return Err(SendError::NeedsV2("streamed replies"));
-            }
-        }
-        if packet.packet_type == PacketType::OneWay && packet.message_id == 0 {
-            packet.message_id = self.pending.lock().next_id();
-        }
-        if wire == Wire::V1 {
-            packet.flags = packet.flags.for_v1();
-        }
-        packet.compression = self.compression_for(&packet, wire);
-        if !packet.compression.is_available() {
-            return Err(crate::WireError::NotCompiledIn(packet.compression).into());
-        }
-        Ok(Some(packet))
-    }
-
-    fn compression_for(&self, packet: &Packet, wire: Wire) -> Compression {
-        let features = Features(self.peer_features.load(Relaxed));
-        match (packet.compression, wire) {
-            (Compression::None, Wire::V2) => match self.shared.compression {
-                Some((how, from)) if packet.payload.len() >= from && features.inflates(how) => how,
-                _ => Compression::None,
-            },
-            (Compression::None, Wire::V1) => Compression::None,
-            // On v1 nobody can say what it inflates: who asks for it knows.
-            (how, Wire::V1) => how,
-            (how, Wire::V2) if features.inflates(how) => how,
-            (_, Wire::V2) => Compression::None,
-        }
-    }
-
-    /// What compression this connection would use for a packet that is encoded once for many.
-    pub(crate) fn shared_compression(&self, packet: &Packet) -> (Wire, Compression) {
-        let wire = self.wire();
-        (wire, self.compression_for(packet, wire))
-    }
-
-    /// Appends a prepared packet, its payload compressed already, if there is room.
-    pub(crate) fn try_append(&self, packet: &Packet) -> Result<(), SendError> {
-        self.append(packet, 0).map(|_| ())
-    }
-
-    /// As [`Core::try_append`], into room of which `reserved` bytes are promised already. Tells where the packet ends in
-    /// the output.
-    pub(crate) fn append(&self, packet: &Packet, reserved: usize) -> Result<u64, SendError> {
-        let header = encode::header(packet, self.wire())?;
-        let size = self.framed_len(header.total());
-        let (mark, wake) = {
-            let mut out = self.out.lock();
-            if let Some(reason) = closed(&out.state) {
-                return Err(SendError::Closed(reason));
-            }
-            if reserved > 0 {
-                out.release(reserved);
-                self.shared.budget.give(reserved);
-            } else if !self.has_room(&out, size) {
-                return Err(SendError::Full { queued: out.queued() });
-            }
-            let droppable = packet.packet_type == PacketType::OneWay;
-            let added = out.push(self.framing, header, &packet.ext_header, &packet.payload, droppable);
-            self.shared.budget.take(added);
-            (out.appended(), out.writer.take())
-        };
-        wake.into_iter().for_each(Waker::wake);
-        self.sent(packet.packet_type, size);
-        if packet.packet_type == PacketType::Response && !packet.flags.contains(Flags::MORE) {
-            self.answered(packet.message_id);
-        }
-        Ok(mark)
-    }
-
-    pub(crate) fn framed_len(&self, total: usize) -> usize {
-        total + self.framing.header_len(total)
-    }
-
-    pub(crate) fn has_room(&self, out: &Outbox, size: usize) -> bool {
-        out.has_room(size) && (self.shared.budget.has_room(size) || out.queued() == 0)
-    }
-
-    /// Waits for room: call it when a packet was refused as full.
-    pub(crate) fn wait_for_room(&self, size: usize, waker: &Waker) -> bool {
-        let (has_room, wake) = {
-            let mut out = self.out.lock();
-            if closed(&out.state).is_some() || self.has_room(&out, size) {
-                return true;
-            }
-            let first = out.wait_for_room(waker);
-            if !self.shared.budget.has_room(size) {
-                self.shared.budget.wake_on_room(waker);
-            }
-            // It may have been given back between the question and the registration.
-            (self.has_room(&out, size), if first { out.writer.take() } else { None })
-        };
-        wake.into_iter().for_each(Waker::wake);
-        has_room
-    }
-
-    /// Appends a packet for a peer that cannot be waited for, by the policy.
-    pub(crate) fn append_shared(&self, frame: &SharedFrame) -> Appended {
-        let size = frame.len();
-        let (result, wake) = {
-            let mut out = self.out.lock();
-            if closed(&out.state).is_some() {
-                return Appended::Closed;
-            }
-            let result = self.make_room(&mut out, size);
-            if result == Appended::Queued {
-                out.push_shared(frame);
-                self.shared.budget.take(size);
-            }
-            let wakes =
-                result == Appended::Queued || result == Appended::Disconnected || self.press(&mut out);
-            (result, if wakes { out.writer.take() } else { None })
-        };
-        wake.into_iter().for_each(Waker::wake);
-        match result {
-            Appended::Queued => self.sent(PacketType::OneWay, size),
-            Appended::Dropped => self.dropped(1, true),
-            Appended::Disconnected | Appended::Closed => {}
-        }
-        result
-    }
-
-    /// As [`Core::append_shared`], for a prepared packet for this connection alone.
-    pub(crate) fn append_by_policy(&self, packet: &Packet) -> Result<Appended, SendError> {
-        let header = encode::header(packet, self.wire())?;
-        let size = self.framed_len(header.total());
-        let (result, wake) = {
-            let mut out = self.out.lock();
-            if let Some(reason) = closed(&out.state) {
-                return Err(SendError::Closed(reason));
-            }
-            let result = self.make_room(&mut out, size);
-            if result == Appended::Queued {
-                let droppable = packet.packet_type == PacketType::OneWay;
-                let added = out.push(self.framing, header, &packet.ext_header, &packet.payload, droppable);
-                self.shared.budget.take(added);
-            }
-            let wakes =
-                result == Appended::Queued || result == Appended::Disconnected || self.press(&mut out);
-            (result, if wakes { out.writer.take() } else { None })
-        };
-        wake.into_iter().for_each(Waker::wake);
-        match result {
-            Appended::Queued => {
-                self.sent(packet.packet_type, size);
-                if packet.packet_type == PacketType::Response && !packet.flags.contains(Flags::MORE) {
-                    self.answered(packet.message_id);
-                }
-            }
-            Appended::Dropped => self.dropped(1, true),
-            Appended::Disconnected | Appended::Closed => {}
-        }
-        Ok(result)
-    }
-
-    /// Appends a prepared packet in the place of the lane's last one, unless that has begun to be sent.
-    pub(crate) fn append_latest(&self, packet: &Packet, lane: u8) -> Result<(), SendError> {
-        let header = encode::header(packet, self.wire())?;
-        let framed = Outbox::framed(self.framing, header, &packet.ext_header, &packet.payload);
-        let size = framed.len();
-        let (replaced, wake) = {
-            let mut out = self.out.lock();
-            if let Some(reason) = closed(&out.state) {
-                return Err(SendError::Closed(reason));
-            }
-            (out.put_latest(lane, framed), out.writer.take())
-        };
-        self.shared.budget.take(size);
-        if let Some(old) = replaced {
-            self.shared.budget.give(old);
-            self.stats.lane_replaced.fetch_add(1, Relaxed);
-        }
-        wake.into_iter().for_each(Waker::wake);
-        self.sent(packet.packet_type, size);
-        Ok(())
-    }
-
-    /// Sends a prepared packet as a datagram, or appends it if there is room, or drops it.
-    pub(crate) fn append_unreliable(&self, packet: &Packet) -> Result<(), SendError> {
-        let header = encode::header(packet, self.wire())?;
-        let streams = self.streams.lock().clone();
-        if let Some(streams) = streams.filter(|streams| streams.max_datagram_size() >= Some(header.total())) {
-            let mut bytes = BytesMut::with_capacity(header.total());
-            bytes.put_slice(&header.to_bytes());
-            bytes.put_slice(&packet.ext_header);
-            bytes.put_slice(&packet.payload);
-            match streams.send_datagram(bytes.freeze()) {
-                Ok(()) => {
-                    self.stats.sent_datagrams.fetch_add(1, Relaxed);
-                    self.sent(packet.packet_type, header.total());
-                    return Ok(());
-                }
-                // The path has become smaller meanwhile: the stream takes it.
-                Err(StreamError::Datagram(_) | StreamError::Unsupported) => {}
-                Err(StreamError::ConnectionLost(why)) => {
-                    return Err(SendError::Closed(CloseReason::Lost(why)));
-                }
-            }
-        }
-        match self.append(packet, 0) {
-            Err(SendError::Full { .. }) => {
-                self.stats.lane_dropped.fetch_add(1, Relaxed);
-                Ok(())
-            }
-            appended => appended.map(|_| ()),
-        }
-    }
-
-    /// Applies the policy of a full queue.
-    fn make_room(&self, out: &mut Outbox, size: usize) -> Appended {
-        if self.has_room(out, size) {
-            return Appended::Queued;
-        }
-        match self.shared.slow_consumer {
-            SlowConsumer::Wait(_) | SlowConsumer::DropNewest => Appended::Dropped,
-            SlowConsumer::Disconnect => {
-                out.state = State::Closing(CloseReason::Slow);
-                Appended::Disconnected
-            }
-            SlowConsumer::DropOldest => {
-                let (packets, bytes) = out.drop_oldest(size);
-                self.shared.budget.give(bytes);
-                self.dropped(packets, false);
-                if self.has_room(out, size) { Appended::Queued } else { Appended::Dropped }
-            }
-        }
-    }
-
-    /// Notes that the queue was found full: true for the first time, when the driver has to start its clock.
-    fn press(&self, out: &mut Outbox) -> bool {
-        matches!(self.shared.slow_consumer, SlowConsumer::Wait(_))
-            && !std::mem::replace(&mut out.is_pressed, true)
-    }
-
-    /// Queues a control packet, on v2 only. It never waits; beyond twice the limit it is given up, since then the peer
-    /// takes nothing anyway.
-    pub(crate) fn control(&self, packet: &ControlPacket) {
-        if self.wire() == Wire::V2 {
-            let bytes = packet.to_bytes();
-            self.push_raw(&self.framing.frame(crate::FrameKind::Binary, &bytes));
-        }
-    }
-
-    /// Queues bytes that are framed already.
-    pub(crate) fn push_raw(&self, framed: &[u8]) {
-        let wake = {
-            let mut out = self.out.lock();
-            if closed(&out.state).is_some() || !out.has_room_for_control() {
-                return;
-            }
-            out.push_framed(framed);
-            self.shared.budget.take(framed.len());
-            out.writer.take()
-        };
-        wake.into_iter().for_each(Waker::wake);
     }
 
     /// Begins to close: what is queued is still sent. The first reason counts.
@@ -619,15 +322,6 @@ impl Core {
         let wake = self.out.lock().writer.take();
         wake.into_iter().for_each(Waker::wake);
     }
-
-    fn sent(&self, packet_type: PacketType, bytes: usize) {
-        self.stats.sent(packet_type, bytes);
-    }
-
-    fn dropped(&self, packets: u64, newest: bool) {
-        let counter = if newest { &self.stats.dropped_newest } else { &self.stats.dropped_oldest };
-        counter.fetch_add(packets, Relaxed);
-    }
 }
 
 impl Drop for Core {
@@ -635,18 +329,6 @@ impl Drop for Core {
         // What nobody has read is given back when nobody can read it any more.
         self.shared.budget.give(self.inbox.get_mut().bytes());
     }
-}
-
-/// What became of a packet for a peer that cannot be waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Appended {
-    Queued,
-    /// The policy dropped it.
-    Dropped,
-    /// The policy closes the peer.
-    Disconnected,
-    /// The peer was closed before.
-    Closed,
 }
 
 pub(crate) fn closed(state: &State) -> Option<CloseReason> {
@@ -661,17 +343,4 @@ fn wire_number(wire: Wire) -> u8 {
         Wire::V1 => 1,
         Wire::V2 => 2,
     }
-}
-
-/// Compresses a prepared packet where the caller is: only for payloads up to [`INLINE_COMPRESSION`].
-pub(crate) fn deflate_here(packet: Packet) -> Result<Packet, SendError> {
-    if packet.compression == Compression::None {
-        return Ok(packet);
-    }
-    Ok(encode::deflated(&packet)?)
-}
-
-/// Whether a prepared packet is to be compressed on another thread.
-pub(crate) fn deflates_elsewhere(packet: &Packet) -> bool {
-    packet.compression != Compression::None && packet.payload.len() > INLINE_COMPRESSION
 }

@@ -1,0 +1,257 @@
+//! Into the output: with a wait for room, by the policy of slow consumers, by a lane's rule, or beyond the limit for control
+//! packets. Each takes the outbox's lock once.
+
+use std::{sync::atomic::Ordering::Relaxed, task::Waker};
+
+use bytes::{BufMut, BytesMut};
+
+use super::{Core, closed};
+use crate::{
+    CloseReason, Flags, Packet, PacketType, SendError, SlowConsumer, StreamError, Wire,
+    packet::{control::ControlPacket, encode},
+    session::outbox::{Outbox, SharedFrame, State},
+};
+
+/// What became of a packet for a peer that cannot be waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Appended {
+    Queued,
+    /// The policy dropped it.
+    Dropped,
+    /// The policy closes the peer.
+    Disconnected,
+    /// The peer was closed before.
+    Closed,
+}
+
+impl Core {
+    /// Appends a prepared packet, its payload compressed already, if there is room.
+    pub(crate) fn try_append(&self, packet: &Packet) -> Result<(), SendError> {
+        self.append(packet, 0).map(|_| ())
+    }
+
+    /// As [`Core::try_append`], into room of which `reserved` bytes are promised already. Tells where the packet ends in
+    /// the output.
+    pub(crate) fn append(&self, packet: &Packet, reserved: usize) -> Result<u64, SendError> {
+        let header = encode::header(packet, self.wire())?;
+        let size = self.framed_len(header.total());
+        let (mark, wake) = {
+            let mut out = self.out.lock();
+            if let Some(reason) = closed(&out.state) {
+                return Err(SendError::Closed(reason));
+            }
+            if reserved > 0 {
+                out.release(reserved);
+                self.shared.budget.give(reserved);
+            } else if !self.has_room(&out, size) {
+                return Err(SendError::Full { queued: out.queued() });
+            }
+            let droppable = packet.packet_type == PacketType::OneWay;
+            let added = out.push(self.framing, header, &packet.ext_header, &packet.payload, droppable);
+            self.shared.budget.take(added);
+            (out.appended(), out.writer.take())
+        };
+        wake.into_iter().for_each(Waker::wake);
+        self.sent(packet.packet_type, size);
+        if packet.packet_type == PacketType::Response && !packet.flags.contains(Flags::MORE) {
+            self.answered(packet.message_id);
+        }
+        Ok(mark)
+    }
+
+    pub(crate) fn framed_len(&self, total: usize) -> usize {
+        total + self.framing.header_len(total)
+    }
+
+    pub(crate) fn has_room(&self, out: &Outbox, size: usize) -> bool {
+        out.has_room(size) && (self.shared.budget.has_room(size) || out.queued() == 0)
+    }
+
+    /// Waits for room: call it when a packet was refused as full.
+    pub(crate) fn wait_for_room(&self, size: usize, waker: &Waker) -> bool {
+        let (has_room, wake) = {
+            let mut out = self.out.lock();
+            if closed(&out.state).is_some() || self.has_room(&out, size) {
+                return true;
+            }
+            let first = out.wait_for_room(waker);
+            if !self.shared.budget.has_room(size) {
+                self.shared.budget.wake_on_room(waker);
+            }
+            // It may have been given back between the question and the registration.
+            (self.has_room(&out, size), if first { out.writer.take() } else { None })
+        };
+        wake.into_iter().for_each(Waker::wake);
+        has_room
+    }
+
+    /// Appends a packet for a peer that cannot be waited for, by the policy.
+    pub(crate) fn append_shared(&self, frame: &SharedFrame) -> Appended {
+        let size = frame.len();
+        let (result, wake) = {
+            let mut out = self.out.lock();
+            if closed(&out.state).is_some() {
+                return Appended::Closed;
+            }
+            let result = self.make_room(&mut out, size);
+            if result == Appended::Queued {
+                out.push_shared(frame);
+                self.shared.budget.take(size);
+            }
+            let wakes =
+                result == Appended::Queued || result == Appended::Disconnected || self.press(&mut out);
+            (result, if wakes { out.writer.take() } else { None })
+        };
+        wake.into_iter().for_each(Waker::wake);
+        match result {
+            Appended::Queued => self.sent(PacketType::OneWay, size),
+            Appended::Dropped => self.dropped(1, true),
+            Appended::Disconnected | Appended::Closed => {}
+        }
+        result
+    }
+
+    /// As [`Core::append_shared`], for a prepared packet for this connection alone.
+    pub(crate) fn append_by_policy(&self, packet: &Packet) -> Result<Appended, SendError> {
+        let header = encode::header(packet, self.wire())?;
+        let size = self.framed_len(header.total());
+        let (result, wake) = {
+            let mut out = self.out.lock();
+            if let Some(reason) = closed(&out.state) {
+                return Err(SendError::Closed(reason));
+            }
+            let result = self.make_room(&mut out, size);
+            if result == Appended::Queued {
+                let droppable = packet.packet_type == PacketType::OneWay;
+                let added = out.push(self.framing, header, &packet.ext_header, &packet.payload, droppable);
+                self.shared.budget.take(added);
+            }
+            let wakes =
+                result == Appended::Queued || result == Appended::Disconnected || self.press(&mut out);
+            (result, if wakes { out.writer.take() } else { None })
+        };
+        wake.into_iter().for_each(Waker::wake);
+        match result {
+            Appended::Queued => {
+                self.sent(packet.packet_type, size);
+                if packet.packet_type == PacketType::Response && !packet.flags.contains(Flags::MORE) {
+                    self.answered(packet.message_id);
+                }
+            }
+            Appended::Dropped => self.dropped(1, true),
+            Appended::Disconnected | Appended::Closed => {}
+        }
+        Ok(result)
+    }
+
+    /// Appends a prepared packet in the place of the lane's last one, unless that has begun to be sent.
+    pub(crate) fn append_latest(&self, packet: &Packet, lane: u8) -> Result<(), SendError> {
+        let header = encode::header(packet, self.wire())?;
+        let framed = Outbox::framed(self.framing, header, &packet.ext_header, &packet.payload);
+        let size = framed.len();
+        let (replaced, wake) = {
+            let mut out = self.out.lock();
+            if let Some(reason) = closed(&out.state) {
+                return Err(SendError::Closed(reason));
+            }
+            (out.put_latest(lane, framed), out.writer.take())
+        };
+        self.shared.budget.take(size);
+        if let Some(old) = replaced {
+            self.shared.budget.give(old);
+            self.stats.lane_replaced.fetch_add(1, Relaxed);
+        }
+        wake.into_iter().for_each(Waker::wake);
+        self.sent(packet.packet_type, size);
+        Ok(())
+    }
+
+    /// Sends a prepared packet as a datagram, or appends it if there is room, or drops it.
+    pub(crate) fn append_unreliable(&self, packet: &Packet) -> Result<(), SendError> {
+        let header = encode::header(packet, self.wire())?;
+        let streams = self.streams.lock().clone();
+        if let Some(streams) = streams.filter(|streams| streams.max_datagram_size() >= Some(header.total())) {
+            let mut bytes = BytesMut::with_capacity(header.total());
+            bytes.put_slice(&header.to_bytes());
+            bytes.put_slice(&packet.ext_header);
+            bytes.put_slice(&packet.payload);
+            match streams.send_datagram(bytes.freeze()) {
+                Ok(()) => {
+                    self.stats.sent_datagrams.fetch_add(1, Relaxed);
+                    self.sent(packet.packet_type, header.total());
+                    return Ok(());
+                }
+                // The path has become smaller meanwhile: the stream takes it.
+                Err(StreamError::Datagram(_) | StreamError::Unsupported) => {}
+                Err(StreamError::ConnectionLost(why)) => {
+                    return Err(SendError::Closed(CloseReason::Lost(why)));
+                }
+            }
+        }
+        match self.append(packet, 0) {
+            Err(SendError::Full { .. }) => {
+                self.stats.lane_dropped.fetch_add(1, Relaxed);
+                Ok(())
+            }
+            appended => appended.map(|_| ()),
+        }
+    }
+
+    /// Applies the policy of a full queue.
+    fn make_room(&self, out: &mut Outbox, size: usize) -> Appended {
+        if self.has_room(out, size) {
+            return Appended::Queued;
+        }
+        match self.shared.slow_consumer {
+            SlowConsumer::Wait(_) | SlowConsumer::DropNewest => Appended::Dropped,
+            SlowConsumer::Disconnect => {
+                out.state = State::Closing(CloseReason::Slow);
+                Appended::Disconnected
+            }
+            SlowConsumer::DropOldest => {
+                let (packets, bytes) = out.drop_oldest(size);
+                self.shared.budget.give(bytes);
+                self.dropped(packets, false);
+                if self.has_room(out, size) { Appended::Queued } else { Appended::Dropped }
+            }
+        }
+    }
+
+    /// Notes that the queue was found full: true for the first time, when the driver has to start its clock.
+    fn press(&self, out: &mut Outbox) -> bool {
+        matches!(self.shared.slow_consumer, SlowConsumer::Wait(_))
+            && !std::mem::replace(&mut out.is_pressed, true)
+    }
+
+    /// Queues a control packet, on v2 only. It never waits; beyond twice the limit it is given up, since then the peer
+    /// takes nothing anyway.
+    pub(crate) fn control(&self, packet: &ControlPacket) {
+        if self.wire() == Wire::V2 {
+            let bytes = packet.to_bytes();
+            self.push_raw(&self.framing.frame(crate::FrameKind::Binary, &bytes));
+        }
+    }
+
+    /// Queues bytes that are framed already.
+    pub(crate) fn push_raw(&self, framed: &[u8]) {
+        let wake = {
+            let mut out = self.out.lock();
+            if closed(&out.state).is_some() || !out.has_room_for_control() {
+                return;
+            }
+            out.push_framed(framed);
+            self.shared.budget.take(framed.len());
+            out.writer.take()
+        };
+        wake.into_iter().for_each(Waker::wake);
+    }
+
+    fn sent(&self, packet_type: PacketType, bytes: usize) {
+        self.stats.sent(packet_type, bytes);
+    }
+
+    fn dropped(&self, packets: u64, newest: bool) {
+        let counter = if newest { &self.stats.dropped_newest } else { &self.stats.dropped_oldest };
+        counter.fetch_add(packets, Relaxed);
+    }
+}
