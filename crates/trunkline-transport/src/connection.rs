@@ -170,6 +170,13 @@ pub enum Incoming {
     },
 }
 
+impl Incoming {
+    /// A binary frame.
+    pub(crate) fn binary(bytes: Bytes) -> Self {
+        Self::Frame(Frame { kind: FrameKind::Binary, bytes })
+    }
+}
+
 /// Why reading ended before the peer ended it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

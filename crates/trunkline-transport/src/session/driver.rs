@@ -158,6 +158,10 @@ impl Driver {
                 (codes::GOING_AWAY, reason.to_string(), false)
             }
         };
+        if self.core.out.lock().queued() > 0 {
+            let batch = std::mem::take(&mut self.batch);
+            self.core.out.lock().keep_unsent(batch, self.offset);
+        }
         self.core.ended(&reason);
         let stack = &self.core.shared.middleware;
         if !stack.is_empty() {

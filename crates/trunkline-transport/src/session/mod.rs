@@ -16,6 +16,7 @@ pub(crate) mod requests;
 mod send;
 mod serve;
 pub(crate) mod stats;
+mod unsent;
 
 use std::{
     future::poll_fn,
@@ -263,6 +264,15 @@ impl Session {
             }
         })
         .await
+    }
+
+    /// One-way packets that were sent here and that the link had not begun to take when the connection ended, in their order:
+    /// to be sent on another one. Each is given back once, and nothing before [`Session::closed`] is ready. What the link
+    /// has taken may have arrived or not.
+    #[must_use]
+    pub fn take_unsent(&self) -> Vec<Packet> {
+        let unsent = self.core.out.lock().unsent.take();
+        unsent.map(|unsent| unsent.packets(self.core.framing)).unwrap_or_default()
     }
 
     /// The peer's requests that have no response yet.

@@ -7,7 +7,7 @@ use std::{collections::VecDeque, io::IoSlice, task::Waker};
 
 use bytes::Bytes;
 
-use super::pool;
+use super::{pool, unsent::Unsent};
 use crate::{
     CloseReason, FrameKind, Framing, Role,
     defaults::COALESCE,
@@ -47,6 +47,8 @@ pub(crate) struct Outbox {
     room: Vec<Waker>,
     /// Who waits until so many bytes are done, or for the end.
     flushing: Vec<(u64, Waker)>,
+    /// What was left when the connection ended, until somebody takes it or nobody can any more.
+    pub(crate) unsent: Option<Unsent>,
     /// Somebody found no room since the writer last made some.
     pub(crate) is_pressed: bool,
 }
@@ -67,6 +69,16 @@ pub(crate) struct Part {
     /// It goes on with the packet that the part before has begun.
     continues: bool,
     is_droppable: bool,
+}
+
+impl Part {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.chunk.bytes()
+    }
+
+    pub(crate) fn continues(&self) -> bool {
+        self.continues
+    }
 }
 
 #[derive(Debug)]
@@ -115,6 +127,7 @@ impl Outbox {
             room: Vec::new(),
             flushing: Vec::new(),
             is_pressed: false,
+            unsent: None,
         }
     }
 
@@ -303,6 +316,18 @@ impl Outbox {
         if !self.flushing.iter().any(|(at, other)| *at == mark && other.will_wake(waker)) {
             self.flushing.push((mark, waker.clone()));
         }
+    }
+
+    /// Nothing more will be written: keeps what is left behind `batch`, of whose first part `taken` bytes are gone.
+    pub(crate) fn keep_unsent(&mut self, mut batch: VecDeque<Part>, taken: usize) {
+        batch.append(&mut self.parts);
+        let latest = std::mem::take(&mut self.latest).into_iter();
+        batch.extend(latest.map(|(_, bytes)| Part {
+            chunk: Chunk::Owned(bytes),
+            continues: false,
+            is_droppable: false,
+        }));
+        self.unsent = Some(Unsent::new(batch, taken));
     }
 
     /// Nothing more will be written. Gives back what was queued, and everybody who waited.

@@ -12,7 +12,7 @@ use std::{
 use tokio::{sync::Semaphore, task::JoinSet};
 use trunkline_transport::{
     ClientTls, CloseReason, ConnectError, Limits, Middleware, Protocol, QuicClientConfig, QuicServerConfig,
-    Refusal, RequestError, RetryConfig, Session, TcpClientConfig, TcpServerConfig, Tls,
+    Refusal, RequestError, RetryConfig, SendError, Session, TcpClientConfig, TcpServerConfig, Tls,
     TransportClientBuilder, TransportError, TransportEvent, TransportServer, TransportServerBuilder,
     WebSocketClientConfig, WebSocketServerConfig,
 };
@@ -400,4 +400,53 @@ async fn a_server_tells_prometheus_its_figures() {
     for line in ["echo_connections 1", "echo_received_requests_total 1", "echo_sent_packets_total 1"] {
         assert!(text.lines().any(|other| other == line), "{line} is not in:\n{text}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a15_what_was_queued_and_not_sent_is_given_back() {
+    // Side by side: each waits until closing gives up.
+    futures_util::future::join_all(Kind::ALL.map(unsent_on)).await;
+}
+
+async fn unsent_on(kind: Kind) {
+    let builder = TransportServerBuilder::new().limits(Limits::new().received_bytes(1000));
+    let (say, mut heard) = tokio::sync::mpsc::channel(1);
+    // It reads nothing but the first.
+    let serving = Serving::with(kind, builder, move |mut session: Session| {
+        let say = say.clone();
+        async move {
+            let first = session.recv().await?.expect("the first");
+            say.send(first).await.unwrap();
+            session.closed().await;
+            Ok(())
+        }
+    })
+    .await;
+    let client = serving.client().await;
+    let session = client.session().unwrap();
+    let numbered = |i: u32| [&i.to_be_bytes()[..], &[7; 8 << 10]].concat();
+    session.send(numbered(0)).await.unwrap();
+    within(heard.recv()).await.unwrap();
+    // Until nothing moves any more.
+    let (mut sent, mut full) = (1, 0);
+    while full < 50 {
+        match session.try_send(numbered(sent)) {
+            Ok(()) => (sent, full) = (sent + 1, 0),
+            Err(SendError::Full { .. }) => {
+                full += 1;
+                tokio::time::sleep(SOON).await;
+            }
+            Err(error) => panic!("{kind:?}: {error}"),
+        }
+    }
+    assert!(session.take_unsent().is_empty(), "{kind:?}: it lives");
+    session.close(1000, "given up");
+    assert_eq!(within(session.closed()).await, CloseReason::CutOff, "{kind:?}");
+    let unsent = session.take_unsent();
+    let first = sent - unsent.len() as u32;
+    assert!(first > 0 && first < sent, "{kind:?}: {} of {sent}", unsent.len());
+    for (packet, i) in unsent.iter().zip(first..) {
+        assert!(packet.payload == numbered(i), "{kind:?}: {i}");
+    }
+    assert!(session.take_unsent().is_empty(), "{kind:?}: they were given back");
 }
