@@ -97,6 +97,8 @@ async fn bind(
         first_stream_timeout: options.first_packet,
         max_handshakes: options.max_handshakes,
         max_frame: frame_limit(Framing::Length, options.max_message),
+        // All packets share the one stream: nobody here would take another.
+        max_streams: 0,
         path,
         is_full: Some(options.is_full.clone()),
         middleware: options.middleware.clone(),

@@ -4,10 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{Semaphore, mpsc};
 use trunkline_transport::{
-    Delivery, Limits, Packet, SendError, Session, TransportClientBuilder, TransportServerBuilder, Wire,
+    ConnectOptions, Delivery, Endpoint, FrameKind, Limits, Packet, SendError, Session,
+    TransportClientBuilder, TransportServerBuilder, Wire, connect,
 };
 
-use crate::harness::{Kind, Serving, within};
+use crate::harness::{Kind, Reach, Serving, within};
 
 /// A server that reads nothing before there is a permit, and hands over what it reads then.
 async fn stalled(kind: Kind) -> (Serving, Arc<Semaphore>, mpsc::Receiver<Packet>) {
@@ -149,4 +150,24 @@ async fn a_v1_peer_has_no_lanes() {
         let lane = client.session().unwrap().lane(1, delivery);
         assert!(matches!(lane.send("x").await, Err(SendError::NeedsV2(_))));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_may_open_no_stream_that_nobody_would_read() {
+    let serving = Serving::echo(Kind::Quic).await;
+    let Reach::Network(_, trust) = &serving.reach else { unreachable!() };
+    let endpoint = Endpoint::from_url(&format!("quic://{}", serving.address())).unwrap();
+    let options = ConnectOptions {
+        tls: Some(trust.clone()),
+        alpns: vec!["msgtrans/2".to_owned()],
+        ..ConnectOptions::default()
+    };
+    let mut connection = within(connect(&endpoint, &options)).await.unwrap();
+    let hello = Packet::request(1, "hello").to_bytes(Wire::V2).unwrap();
+    within(connection.writer.send(FrameKind::Binary, &hello)).await.unwrap();
+    assert!(matches!(within(connection.reader.next()).await, Ok(Some(_))), "it is served");
+    let mut opened = std::pin::pin!(connection.streams.open_stream());
+    let polled =
+        std::future::poll_fn(|cx| std::task::Poll::Ready(opened.as_mut().poll(cx).is_pending())).await;
+    assert!(polled, "there is room for a second stream");
 }
