@@ -182,7 +182,7 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// An attachment to a log of [`Log::attachable`], which the engine has counted.
+    /// An attachment that the log's engine has counted; dropping it tells that engine ([`Detach`]).
     pub fn new(log: Arc<Log>) -> Self {
         Attachment { log }
     }

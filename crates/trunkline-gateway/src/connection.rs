@@ -130,7 +130,7 @@ impl Hold {
         let queue = Arc::clone(&node.limits.reply_queue);
         let reading = Reading::new(node, info);
         let handle = Handle::new(node.next_connection(), info, framing, queue, reading);
-        node.stats.gauge(handle.protocol).up();
+        node.stats.gauge(handle.protocol()).up();
         node.connections.insert(&handle);
         // A drain looks at all connections when it has begun: who comes in behind its look is told here.
         if node.is_stopping() {
@@ -171,7 +171,7 @@ impl Drop for Hold {
         }
         self.handle.abandon();
         self.node.connections.remove(self.handle.id);
-        self.node.stats.gauge(self.handle.protocol).down();
+        self.node.stats.gauge(self.handle.protocol()).down();
     }
 }
 

@@ -217,7 +217,7 @@ impl Start<'_> {
     }
 
     async fn authenticate(&self) -> Result<Identity, Ending> {
-        let transport = self.handle.protocol.as_str();
+        let transport = self.handle.protocol().as_str();
         let remote = self.handle.remote();
         let answer = self.node.authenticator.authenticate(&self.request, transport, &remote);
         let answer = timeout(AUTH_DEADLINE, answer).await;

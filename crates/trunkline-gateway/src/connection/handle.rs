@@ -54,7 +54,8 @@ impl Ending {
 /// One live connection.
 pub(crate) struct Handle {
     pub(crate) id: ConnectionId,
-    pub(crate) protocol: TransportProtocol,
+    /// Its place among [`TransportProtocol::ALL`]: what a library's own protocols need would be 16 bytes.
+    protocol: u8,
     /// The client's address, `None` in memory.
     pub(crate) peer: Option<SocketAddr>,
     /// The actor's own. It is here because the actor's task has no room: tasks come in steps of 128 B.
@@ -63,6 +64,12 @@ pub(crate) struct Handle {
     /// Boxed, since most connections do not end yet.
     ending: Mutex<Option<Box<Ending>>>,
     waker: AtomicWaker,
+}
+
+/// A gateway's connections come by no protocol that is not listed; one that did would count as memory.
+fn place(protocol: TransportProtocol) -> u8 {
+    let place = TransportProtocol::ALL.iter().position(|one| *one == protocol);
+    place.and_then(|place| u8::try_from(place).ok()).unwrap_or(u8::MAX)
 }
 
 impl Handle {
@@ -76,13 +83,17 @@ impl Handle {
     ) -> Arc<Self> {
         Arc::new(Handle {
             id,
-            protocol: info.protocol,
+            protocol: place(info.protocol),
             peer: info.peer,
             reading,
             write: Mutex::new(WriteState::new(framing, queue)),
             ending: Mutex::new(None),
             waker: AtomicWaker::new(),
         })
+    }
+
+    pub(crate) fn protocol(&self) -> TransportProtocol {
+        TransportProtocol::ALL.get(usize::from(self.protocol)).copied().unwrap_or(TransportProtocol::Memory)
     }
 
     /// The client's address, empty in memory.

@@ -108,7 +108,9 @@ impl Session {
             user: self.user.to_string(),
             device: self.device.to_string(),
             platform: self.platform.to_string(),
-            transport: handle.as_ref().map_or_else(String::new, |handle| handle.protocol.as_str().to_owned()),
+            transport: handle
+                .as_ref()
+                .map_or_else(String::new, |handle| handle.protocol().as_str().to_owned()),
             protocol: match protocol {
                 Protocol::Seed => 0,
                 Protocol::Trunkline => 1,

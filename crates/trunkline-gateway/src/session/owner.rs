@@ -52,7 +52,7 @@ impl Owner {
     /// The connection is gone; services still hear where it was.
     pub(super) fn left(&mut self, handle: Option<&Handle>) {
         if let Some(handle) = handle {
-            self.left = Some(Box::new(Left { protocol: handle.protocol, peer: handle.peer }));
+            self.left = Some(Box::new(Left { protocol: handle.protocol(), peer: handle.peer }));
             self.caller = None;
         }
     }
@@ -77,7 +77,7 @@ impl Owner {
 
     fn make(&self, session: &Session, node: &Node, handle: Option<&Handle>) -> Caller {
         let at = match (handle, &self.left) {
-            (Some(handle), _) => Some((handle.protocol, handle.peer)),
+            (Some(handle), _) => Some((handle.protocol(), handle.peer)),
             (None, left) => left.as_ref().map(|left| (left.protocol, left.peer)),
         };
         // It was written by `set`, so it can be read.

@@ -80,7 +80,7 @@ async fn an_unknown_path_is_told_what_is_there() {
         (metrics.status, metrics.body.as_str()),
         (
             404,
-            "not found: here are /metrics, /health, /ready, /stats, /performance, /debug/pprof/profile and /api/status\n"
+            "not found: here are /metrics, /health, /ready, /stats, /performance, /debug/pprof/profile, /api/status and /api/admin/trace\n"
         )
     );
 }
