@@ -266,8 +266,3 @@ async fn a10_a_msgtrans_client_over_tcp() {
 async fn a10_a_msgtrans_client_over_websocket() {
     their_client("ws").await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a10_a_msgtrans_client_over_quic() {
-    their_client("quic").await;
-}
