@@ -119,7 +119,8 @@ impl TransportClient {
     }
 
     /// Makes one connection, unless it is connected; what the peer sends is received by this async function, which runs in
-    /// the connection's own task. The connection closes when it returns, and is not made anew.
+    /// the connection's own task. The connection closes when it returns, and is not made anew. When the connection ends
+    /// first, what it waits for there says so, and it has 10 s to return before it is dropped.
     ///
     /// # Errors
     /// There is no connection within the time.

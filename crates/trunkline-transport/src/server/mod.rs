@@ -90,6 +90,8 @@ impl TransportServer {
 
     /// Serves each connection by one async function, which runs in the connection's own task, beside its input and
     /// output. The connection closes when it returns. If it panics, or fails, its connection is closed and nothing else.
+    /// When the connection ends first, what it waits for there says so, and it has the time of a close (10 s, or less by
+    /// `graceful_shutdown`) to return before it is dropped.
     ///
     /// It returns once the server has shut down. Dropped, it stops accepting; connections go on.
     ///

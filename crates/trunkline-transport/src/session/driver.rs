@@ -17,9 +17,11 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
-use tokio::time::{Instant, Sleep};
+use futures_util::FutureExt;
+use tokio::time::{Instant, Sleep, timeout};
 
 use self::{datagrams::Datagrams, intake::Stage};
 use super::{
@@ -168,15 +170,18 @@ impl Driver {
             stack.close(&Session::new(Arc::clone(&self.core)), &reason);
         }
         gone();
-        drop(self.handler.take());
+        let timeout = self.core.shared.close_timeout.min(CLOSE_TIMEOUT);
+        let handler = self.handler.take().filter(|_| self.core.is_admitted() && surprises(&reason));
         // They would keep the link open.
         drop(self.datagrams.take());
-        if is_orderly {
-            let timeout = self.core.shared.close_timeout.min(CLOSE_TIMEOUT);
-            close(self.reader, self.writer, code.into(), &text, timeout).await;
-        } else {
-            self.writer.abort(code.into(), &text);
-        }
+        let closing = async {
+            if is_orderly {
+                close(self.reader, self.writer, code.into(), &text, timeout).await;
+            } else {
+                self.writer.abort(code.into(), &text);
+            }
+        };
+        tokio::join!(closing, let_end(handler, timeout));
         reason
     }
 
@@ -292,6 +297,23 @@ impl Driver {
         }
         true
     }
+}
+
+/// Whether a handler that still runs has yet to hear of this end. One that was asked for has been told while the rest
+/// was sent, and one that was cut off has had its time.
+fn surprises(reason: &CloseReason) -> bool {
+    !matches!(reason, CloseReason::Closed { .. } | CloseReason::CutOff)
+}
+
+/// What a handler waits for on its connection answers by now that it is gone: it has so long to return.
+async fn let_end(handler: Option<Handler>, within: Duration) {
+    let Some(mut handler) = handler else { return };
+    let ended = AssertUnwindSafe(handler.as_mut()).catch_unwind();
+    if timeout(within, ended).await.is_ok_and(|ended| ended.is_err()) {
+        tracing::debug!("a handler panicked after the end of its connection");
+    }
+    // Dropping what has panicked may panic again.
+    drop(catch_unwind(AssertUnwindSafe(move || drop(handler))));
 }
 
 /// The reader's limit for frames whose packets may carry `message` bytes: under [`Framing::Packet`] the reader sees

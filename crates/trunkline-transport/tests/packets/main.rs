@@ -10,6 +10,7 @@ mod examples;
 mod harness;
 mod lanes;
 mod limits;
+mod lost;
 mod middleware;
 mod msgtrans;
 mod protocols;
