@@ -234,6 +234,7 @@ async fn their_client(kind: &str) {
     let mut peer = Peer::start(&["ask", kind, &at]).await;
     assert_eq!(peer.line().await, "fine");
     assert_eq!(within(ended.recv()).await.unwrap(), Ok(()), "its end was clean");
+    drop(peer.input.take());
     let status = spawn_blocking(move || peer.child.wait()).await.unwrap().unwrap();
     assert!(status.success(), "{status}");
     let stats = server.stats();
@@ -265,4 +266,9 @@ async fn a10_a_msgtrans_client_over_tcp() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a10_a_msgtrans_client_over_websocket() {
     their_client("ws").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a10_a_msgtrans_client_over_quic() {
+    their_client("quic").await;
 }

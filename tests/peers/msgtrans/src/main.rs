@@ -1,5 +1,5 @@
 //! The real `msgtrans` as a peer of our tests: `serve KIND [CERTIFICATE KEY]` answers until its input ends, `ask KIND ADDRESS`
-//! asks a server of ours. Both ask 10,000 requests and answer as many.
+//! asks a server of ours and waits for that too. Both ask 10,000 requests and answer as many.
 //!
 //! KIND is `tcp`, `ws` or `quic`; QUIC has a certificate and its key in PEM files. It says `listening ADDRESS`, or `fine`, on its output; anything wrong is a panic.
 //!
@@ -153,8 +153,7 @@ async fn serve(kind: &str, tls: Option<[&str; 2]>) {
     let serving = server.clone();
     let task = tokio::spawn(async move { serving.serve().await });
     println!("listening {address}");
-    let mut rest = Vec::new();
-    tokio::io::stdin().read_to_end(&mut rest).await.expect("the input ends");
+    until_input_ends().await;
     server.shutdown().await;
     task.await.expect("it served").expect("it served well");
     println!("fine");
@@ -198,6 +197,13 @@ async fn ask(kind: &str, address: &str) {
     listening.await.expect("every echo and every question");
     client.disconnect().await.expect("it disconnects");
     println!("fine");
+    // Over QUIC its end is only told some time after it has disconnected, if the process lives so long.
+    until_input_ends().await;
+}
+
+async fn until_input_ends() {
+    let mut rest = Vec::new();
+    tokio::io::stdin().read_to_end(&mut rest).await.expect("the input ends");
 }
 
 /// Answers what is asked, until every echo is there and everything has been asked.
