@@ -22,11 +22,13 @@ rust_tests() {
 }
 
 # The counts come from the JUnit file that .config/nextest.toml asks for, so the terminal keeps nextest's own display.
+# Most tests wait for timers, processes and the network: two for each core keep the cores busy.
 rust_tests_by_nextest() {
   # nextest's own directory lies in the workspace, whatever the target directory is.
   local report=$PWD/target/nextest/default/junit.xml status line total bad
   rm -f "$report"
-  cargo nextest run "${locked[@]}" --workspace --no-fail-fast --no-tests=pass "${filters[@]}" </dev/null
+  cargo nextest run "${locked[@]}" --workspace --test-threads "$((2 * $(nproc)))" --no-fail-fast --no-tests=pass \
+    "${filters[@]}" </dev/null
   status=$?
   line=$(grep -m 1 -o '<testsuites [^>]*>' "$report" 2>/dev/null)
   total=$(attribute tests "$line")

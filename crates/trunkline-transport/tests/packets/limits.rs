@@ -20,9 +20,10 @@ async fn silent_reader(serving: &Serving) -> tokio::net::TcpStream {
     socket
 }
 
+/// Waits until the server's user sees so many connections: one that has its place is not admitted yet.
 async fn sessions(server: &TransportServer, count: usize) {
     within(async {
-        while server.session_count() != count {
+        while server.active_sessions().len() != count {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
