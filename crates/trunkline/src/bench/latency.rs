@@ -42,6 +42,12 @@ impl Latencies {
         self.shards[who % SHARDS].lock().saturating_record(micros);
     }
 
+    /// Records a time that many had.
+    pub(super) fn record_many(&self, time: Duration, count: u64) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.shards[0].lock().saturating_record_n(micros, count);
+    }
+
     /// Takes over what another one recorded.
     pub(super) fn add(&self, other: &Latencies) {
         for (mine, others) in self.shards.iter().zip(&other.shards) {

@@ -22,6 +22,7 @@ mod push;
 mod raw;
 mod report;
 mod resume;
+mod transport;
 mod upstream;
 mod usage;
 mod wire;
@@ -43,6 +44,10 @@ pub(crate) use peer::Peer;
 pub(crate) use push::Push;
 pub(crate) use report::Report;
 pub(crate) use resume::Resume;
+pub(crate) use transport::{
+    Compare, Over, Pace, Pattern, Plan, Stack, Stage, load as load_transport, pace as pace_transport,
+    serve as serve_transport,
+};
 pub(crate) use upstream::{IN_FLIGHT as UPSTREAM_IN_FLIGHT, Like as UpstreamLike, serve as serve_upstream};
 
 use crate::cli::reach::{self, Reach, Way};

@@ -18,12 +18,15 @@ const LATE: Duration = Duration::from_millis(20);
 /// Processor time from a moment on.
 pub(super) struct Usage {
     begun: Instant,
-    generator: Option<Duration>,
-    server: Option<(u32, Duration)>,
+    generators: Before,
+    servers: Before,
     /// What works for the server: its upstream.
-    helper: Option<(u32, Duration)>,
+    helper: Before,
     machine: Option<Duration>,
 }
+
+/// Processes, and the time of each before; none where one of them cannot be read.
+type Before = Option<Vec<(u32, Duration)>>;
 
 /// Who was the limit of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -60,10 +63,15 @@ pub(super) struct Used {
 
 impl Usage {
     pub(super) fn begin(server: Option<u32>) -> Self {
+        Usage::of(&[std::process::id()], server.as_slice())
+    }
+
+    /// Other processes than this one are the generators.
+    pub(super) fn of(generators: &[u32], servers: &[u32]) -> Self {
         Usage {
             begun: Instant::now(),
-            generator: processor_time(std::process::id()),
-            server: server.and_then(|pid| Some((pid, processor_time(pid)?))),
+            generators: before(generators),
+            servers: before(servers),
             helper: None,
             machine: machine_time(),
         }
@@ -71,22 +79,24 @@ impl Usage {
 
     /// This process works for the server: its time is not that of other programs.
     pub(super) fn beside(mut self, helper: Option<u32>) -> Self {
-        self.helper = helper.and_then(|pid| Some((pid, processor_time(pid)?)));
+        self.helper = before(helper.as_slice());
         self
     }
 
     pub(super) fn end(self, late: Option<Percentiles>) -> Used {
         let wall = self.begun.elapsed().as_secs_f64().max(0.001);
-        let since = |pid: u32, before: Duration| {
-            processor_time(pid).map(|now| now.saturating_sub(before).as_secs_f64() / wall)
+        let since = |before: &Before| -> Option<f64> {
+            let each = before.as_ref()?.iter().map(|(pid, before)| {
+                processor_time(*pid).map(|now| now.saturating_sub(*before).as_secs_f64() / wall)
+            });
+            each.sum()
         };
-        let generator = self.generator.and_then(|before| since(std::process::id(), before));
-        let server = self.server.and_then(|(pid, before)| since(pid, before));
+        let generator = since(&self.generators).unwrap_or_default();
+        let server = since(&self.servers);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let generator = generator.unwrap_or_default();
         let busy = self.machine.and_then(|before| Some(machine_time()?.saturating_sub(before)));
         let busy = busy.unwrap_or_default().as_secs_f64() / wall;
-        let helper = self.helper.and_then(|(pid, before)| since(pid, before));
+        let helper = since(&self.helper);
         let helped = server.map(|server| server + helper.unwrap_or_default());
         let others = (busy - generator - helped.unwrap_or_default()).max(0.0);
         Used {
@@ -101,7 +111,23 @@ impl Usage {
     }
 }
 
+/// Nothing, where there is no process.
+fn before(pids: &[u32]) -> Before {
+    let all: Option<Vec<_>> = pids.iter().map(|pid| Some((*pid, processor_time(*pid)?))).collect();
+    all.filter(|all| !all.is_empty())
+}
+
 impl Used {
+    /// Cores that the generators took.
+    pub(super) fn generator_cores(&self) -> f64 {
+        self.generator_cores
+    }
+
+    /// Cores that the servers took, if that is known.
+    pub(super) fn server_cores(&self) -> Option<f64> {
+        self.server_cores
+    }
+
     /// The server refused a part of the load that counts.
     pub(super) fn was_refused(&mut self) {
         if self.limit == Limit::Neither {

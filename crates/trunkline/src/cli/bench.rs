@@ -1,5 +1,7 @@
 //! `trunkline bench`: load on a node, percentiles, and who was the limit.
 
+mod transport;
+
 use std::time::Duration;
 
 use anyhow::bail;
@@ -33,7 +35,8 @@ Examples:
   trunkline bench push --sessions 1000 --rate 2000
   trunkline bench connect --transport tls
   trunkline bench resume --clients 1000
-  trunkline bench idle --sessions 9000 --transport websocket";
+  trunkline bench idle --sessions 9000 --transport websocket
+  trunkline bench transport --protocol quic --connections 64";
 
 #[derive(Debug, Clone, Subcommand)]
 enum What {
@@ -140,6 +143,11 @@ enum What {
         #[arg(long, default_value_t = 5_000, value_parser = value_parser!(u32).range(1..=100_000))]
         sessions: u32,
     },
+    /// What the transport library costs beside bare sockets, tokio-tungstenite and quinn; no node.
+    Transport(transport::Transport),
+    /// A peer of `transport`.
+    #[command(hide = true, subcommand)]
+    TransportPeer(transport::Peer),
     /// How long clients take to come back when all are cut, and whether anything was lost.
     Resume {
         #[command(flatten)]
@@ -169,6 +177,8 @@ struct Common {
 impl Bench {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let common = match &self.what {
+            What::Transport(transport) => return transport.clone().run(),
+            What::TransportPeer(peer) => return peer.clone().run(),
             What::Upstream { gateway, delay_ms, in_flight } => {
                 let delay = Duration::from_millis((*delay_ms).into());
                 let like = UpstreamLike { delay, in_flight: *in_flight };
@@ -190,12 +200,7 @@ impl Bench {
             };
             self.measure(&rig, Duration::from_secs(common.seconds.into())).await
         })?;
-        let report = report.settled();
-        output::result(&if common.json { report.json()? } else { report.to_string() });
-        match report.failure() {
-            Some(failure) => bail!("{failure}"),
-            None => Ok(()),
-        }
+        print(report, common.json)
     }
 
     /// Where only the node is measured the generator is one thread, which costs least.
@@ -222,7 +227,9 @@ impl Bench {
             What::Connect { at_once, rate, .. } => {
                 Connect { at_once: *at_once as usize, rate: *rate, lasting }.run(rig).await
             }
-            What::Upstream { .. } => bail!("the upstream measures nothing"),
+            What::Upstream { .. } | What::Transport(_) | What::TransportPeer(_) => {
+                bail!("this loads no node")
+            }
             What::Fanout { subscribers, rate, window, size, peer, .. } => {
                 let (subscribers, size, peer) = (*subscribers as usize, *size as usize, peer.clone());
                 Fanout { subscribers, rate: *rate, window: *window, lasting, size, peer }.run(rig).await
@@ -232,5 +239,15 @@ impl Bench {
                 Resume { clients: *clients as usize, rate: *rate, lasting }.run(rig).await
             }
         }
+    }
+}
+
+/// Prints what was found; what makes it worthless, or does not reach what was asked, is an error then.
+fn print(report: Report, json: bool) -> anyhow::Result<()> {
+    let report = report.settled();
+    output::result(&if json { report.json()? } else { report.to_string() });
+    match report.failure() {
+        Some(failure) => bail!("{failure}"),
+        None => Ok(()),
     }
 }

@@ -1,0 +1,121 @@
+//! The stages that msgtrans' own plan names: so many connections, so many messages a second, within so long.
+//!
+//! Servers and clients are processes of one thread each, as many as the files that one may open ask for; each server has
+//! an address of its own, and each client one server.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde_json::json;
+
+use super::child::{Child, GO, READY};
+use super::load::Told;
+use super::times::{Recorded, percentiles};
+use crate::bench::latency::Percentiles;
+use crate::bench::report::Report;
+use crate::bench::shown;
+use crate::bench::usage::Usage;
+
+/// To connect, and to give up.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// One of the three.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stage {
+    connections: u32,
+    /// Messages a second.
+    rate: u32,
+    /// Within which 99 of 100 are back.
+    within: Duration,
+    /// Servers, and as many clients.
+    processes: u32,
+    /// Bytes of each payload.
+    pub(crate) size: u32,
+    pub(crate) lasting: Duration,
+}
+
+impl Stage {
+    /// A process may have 20,000 files on common machines: 12,500 connections leave room.
+    pub(crate) fn new(number: u8, size: u32, lasting: Duration) -> Self {
+        let (connections, rate, within, processes) = match number {
+            1 => (1_000, 10_000, 10, 1),
+            2 => (10_000, 100_000, 5, 2),
+            _ => (100_000, 1_000_000, 1, 8),
+        };
+        Stage { connections, rate, within: Duration::from_millis(within), processes, size, lasting }
+    }
+
+    pub(crate) async fn run(self) -> anyhow::Result<Report> {
+        let own = std::env::current_exe().context("this program's own file is not known")?;
+        let (mut servers, mut clients) = (Vec::new(), Vec::new());
+        for at in 1..=self.processes {
+            let serve = format!(
+                "bench transport-peer serve --one-thread --stack ours --protocol tcp --pattern request --at 127.0.0.{at}:0"
+            );
+            let mut server = Child::start(&own, words(&serve))?;
+            let address = server.line(PATIENCE).await?;
+            let part = |whole: u32| whole / self.processes;
+            let (connections, rate) = (part(self.connections), part(self.rate));
+            let (size, seconds) = (self.size, self.lasting.as_secs());
+            let load = format!(
+                "bench transport-peer pace --server {address} --connections {connections} --rate {rate} --size {size} --seconds {seconds}"
+            );
+            clients.push(Child::start(&own, words(&load))?);
+            servers.push(server);
+        }
+        for client in &mut clients {
+            let line = client.line(PATIENCE).await?;
+            ensure!(line == READY, "a client says {line:?}");
+        }
+        let pids = |children: &[Child]| children.iter().map(Child::pid).collect::<Vec<_>>();
+        let usage = Usage::of(&pids(&clients), &pids(&servers));
+        for client in &mut clients {
+            client.tell(GO)?;
+        }
+        let told = shown(self.lasting, async {
+            let mut told = Vec::new();
+            for client in &mut clients {
+                let line = client.line(self.lasting + PATIENCE).await?;
+                told.push(
+                    serde_json::from_str::<Told>(&line).context("a client's words are not understood")?,
+                );
+            }
+            anyhow::Ok(told)
+        });
+        let told = told.await?;
+        let of = |part: fn(&Told) -> &Recorded| percentiles(told.iter().map(part));
+        let used = usage.end(Some(of(|told| &told.late)?));
+        Ok(self.report(&told, of(|told| &told.times)?, Report::new("stage", "tcp".to_owned(), used)))
+    }
+
+    fn report(self, told: &[Told], times: Percentiles, mut report: Report) -> Report {
+        let sum = |part: fn(&Told) -> u64| told.iter().map(part).sum::<u64>();
+        for (name, value) in [
+            ("connections", json!(self.connections)),
+            ("rate", json!(self.rate)),
+            ("size", json!(self.size)),
+            ("processes", json!(self.processes * 2)),
+            ("within_ms", json!(self.within.as_millis())),
+        ] {
+            report.asked.insert(name.to_owned(), value);
+        }
+        let (echoed, lost, unsent) = (sum(|told| told.count), sum(|told| told.lost), sum(|told| told.unsent));
+        report.counts = [("echoed", echoed), ("lost", lost), ("unsent", unsent)].into();
+        report.seconds = told.iter().map(|told| told.seconds).fold(0.0, f64::max);
+        #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52 messages")]
+        let rate = echoed as f64 / report.seconds.max(1e-3);
+        report.per_second = Some(rate);
+        let late = Duration::from_micros(times.p99) > self.within;
+        report.latency_us = times;
+        report.note = Some("from when a message was due until its echo is there");
+        report.failure = (late || lost + unsent > 0).then(|| {
+            format!("not within {} ms at the 99th percentile, or not all came back", self.within.as_millis())
+        });
+        report
+    }
+}
+
+fn words(line: &str) -> impl Iterator<Item = OsString> {
+    line.split(' ').map(Into::into)
+}
