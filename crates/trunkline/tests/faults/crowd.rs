@@ -1,5 +1,5 @@
-//! The healthy clients: they call on a schedule and listen to a channel, on every transport, from a thread of their
-//! own, so that those who misbehave share the machine with them and nothing else.
+//! The healthy clients: they call on a schedule and listen to a room, on every transport, from a thread of their own, so
+//! that those who misbehave share the machine with them and nothing else.
 //!
 //! A call's time counts from when it was due, so a stall is not forgiven by asking less while it lasts.
 
@@ -21,10 +21,15 @@ use crate::rig::Rig;
 /// How often each client calls.
 const EVERY: Duration = Duration::from_millis(100);
 
-/// How often all are told something. All at once they hold up some calls: fewer than one in a hundred.
-const NEWS: Duration = Duration::from_secs(1);
+/// How often somebody publishes, in one room after the other.
+const NEWS: Duration = Duration::from_millis(100);
 
-const CHANNEL: &str = "room:healthy";
+/// A publication to all clients at once would hold up some calls, and their p99 would tell of nothing else.
+const ROOMS: usize = 10;
+
+fn room(number: usize) -> String {
+    format!("room:healthy{}", number % ROOMS)
+}
 
 /// A running crowd.
 pub(crate) struct Crowd {
@@ -38,7 +43,7 @@ struct Shared {
     heard: AtomicU64,
     /// What went wrong, which must be nothing.
     wrong: Mutex<Vec<String>>,
-    /// The last publication, once it is known.
+    /// How many publications each room has got, once there are no more.
     last: watch::Sender<Option<u64>>,
     stop: CancellationToken,
 }
@@ -106,7 +111,7 @@ impl Shared {
             let client = Client::connect(options(&ready, at, &user, &token)).await.unwrap();
             let mut pushes = client.pushes();
             assert!(matches!(pushes.next().await, Some(Event::Started(_))), "{user} is not started");
-            client.subscribe(CHANNEL, None).await.unwrap();
+            client.subscribe(&room(at), None).await.unwrap();
             tasks.spawn(Arc::clone(&self).listen(user, pushes));
             clients.push(client);
         }
@@ -145,20 +150,22 @@ impl Shared {
         }
     }
 
-    /// Publishes consecutive numbers until it is told to stop, then says which was the last.
+    /// Publishes consecutive numbers in each room until it is told to stop, then says which was the last.
     async fn publish(self: Arc<Self>, upstream: Arc<TestUpstream>) {
         let mut ticks = interval(NEWS);
         let mut number = 0_u64;
         loop {
-            ticks.tick().await;
             let last = self.stop.is_cancelled();
             number += 1;
-            let data = number.to_be_bytes().to_vec().into();
-            let request =
-                ServicePublishRequest { channel: CHANNEL.into(), data, ..ServicePublishRequest::default() };
-            match upstream.gateway().publish(request).await {
-                Ok(placed) if placed.get_ref().error.is_none() => {}
-                other => self.wrong(format!("a publication was answered {other:?}")),
+            for at in 0..ROOMS {
+                ticks.tick().await;
+                let data = number.to_be_bytes().to_vec().into();
+                let request =
+                    ServicePublishRequest { channel: room(at), data, ..ServicePublishRequest::default() };
+                match upstream.gateway().publish(request).await {
+                    Ok(placed) if placed.get_ref().error.is_none() => {}
+                    other => self.wrong(format!("a publication was answered {other:?}")),
+                }
             }
             if last {
                 self.last.send_replace(Some(number));
