@@ -1,7 +1,8 @@
 //! The stages that msgtrans' own plan names: so many connections, so many messages a second, within so long.
 //!
-//! Servers and clients are processes of one thread each, as many as the files that one may open ask for; each server has
-//! an address of its own, and each client one server.
+//! A message and its echo are two messages: what the server takes and what it sends. Servers and clients are processes of
+//! one thread each, one for each core, or as many as the files that a process may open ask for; each server has an address
+//! of its own, and each client one server.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -24,39 +25,47 @@ const PATIENCE: Duration = Duration::from_secs(120);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stage {
     connections: u32,
-    /// Messages a second.
+    /// Messages a second, in both directions together.
     rate: u32,
     /// Within which 99 of 100 are back.
     within: Duration,
     /// Servers, and as many clients.
-    processes: u32,
+    pairs: u32,
     /// Bytes of each payload.
     pub(crate) size: u32,
     pub(crate) lasting: Duration,
 }
 
+/// Each has a loopback address of its own, and more were never tried.
+const MOST_PAIRS: u32 = 64;
+
+/// A process may have 20,000 files on common machines: this leaves room.
+const CONNECTIONS_EACH: u32 = 12_500;
+
 impl Stage {
-    /// A process may have 20,000 files on common machines: 12,500 connections leave room.
     pub(crate) fn new(number: u8, size: u32, lasting: Duration) -> Self {
-        let (connections, rate, within, processes) = match number {
-            1 => (1_000, 10_000, 10, 1),
-            2 => (10_000, 100_000, 5, 2),
-            _ => (100_000, 1_000_000, 1, 8),
+        let (connections, rate, within): (u32, _, _) = match number {
+            1 => (1_000, 10_000, 10),
+            2 => (10_000, 100_000, 5),
+            _ => (100_000, 1_000_000, 1),
         };
-        Stage { connections, rate, within: Duration::from_millis(within), processes, size, lasting }
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        let pairs = u32::try_from(cores / 2).unwrap_or(1).clamp(1, MOST_PAIRS);
+        let pairs = pairs.max(connections.div_ceil(CONNECTIONS_EACH));
+        Stage { connections, rate, within: Duration::from_millis(within), pairs, size, lasting }
     }
 
     pub(crate) async fn run(self) -> anyhow::Result<Report> {
         let own = std::env::current_exe().context("this program's own file is not known")?;
         let (mut servers, mut clients) = (Vec::new(), Vec::new());
-        for at in 1..=self.processes {
+        for at in 1..=self.pairs {
             let serve = format!(
                 "bench transport-peer serve --one-thread --stack ours --protocol tcp --pattern request --at 127.0.0.{at}:0"
             );
             let mut server = Child::start(&own, words(&serve))?;
             let address = server.line(PATIENCE).await?;
-            let part = |whole: u32| whole / self.processes;
-            let (connections, rate) = (part(self.connections), part(self.rate));
+            let part = |whole: u32| whole / self.pairs;
+            let (connections, rate) = (part(self.connections), part(self.rate / 2));
             let (size, seconds) = (self.size, self.lasting.as_secs());
             let load = format!(
                 "bench transport-peer pace --server {address} --connections {connections} --rate {rate} --size {size} --seconds {seconds}"
@@ -95,7 +104,7 @@ impl Stage {
             ("connections", json!(self.connections)),
             ("rate", json!(self.rate)),
             ("size", json!(self.size)),
-            ("processes", json!(self.processes * 2)),
+            ("processes", json!(self.pairs * 2)),
             ("within_ms", json!(self.within.as_millis())),
         ] {
             report.asked.insert(name.to_owned(), value);
@@ -104,11 +113,12 @@ impl Stage {
         report.counts = [("echoed", echoed), ("lost", lost), ("unsent", unsent)].into();
         report.seconds = told.iter().map(|told| told.seconds).fold(0.0, f64::max);
         #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52 messages")]
-        let rate = echoed as f64 / report.seconds.max(1e-3);
+        let rate = (2 * echoed) as f64 / report.seconds.max(1e-3);
         report.per_second = Some(rate);
         let late = Duration::from_micros(times.p99) > self.within;
         report.latency_us = times;
-        report.note = Some("from when a message was due until its echo is there");
+        report.note =
+            Some("a message and its echo are two; times are from when one was due until its echo is there");
         report.failure = (late || lost + unsent > 0).then(|| {
             format!("not within {} ms at the 99th percentile, or not all came back", self.within.as_millis())
         });

@@ -43,8 +43,8 @@ pub(super) struct Transport {
     /// The msgtrans peer program, which takes turns too
     #[arg(long, value_name = "PROGRAM")]
     msgtrans: Option<PathBuf>,
-    /// No comparison, but one of the stages of msgtrans' plan: 1,000 connections and 10,000 messages a second, each
-    /// echoed within 10 ms; 10,000 and 100,000 within 5 ms; 100,000 and a million within 1 ms
+    /// No comparison, but one of the stages of msgtrans' plan: 1,000 connections and 10,000 messages a second, half
+    /// of them echoes, there and back within 10 ms; 10,000 and 100,000 within 5 ms; 100,000 and a million within 1 ms
     #[arg(long, value_parser = value_parser!(u8).range(1..=3), conflicts_with_all = STAGED)]
     stage: Option<u8>,
     /// Print one JSON object
