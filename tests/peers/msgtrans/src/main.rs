@@ -5,7 +5,9 @@
 //!
 //! What both sides of a test agree on: a one-way packet is echoed with its extension header; a request is answered by its
 //! payload, with `biz_type` 7 compressed by zlib and with 8 by zstd; a one-way packet of `biz_type` 99 wants to be asked, and
-//! one of 98 says that this is done.
+//! one of 98 says that this is done. `bench-serve` and `bench-load` are another peer: see `bench`.
+
+mod bench;
 
 use std::{
     collections::HashSet,
@@ -44,7 +46,11 @@ async fn main() {
         ["serve", kind] => serve(kind, None).await,
         ["serve", kind, certificate, key] => serve(kind, Some([certificate, key])).await,
         ["ask", kind, address] => ask(kind, address).await,
-        _ => panic!("serve KIND [CERTIFICATE KEY] | ask KIND ADDRESS"),
+        ["bench-serve", kind, folder] => bench::serve(kind, folder).await,
+        ["bench-load", kind, address, pattern, connections, size, seconds, ..] => {
+            bench::load(kind, address, pattern, [connections, size, seconds]).await;
+        }
+        _ => panic!("serve KIND [CERTIFICATE KEY] | ask KIND ADDRESS | bench-serve … | bench-load …"),
     }
 }
 
@@ -130,23 +136,8 @@ impl SessionHandler for Echo {
 }
 
 async fn serve(kind: &str, tls: Option<[&str; 2]>) {
-    // msgtrans tells no port that it has chosen, so one is chosen for it.
-    let tcp = || TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-    let udp = || UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-    let address = if kind == "quic" { udp() } else { tcp() }.expect("a free port").to_string();
-    let builder = TransportServerBuilder::new();
-    let builder = match kind {
-        "tcp" => builder.protocol(TcpServerConfig::new(&address).expect("an address")),
-        "ws" => builder.protocol(WebSocketServerConfig::new(&address).expect("an address").path("/ws")),
-        "quic" => {
-            let [certificate, key] = tls
-                .expect("QUIC needs a certificate")
-                .map(|file| std::fs::read_to_string(file).expect("a PEM file"));
-            let config = QuicServerConfig::new(&address).expect("an address");
-            builder.protocol(config.cert_pem(certificate).key_pem(key))
-        }
-        other => panic!("no kind {other}"),
-    };
+    let tls = tls.map(|files| files.map(|file| std::fs::read_to_string(file).expect("a PEM file")));
+    let (builder, address) = listen_on(TransportServerBuilder::new(), kind, tls);
     let echo = Arc::new(Echo(OnceLock::new()));
     let server = builder.build(echo.clone()).await.expect("it is built");
     assert!(echo.0.set(server.clone()).is_ok());
@@ -159,23 +150,55 @@ async fn serve(kind: &str, tls: Option<[&str; 2]>) {
     println!("fine");
 }
 
+/// With a free port of this machine, and the address; `tls` is a certificate and its key.
+fn listen_on(
+    builder: TransportServerBuilder,
+    kind: &str,
+    tls: Option<[String; 2]>,
+) -> (TransportServerBuilder, String) {
+    // msgtrans tells no port that it has chosen, so one is chosen for it.
+    let tcp = || TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+    let udp = || UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+    let address = if kind == "quic" { udp() } else { tcp() }.expect("a free port").to_string();
+    let builder = match kind {
+        "tcp" => builder.protocol(TcpServerConfig::new(&address).expect("an address")),
+        "ws" | "websocket" => {
+            builder.protocol(WebSocketServerConfig::new(&address).expect("an address").path("/ws"))
+        }
+        "quic" => {
+            let [certificate, key] = tls.expect("QUIC needs a certificate");
+            let config = QuicServerConfig::new(&address).expect("an address");
+            builder.protocol(config.cert_pem(certificate).key_pem(key))
+        }
+        other => panic!("no kind {other}"),
+    };
+    (builder, address)
+}
+
 fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|i| (i * 31 + (i >> 8)) as u8).collect()
 }
 
 async fn connect(kind: &str, address: &str) -> TransportClient {
+    let mut client = client(kind, address).await;
+    client.connect().await.expect("it connects");
+    client
+}
+
+/// One that is not connected.
+async fn client(kind: &str, address: &str) -> TransportClient {
     let builder = TransportClientBuilder::new();
     let builder = match kind {
         "tcp" => builder.protocol(TcpClientConfig::new(address).expect("an address")),
-        "ws" => builder.protocol(WebSocketClientConfig::new(&format!("ws://{address}/ws")).expect("a URL")),
+        "ws" | "websocket" => {
+            builder.protocol(WebSocketClientConfig::new(&format!("ws://{address}/ws")).expect("a URL"))
+        }
         "quic" => {
             builder.protocol(QuicClientConfig::new(address).expect("an address").danger_skip_verification())
         }
         other => panic!("no kind {other}"),
     };
-    let mut client = builder.build().await.expect("it is built");
-    client.connect().await.expect("it connects");
-    client
+    builder.build().await.expect("it is built")
 }
 
 async fn ask(kind: &str, address: &str) {
