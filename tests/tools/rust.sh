@@ -11,6 +11,21 @@ rust_components() {
   fi
 }
 
+# transport_features: the library that is published alone, with each feature alone, none, all, and TLS for WebSocket
+# without QUIC. What only one set of them leaves unused or undefined is an error here and nowhere else.
+transport_features() {
+  local features
+  for features in "" tcp tls websocket quic webtransport unix zstd zlib tls,websocket; do
+    transport_builds --no-default-features --features "$features" || return 1
+  done
+  transport_builds --all-features
+}
+
+# As clippy, so that RUSTFLAGS stay what they are and no dependency is built again.
+transport_builds() {
+  cargo clippy "${locked[@]}" --quiet -p trunkline-transport "$@" -- -D warnings
+}
+
 rust_tests() {
   say "Rust tests"
   if cargo nextest --version >/dev/null 2>&1; then

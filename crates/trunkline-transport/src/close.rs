@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use crate::{ByteWriter, FrameReader, writer::Sink};
+use crate::{ByteWriter, FrameReader};
 
 /// Ends a connection without losing what was written, within `deadline`.
 ///
@@ -23,18 +23,12 @@ pub async fn close(
     // An error means that the link is gone, and a time-out that the peer does not read: both end in a cut.
     if let Ok(Ok(())) = timeout_at(deadline, writer.finish()).await {
         let ended = async {
-            match writer.sink() {
-                Sink::Quic(sink) => sink.acknowledged().await,
-                Sink::WebTransport(sink) => sink.acknowledged().await,
-                _ => reader.drain().await,
+            if !writer.acknowledged().await {
+                reader.drain().await;
             }
         };
         drop(timeout_at(deadline, ended).await);
     }
     writer.abort(code, reason);
-    match writer.sink() {
-        Sink::Quic(sink) => drop(timeout_at(deadline, sink.gone()).await),
-        Sink::WebTransport(sink) => drop(timeout_at(deadline, sink.gone()).await),
-        _ => {}
-    }
+    drop(timeout_at(deadline, writer.gone()).await);
 }

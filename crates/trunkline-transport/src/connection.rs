@@ -7,7 +7,7 @@ use std::{fmt, io, net::SocketAddr};
 
 use bytes::Bytes;
 
-use crate::{ByteWriter, FrameReader, Streams};
+use crate::{ByteWriter, FrameReader, Framing, Streams, sink::Sink, source::Source};
 
 /// One live link to a peer.
 pub struct Connection {
@@ -21,6 +21,25 @@ pub struct Connection {
     pub streams: Streams,
     /// What the hooks of its handshake have kept, where they ran before the last word of it.
     pub(crate) judged: Option<Box<http::Extensions>>,
+}
+
+impl Connection {
+    /// Frames one link; `read_ahead` is what was read from it already. Further streams have yet to be given.
+    pub(crate) fn framed(
+        info: ConnectionInfo,
+        (source, sink): (Source, Sink),
+        framing: Framing,
+        max_frame: usize,
+        read_ahead: &[u8],
+    ) -> Self {
+        Self {
+            info,
+            reader: FrameReader::new(source, framing, max_frame, read_ahead),
+            writer: ByteWriter::new(sink, framing),
+            streams: Streams::unsupported(),
+            judged: None,
+        }
+    }
 }
 
 impl fmt::Debug for Connection {
@@ -103,6 +122,21 @@ impl Protocol {
         Self::WebTransport,
         Self::Memory,
     ];
+
+    /// Whether it was compiled in; memory and custom protocols always are.
+    #[must_use]
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Tcp => cfg!(feature = "tcp"),
+            Self::Tls => cfg!(feature = "tls"),
+            Self::WebSocket => cfg!(feature = "websocket"),
+            Self::WebSocketTls => cfg!(all(feature = "websocket", feature = "tls")),
+            Self::Quic => cfg!(feature = "quic"),
+            Self::WebTransport => cfg!(feature = "webtransport"),
+            Self::Unix => cfg!(all(unix, feature = "unix")),
+            Self::Memory | Self::Custom(_) => true,
+        }
+    }
 
     /// The name used in figures and logs.
     #[must_use]

@@ -2,7 +2,7 @@
 
 use std::{fmt, io, time::Duration};
 
-use crate::{ConnectError, TlsError, WireError};
+use crate::{ConnectError, WireError};
 
 /// The number of a connection of the packet level: MsgTrans' name for it. Unique within its server or client process
 /// part, and never used twice.
@@ -191,8 +191,9 @@ pub enum BuildError {
     #[error("{0} needs a certificate: give it `.tls(..)`; to try things out, `Tls::self_signed_dev()`")]
     NoCertificate(&'static str),
     /// The TLS value cannot be used.
+    #[cfg(feature = "tls")]
     #[error(transparent)]
-    Tls(#[from] TlsError),
+    Tls(#[from] crate::TlsError),
     /// This compression was not compiled in.
     #[error("{0:?} is not compiled in")]
     NotCompiledIn(crate::Compression),

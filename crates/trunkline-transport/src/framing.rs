@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 
-use crate::{FrameKind, defaults::MAX_CLOSE_REASON, websocket};
+use crate::{FrameKind, defaults::MAX_CLOSE_REASON, websocket_framing as ws};
 
 /// Which side of a WebSocket connection we are. A client masks what it sends, a server does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,7 +40,7 @@ impl Framing {
         match self {
             Self::Length => 4,
             Self::Packet => 0,
-            Self::WebSocket { role } => websocket::header_len(role, payload_len),
+            Self::WebSocket { role } => ws::header_len(role, payload_len),
         }
     }
 
@@ -57,7 +57,7 @@ impl Framing {
             }
             Self::Packet => {}
             Self::WebSocket { role } => {
-                websocket::write_header(role, websocket::opcode(kind), payload_len, [0; 4], out);
+                ws::write_header(role, ws::opcode(kind), payload_len, [0; 4], out);
             }
         }
     }
@@ -73,20 +73,20 @@ impl Framing {
                 out.into()
             }
             Self::Packet => Bytes::copy_from_slice(payload),
-            Self::WebSocket { role } => websocket::frame(role, websocket::opcode(kind), payload),
+            Self::WebSocket { role } => ws::frame(role, ws::opcode(kind), payload),
         }
     }
 
     /// A WebSocket ping; `None` where the framing has none. The payload is cut to 125 bytes.
     #[must_use]
     pub fn ping(self, payload: &[u8]) -> Option<Bytes> {
-        self.control(websocket::PING, payload)
+        self.control(ws::PING, payload)
     }
 
     /// A WebSocket pong; `None` where the framing has none. The payload is cut to 125 bytes.
     #[must_use]
     pub fn pong(self, payload: &[u8]) -> Option<Bytes> {
-        self.control(websocket::PONG, payload)
+        self.control(ws::PONG, payload)
     }
 
     /// A WebSocket close frame; `None` where the framing has none. The reason is cut, at a character
@@ -95,7 +95,7 @@ impl Framing {
     #[must_use]
     pub fn close(self, code: u16, reason: &str) -> Option<Bytes> {
         if matches!(code, 1005 | 1006) {
-            return self.control(websocket::CLOSE, &[]);
+            return self.control(ws::CLOSE, &[]);
         }
         let mut end = reason.len().min(MAX_CLOSE_REASON);
         while !reason.is_char_boundary(end) {
@@ -104,13 +104,13 @@ impl Framing {
         let mut payload = Vec::with_capacity(2 + end);
         payload.extend_from_slice(&code.to_be_bytes());
         payload.extend_from_slice(&reason.as_bytes()[..end]);
-        self.control(websocket::CLOSE, &payload)
+        self.control(ws::CLOSE, &payload)
     }
 
     fn control(self, opcode: u8, payload: &[u8]) -> Option<Bytes> {
         let Self::WebSocket { role } = self else { return None };
-        let payload = &payload[..payload.len().min(websocket::MAX_CONTROL)];
-        Some(websocket::frame(role, opcode, payload))
+        let payload = &payload[..payload.len().min(ws::MAX_CONTROL)];
+        Some(ws::frame(role, opcode, payload))
     }
 }
 

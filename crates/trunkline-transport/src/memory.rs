@@ -3,8 +3,7 @@
 //! It frames and limits exactly as a socket would. It has no further streams, and no close codes of its own.
 
 use crate::{
-    ByteWriter, Connection, ConnectionInfo, FrameReader, Framing, Protocol, Role, Streams,
-    defaults::MEMORY_BUFFER, reader::Source, writer::Sink,
+    Connection, ConnectionInfo, Framing, Protocol, Role, defaults::MEMORY_BUFFER, sink::Sink, source::Source,
 };
 
 /// Two ends of one connection. Under [`Framing::WebSocket`] the first end has the role given, the second the
@@ -23,11 +22,6 @@ pub fn pair(framing: Framing, max_frame: usize) -> (Connection, Connection) {
 
 fn end(stream: tokio::io::DuplexStream, framing: Framing, max_frame: usize) -> Connection {
     let (read, write) = tokio::io::split(stream);
-    Connection {
-        info: ConnectionInfo::new(Protocol::Memory),
-        reader: FrameReader::new(Source::Memory(read), framing, max_frame, &[]),
-        writer: ByteWriter::new(Sink::Memory(write), framing),
-        streams: Streams::unsupported(),
-        judged: None,
-    }
+    let halves = (Source::Memory(read), Sink::Memory(write));
+    Connection::framed(ConnectionInfo::new(Protocol::Memory), halves, framing, max_frame, &[])
 }

@@ -8,30 +8,18 @@ use std::{
     cell::Cell,
     future::poll_fn,
     io,
-    pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::BytesMut;
-use parking_lot::Mutex;
-use tokio::{
-    io::{AsyncRead, DuplexStream, ReadBuf, ReadHalf},
-    net::{TcpStream, tcp::OwnedReadHalf},
-};
-use tokio_rustls::TlsStream;
 
 use crate::{
     Frame, FrameKind, Framing, Incoming, ReadError,
     defaults::READ_BUFFER,
     length, packet,
-    protocols::CustomIo,
-    quic::{QuicSource, WebTransportSource},
-    websocket::Decoder,
+    source::{End, Read, Source},
+    websocket_framing::Decoder,
 };
-
-/// Both halves of a TLS connection: rustls keeps one state for both directions.
-pub(crate) type SharedTls = Arc<Mutex<TlsStream<TcpStream>>>;
 
 /// Frames from the peer, in order.
 pub struct FrameReader {
@@ -50,26 +38,6 @@ struct Held {
     chunk: BytesMut,
     /// Whether a frame was cut from `chunk`, so that the rest would pin that frame's memory.
     shared: bool,
-}
-
-/// Where bytes come from.
-pub(crate) enum Source {
-    Tcp(OwnedReadHalf),
-    Tls(SharedTls),
-    Quic(Box<QuicSource>),
-    WebTransport(Box<WebTransportSource>),
-    Memory(ReadHalf<DuplexStream>),
-    #[cfg(unix)]
-    Unix(tokio::net::unix::OwnedReadHalf),
-    Custom(ReadHalf<CustomIo>),
-}
-
-/// How the bytes end.
-pub(crate) enum End {
-    /// The peer finished its side.
-    Finished,
-    /// The peer closed the connection with an application code.
-    Closed { code: u64, reason: String },
 }
 
 enum FrameDecoder {
@@ -121,11 +89,10 @@ impl FrameReader {
             self.release();
             match ready!(self.poll_fill(cx)) {
                 Ok(None) => {}
-                Ok(Some(End::Finished)) => return self.finish(),
-                Ok(Some(End::Closed { code, reason })) => {
+                Ok(Some(End { word: None })) => return self.finish(),
+                Ok(Some(End { word })) => {
                     self.ended = true;
-                    let code = Some(u16::try_from(code).unwrap_or(u16::MAX));
-                    return Poll::Ready(Ok(Some(Incoming::Close { code, reason })));
+                    return Poll::Ready(Ok(word));
                 }
                 Err(error) => return self.fail(error.into()),
             }
@@ -262,40 +229,6 @@ impl Held {
     fn is_mid_frame(&self) -> bool {
         !self.chunk.is_empty()
             || matches!(&self.decoder, FrameDecoder::WebSocket(decoder) if decoder.is_mid_message())
-    }
-}
-
-/// The result of one read.
-pub(crate) enum Read {
-    Bytes(usize),
-    End(End),
-}
-
-impl Source {
-    fn poll_read(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<io::Result<Read>> {
-        match self {
-            Self::Tcp(half) => poll_stream(half, cx, scratch),
-            Self::Tls(tls) => poll_stream(&mut *tls.lock(), cx, scratch),
-            Self::Memory(half) => poll_stream(half, cx, scratch),
-            Self::Custom(half) => poll_stream(half, cx, scratch),
-            #[cfg(unix)]
-            Self::Unix(half) => poll_stream(half, cx, scratch),
-            Self::Quic(source) => source.poll_read(cx, scratch),
-            Self::WebTransport(source) => source.poll_read(cx, scratch),
-        }
-    }
-}
-
-fn poll_stream<S: AsyncRead + Unpin>(
-    stream: &mut S,
-    cx: &mut Context<'_>,
-    scratch: &mut [u8],
-) -> Poll<io::Result<Read>> {
-    let mut buf = ReadBuf::new(scratch);
-    match ready!(Pin::new(stream).poll_read(cx, &mut buf)) {
-        Ok(()) if buf.filled().is_empty() => Poll::Ready(Ok(Read::End(End::Finished))),
-        Ok(()) => Poll::Ready(Ok(Read::Bytes(buf.filled().len()))),
-        Err(error) => Poll::Ready(Err(error)),
     }
 }
 

@@ -10,20 +10,9 @@ use std::{
     task::{Context, Poll},
 };
 
-use parking_lot::Mutex;
-use rustls::HandshakeKind;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
-use tokio_rustls::TlsStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::{
-    ByteWriter, Connection, ConnectionInfo, FrameReader, Framing, Protocol, Streams,
-    reader::{SharedTls, Source},
-    tls_sink::TlsSink,
-    writer::Sink,
-};
+use crate::{Connection, ConnectionInfo, Framing, Protocol, tcp_io::Io};
 
 /// An accepted byte stream. `TCP_NODELAY` is on.
 #[derive(Debug)]
@@ -31,13 +20,6 @@ pub struct ServerStream {
     io: Io,
     peer: SocketAddr,
     local: Option<SocketAddr>,
-}
-
-/// A TCP stream of either side, plain or inside TLS.
-#[derive(Debug)]
-pub(crate) enum Io {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl ServerStream {
@@ -61,24 +43,7 @@ impl ServerStream {
     /// Whether this is TLS.
     #[must_use]
     pub fn is_tls(&self) -> bool {
-        matches!(self.io, Io::Tls(_))
-    }
-
-    /// Whether this is TLS that went on from an earlier session's ticket.
-    #[must_use]
-    pub fn is_resumed(&self) -> bool {
-        match &self.io {
-            Io::Plain(_) => false,
-            Io::Tls(stream) => stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed),
-        }
-    }
-
-    /// Whether the peer has proved itself by a certificate of an authority that the listener was given
-    /// ([`crate::ServerTls::verifying_clients`]).
-    #[must_use]
-    pub fn is_client_verified(&self) -> bool {
-        // rustls keeps a client's certificates only if its verifier accepted them, and asks for none without one.
-        matches!(&self.io, Io::Tls(stream) if stream.get_ref().1.peer_certificates().is_some())
+        self.io.is_tls()
     }
 
     /// Frames under [`Framing::Length`]; a frame over `max_frame` is refused.
@@ -102,97 +67,29 @@ impl ServerStream {
         info
     }
 
+    #[cfg(feature = "websocket")]
     pub(crate) fn into_io(self) -> Io {
         self.io
     }
 }
 
-impl Io {
-    /// Frames this stream; `read_ahead` is what was read from it already.
-    pub(crate) fn into_connection(
-        self,
-        info: ConnectionInfo,
-        framing: Framing,
-        max_frame: usize,
-        read_ahead: &[u8],
-    ) -> Connection {
-        let (source, sink) = match self {
-            Self::Plain(stream) => {
-                let (read, write) = stream.into_split();
-                (Source::Tcp(read), Sink::Tcp(write))
-            }
-            Self::Tls(stream) => {
-                let shared = SharedTls::new(Mutex::new(*stream));
-                (Source::Tls(SharedTls::clone(&shared)), Sink::Tls(TlsSink::new(shared)))
-            }
-        };
-        Connection {
-            info,
-            reader: FrameReader::new(source, framing, max_frame, read_ahead),
-            writer: ByteWriter::new(sink, framing),
-            streams: Streams::unsupported(),
-            judged: None,
+#[cfg(feature = "tls")]
+impl ServerStream {
+    /// Whether this is TLS that went on from an earlier session's ticket.
+    #[must_use]
+    pub fn is_resumed(&self) -> bool {
+        match &self.io {
+            Io::Plain(_) => false,
+            Io::Tls(stream) => stream.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
         }
     }
 
-    pub(crate) fn tcp(&self) -> &TcpStream {
-        match self {
-            Self::Plain(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0,
-        }
-    }
-
-    pub(crate) fn alpn(&self) -> Option<String> {
-        let Self::Tls(stream) = self else { return None };
-        let alpn = stream.get_ref().1.alpn_protocol()?;
-        Some(String::from_utf8_lossy(alpn).into_owned())
-    }
-}
-
-impl AsyncRead for Io {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Io {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
-        }
+    /// Whether the peer has proved itself by a certificate of an authority that the listener was given
+    /// ([`crate::ServerTls::verifying_clients`]).
+    #[must_use]
+    pub fn is_client_verified(&self) -> bool {
+        // rustls keeps a client's certificates only if its verifier accepted them, and asks for none without one.
+        matches!(&self.io, Io::Tls(stream) if stream.get_ref().1.peer_certificates().is_some())
     }
 }
 

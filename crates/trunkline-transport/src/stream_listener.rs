@@ -1,23 +1,27 @@
 //! The listener for byte streams: raw framing and the HTTP port alike.
 //!
-//! It tells TLS from plain by the first byte (0x16 begins a TLS record, and no HTTP request nor any frame
-//! under our limit), and performs the TLS handshake in a task of its own. It neither frames nor speaks HTTP.
+//! It neither frames nor speaks HTTP. TLS handshakes are tasks of their own (`tls`).
+
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::{io, net::SocketAddr, time::Duration};
 
 use socket2::{Domain, SockRef, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
-    time::{Instant, timeout_at},
+    time::Instant,
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+#[cfg(feature = "tls")]
+pub use self::tls::TlsPolicy;
 use crate::{
-    MiddlewareStack, ServerStream, ServerTls,
-    accept::{Handshakes, pause_after, sleep_until},
+    MiddlewareStack, ServerStream,
+    accept::sleep_until,
     defaults::{BACKLOG, COMPLAINT_INTERVAL, HANDSHAKE_TIMEOUT, MAX_HANDSHAKES},
-    server_stream::Io,
+    handshakes::{Handshakes, pause_after},
+    tcp_io::Io,
 };
 
 /// Where a listener listens.
@@ -29,24 +33,15 @@ pub enum Socket<S> {
     Bound(S),
 }
 
-/// Whether a port speaks TLS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TlsPolicy {
-    /// Never: bytes are handed over as they come.
-    Off,
-    /// The peer's first byte decides.
-    Optional,
-    /// A plain peer is handed over as [`Accepted::PlainRefused`].
-    Required,
-}
-
 /// Options of a [`StreamListener`].
 #[derive(Clone, Debug)]
 pub struct StreamOptions {
     /// Whether to speak TLS.
+    #[cfg(feature = "tls")]
     pub policy: TlsPolicy,
     /// How to speak TLS; needed unless the policy is [`TlsPolicy::Off`].
-    pub tls: Option<ServerTls>,
+    #[cfg(feature = "tls")]
+    pub tls: Option<crate::ServerTls>,
     /// From accept to the end of the TLS handshake.
     pub handshake_timeout: Duration,
     /// Handshakes (and peers that have not said their first byte) at once.
@@ -62,7 +57,9 @@ impl Default for StreamOptions {
     /// Plain, with the limits of [`crate::defaults`].
     fn default() -> Self {
         Self {
+            #[cfg(feature = "tls")]
             policy: TlsPolicy::Off,
+            #[cfg(feature = "tls")]
             tls: None,
             handshake_timeout: HANDSHAKE_TIMEOUT,
             max_handshakes: MAX_HANDSHAKES,
@@ -78,6 +75,7 @@ pub enum Accepted {
     /// A byte stream, by policy plain or TLS.
     Stream(ServerStream),
     /// TLS is required and this peer speaks plain. Tell it so (4406, or a redirect to https) and close.
+    #[cfg(feature = "tls")]
     PlainRefused(ServerStream),
 }
 
@@ -96,9 +94,8 @@ impl StreamListener {
     /// # Errors
     /// The socket cannot be bound, or the policy needs a TLS configuration and there is none.
     pub fn bind(socket: Socket<std::net::TcpListener>, options: StreamOptions) -> io::Result<Self> {
-        if options.policy != TlsPolicy::Off && options.tls.is_none() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "TLS needs a certificate"));
-        }
+        #[cfg(feature = "tls")]
+        tls::judge(&options)?;
         let socket = match socket {
             Socket::Bound(socket) => socket,
             Socket::Address(address) => listen(address)?,
@@ -173,25 +170,15 @@ impl StreamListener {
             tracing::debug!(%peer, %error, "the peer was gone before it was accepted");
             return None;
         }
-        let Some(tls) = self.options.tls.clone().filter(|_| self.options.policy != TlsPolicy::Off) else {
-            return Some(Accepted::Stream(ServerStream::new(Io::Plain(stream), peer)));
-        };
-        let deadline = Instant::now() + self.options.handshake_timeout;
-        let policy = self.options.policy;
-        self.handshakes.begin(async move {
-            match timeout_at(deadline, handshake(stream, peer, tls, policy)).await {
-                Ok(Ok(accepted)) => Some(accepted),
-                Ok(Err(error)) => {
-                    tracing::debug!(%peer, %error, "handshake failed");
-                    None
-                }
-                Err(_) => {
-                    tracing::debug!(%peer, "handshake timed out");
-                    None
-                }
+        #[cfg(feature = "tls")]
+        let stream = match tls::begin(stream, peer, &self.options) {
+            Ok(handshake) => {
+                self.handshakes.begin(handshake);
+                return None;
             }
-        });
-        None
+            Err(plain) => plain,
+        };
+        Some(Accepted::Stream(ServerStream::new(Io::Plain(stream), peer)))
     }
 }
 
@@ -203,31 +190,6 @@ impl std::fmt::Debug for StreamListener {
             .finish_non_exhaustive()
     }
 }
-
-async fn handshake(
-    stream: TcpStream,
-    peer: SocketAddr,
-    tls: ServerTls,
-    policy: TlsPolicy,
-) -> io::Result<Accepted> {
-    let mut first = [0];
-    if stream.peek(&mut first).await? == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    if first[0] == TLS_HANDSHAKE {
-        let stream = TlsAcceptor::from(tls.into_config()).accept(stream).await?;
-        let io = Io::Tls(Box::new(tokio_rustls::TlsStream::Server(stream)));
-        return Ok(Accepted::Stream(ServerStream::new(io, peer)));
-    }
-    let stream = ServerStream::new(Io::Plain(stream), peer);
-    Ok(match policy {
-        TlsPolicy::Required => Accepted::PlainRefused(stream),
-        TlsPolicy::Off | TlsPolicy::Optional => Accepted::Stream(stream),
-    })
-}
-
-/// The content type of a TLS handshake record (RFC 8446 §5.1).
-const TLS_HANDSHAKE: u8 = 0x16;
 
 fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, None)?;

@@ -17,7 +17,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::{QuicOptions, ReloadableCertificate, Secret, certificate, defaults::TICKET_LIFETIME};
+use crate::{ReloadableCertificate, Secret, certificate, defaults::TICKET_LIFETIME};
 
 /// Why a TLS value cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -137,7 +137,11 @@ impl Tls {
 }
 
 /// The configuration of QUIC servers: TLS 1.3 only.
-pub(crate) fn quic_server_config(options: &QuicOptions, alpns: &[&str]) -> Result<ServerConfig, TlsError> {
+#[cfg(feature = "quic")]
+pub(crate) fn quic_server_config(
+    options: &crate::QuicOptions,
+    alpns: &[&str],
+) -> Result<ServerConfig, TlsError> {
     let builder =
         ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&rustls::version::TLS13])?;
     let builder = match &options.client_authority {
@@ -180,6 +184,7 @@ fn server_config(
 #[derive(Clone, Debug)]
 pub struct ClientTls {
     tcp: Arc<ClientConfig>,
+    #[cfg(feature = "quic")]
     quic: Arc<ClientConfig>,
 }
 
@@ -232,7 +237,11 @@ impl ClientTls {
             config.client_auth_cert_resolver = Arc::clone(&identity) as _;
             Arc::new(config)
         };
-        Ok(Self { tcp: with(&self.tcp), quic: with(&self.quic) })
+        Ok(Self {
+            tcp: with(&self.tcp),
+            #[cfg(feature = "quic")]
+            quic: with(&self.quic),
+        })
     }
 
     fn with_roots(roots: RootCertStore) -> Result<Self, TlsError> {
@@ -243,16 +252,22 @@ impl ClientTls {
     fn build(
         finish: impl Fn(rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>) -> ClientConfig,
     ) -> Result<Self, TlsError> {
-        let new = || ClientConfig::builder_with_provider(provider());
-        let tcp = new().with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
-        let quic = new().with_protocol_versions(&[&rustls::version::TLS13])?;
-        Ok(Self { tcp: Arc::new(finish(tcp)), quic: Arc::new(finish(quic)) })
+        let made = |versions: &[&'static rustls::SupportedProtocolVersion]| {
+            let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions)?;
+            Ok::<_, TlsError>(Arc::new(finish(builder)))
+        };
+        Ok(Self {
+            tcp: made(&[&rustls::version::TLS13, &rustls::version::TLS12])?,
+            #[cfg(feature = "quic")]
+            quic: made(&[&rustls::version::TLS13])?,
+        })
     }
 
     pub(crate) fn tcp_config(&self, alpns: &[&str]) -> Arc<ClientConfig> {
         if alpns.is_empty() { Arc::clone(&self.tcp) } else { Arc::new(with_alpns(&self.tcp, alpns)) }
     }
 
+    #[cfg(feature = "quic")]
     pub(crate) fn quic_config(&self, alpns: &[&str]) -> ClientConfig {
         with_alpns(&self.quic, alpns)
     }

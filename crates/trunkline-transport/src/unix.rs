@@ -2,19 +2,11 @@
 
 use tokio::net::UnixStream;
 
-use crate::{
-    ByteWriter, Connection, ConnectionInfo, FrameReader, Framing, Protocol, Streams, reader::Source,
-    writer::Sink,
-};
+use crate::{Connection, ConnectionInfo, Framing, Protocol, sink::Sink, source::Source};
 
 /// Makes a connection of a connected socket.
 pub(crate) fn connection(stream: UnixStream, framing: Framing, max_frame: usize) -> Connection {
     let (read, write) = stream.into_split();
-    Connection {
-        info: ConnectionInfo::new(Protocol::Unix),
-        reader: FrameReader::new(Source::Unix(read), framing, max_frame, &[]),
-        writer: ByteWriter::new(Sink::Unix(write), framing),
-        streams: Streams::unsupported(),
-        judged: None,
-    }
+    let halves = (Source::Unix(read), Sink::Unix(write));
+    Connection::framed(ConnectionInfo::new(Protocol::Unix), halves, framing, max_frame, &[])
 }

@@ -6,24 +6,12 @@
 use std::{
     future::poll_fn,
     io::{self, IoSlice},
-    net::Shutdown,
-    pin::Pin,
-    task::{Context, Poll, Waker, ready},
-};
-
-use socket2::SockRef;
-use tokio::{
-    io::{AsyncWrite, DuplexStream, WriteHalf},
-    net::tcp::OwnedWriteHalf,
+    task::{Context, Poll, ready},
 };
 
 use crate::{
     FrameKind, Framing,
-    defaults::COPY,
-    protocols::CustomIo,
-    quic::{QuicSink, WebTransportSink},
-    reader::with_scratch,
-    tls_sink::TlsSink,
+    sink::{Outgoing, Sink},
 };
 
 /// Bytes to the peer.
@@ -33,18 +21,6 @@ use crate::{
 pub struct ByteWriter {
     sink: Sink,
     framing: Framing,
-}
-
-/// Where bytes go.
-pub(crate) enum Sink {
-    Tcp(OwnedWriteHalf),
-    Tls(TlsSink),
-    Quic(Box<QuicSink>),
-    WebTransport(Box<WebTransportSink>),
-    Memory(WriteHalf<DuplexStream>),
-    #[cfg(unix)]
-    Unix(tokio::net::unix::OwnedWriteHalf),
-    Custom(WriteHalf<CustomIo>),
 }
 
 impl ByteWriter {
@@ -69,35 +45,19 @@ impl ByteWriter {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let Some(first) = bufs.iter().position(|buf| !buf.is_empty()) else { return Poll::Ready(Ok(0)) };
-        let bufs = &bufs[first..];
-        let written = match &mut self.sink {
-            Sink::Tcp(half) => Pin::new(half).poll_write_vectored(cx, bufs),
-            Sink::Memory(half) => Pin::new(half).poll_write_vectored(cx, bufs),
-            Sink::Custom(half) => Pin::new(half).poll_write_vectored(cx, bufs),
-            #[cfg(unix)]
-            Sink::Unix(half) => Pin::new(half).poll_write_vectored(cx, bufs),
-            Sink::Tls(tls) => gather(bufs, |buf| tls.poll_write(cx, buf)),
-            Sink::Quic(sink) => gather(bufs, |buf| sink.poll_write(cx, buf)),
-            Sink::WebTransport(sink) => gather(bufs, |buf| sink.poll_write(cx, buf)),
-        };
-        match ready!(written)? {
+        match ready!(self.sink.poll_write_vectored(cx, &bufs[first..]))? {
             0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
             n => Poll::Ready(Ok(n)),
         }
     }
 
     /// Moves TLS ciphertext that the socket did not take yet, and what a custom protocol holds back; ready at once on
-    /// everything else. After a
-    /// `Pending` from here or from a write, poll it again when woken: nobody else does.
+    /// everything else. After a `Pending` from here or from a write, poll it again when woken: nobody else does.
     ///
     /// # Errors
     /// The link is gone.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.sink {
-            Sink::Tls(tls) => tls.poll_flush(cx),
-            Sink::Custom(half) => Pin::new(half).poll_flush(cx),
-            _ => Poll::Ready(Ok(())),
-        }
+        self.sink.poll_flush(cx)
     }
 
     /// Ends the write side after everything accepted: half-closes TCP, sends TLS `close_notify`, finishes
@@ -106,38 +66,13 @@ impl ByteWriter {
     /// # Errors
     /// The link is gone.
     pub fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.sink {
-            Sink::Tcp(half) => Pin::new(half).poll_shutdown(cx),
-            Sink::Memory(half) => Pin::new(half).poll_shutdown(cx),
-            Sink::Custom(half) => Pin::new(half).poll_shutdown(cx),
-            #[cfg(unix)]
-            Sink::Unix(half) => Pin::new(half).poll_shutdown(cx),
-            Sink::Tls(tls) => tls.poll_close(cx),
-            Sink::Quic(sink) => Poll::Ready(sink.finish()),
-            Sink::WebTransport(sink) => Poll::Ready(sink.finish()),
-        }
+        self.sink.poll_close(cx)
     }
 
     /// Ends the whole connection now. QUIC and WebTransport close with the application code and reason and
     /// drop what is unsent; TCP and TLS shut the socket down in both directions, so that the reader ends too.
     pub fn abort(&mut self, code: u32, reason: &str) {
-        // A socket that is gone already cannot be shut down; there is nobody to tell.
-        match &mut self.sink {
-            Sink::Tcp(half) => drop(SockRef::from(half.as_ref()).shutdown(Shutdown::Both)),
-            Sink::Tls(tls) => tls.abort(),
-            Sink::Quic(sink) => sink.close(code, reason),
-            Sink::WebTransport(sink) => sink.close(code, reason),
-            #[cfg(unix)]
-            Sink::Unix(half) => drop(SockRef::from(half.as_ref()).shutdown(Shutdown::Both)),
-            Sink::Memory(half) => {
-                let mut cx = Context::from_waker(Waker::noop());
-                drop(Pin::new(half).poll_shutdown(&mut cx));
-            }
-            Sink::Custom(half) => {
-                let mut cx = Context::from_waker(Waker::noop());
-                drop(Pin::new(half).poll_shutdown(&mut cx));
-            }
-        }
+        self.sink.abort(code, reason);
     }
 
     /// Frames `payload`, writes all of it and flushes: for simple users.
@@ -175,25 +110,17 @@ impl ByteWriter {
 
     /// Lets the kernel ask after `idle` whether a silent TCP peer is still there; nothing elsewhere.
     pub(crate) fn set_keepalive(&self, idle: std::time::Duration) -> io::Result<()> {
-        let keepalive = socket2::TcpKeepalive::new().with_time(idle);
-        match &self.sink {
-            Sink::Tcp(half) => SockRef::from(half.as_ref()).set_tcp_keepalive(&keepalive),
-            Sink::Tls(tls) => tls.set_keepalive(&keepalive),
-            _ => Ok(()),
-        }
+        self.sink.set_keepalive(idle)
     }
 
-    /// The UDP socket of a client's connection that has one of its own.
-    pub(crate) fn endpoint(&self) -> Option<quinn::Endpoint> {
-        match &self.sink {
-            Sink::Quic(sink) => sink.endpoint(),
-            Sink::WebTransport(sink) => sink.endpoint(),
-            _ => None,
-        }
+    /// Waits until the peer has everything, where the protocol tells; false at once where only the peer's own end does.
+    pub(crate) async fn acknowledged(&mut self) -> bool {
+        self.sink.acknowledged().await
     }
 
-    pub(crate) fn sink(&mut self) -> &mut Sink {
-        &mut self.sink
+    /// Waits until the peer has been told of the end, where that takes more than the kernel.
+    pub(crate) async fn gone(&mut self) {
+        self.sink.gone().await;
     }
 }
 
@@ -201,27 +128,4 @@ impl std::fmt::Debug for ByteWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ByteWriter").field("framing", &self.framing).finish_non_exhaustive()
     }
-}
-
-/// Gives `write` up to 16 KiB from the front of `bufs` in one piece: full TLS records, one QUIC copy, instead
-/// of one for each small frame.
-fn gather(
-    bufs: &[IoSlice<'_>],
-    write: impl FnOnce(&[u8]) -> Poll<io::Result<usize>>,
-) -> Poll<io::Result<usize>> {
-    if bufs.len() == 1 || bufs[0].len() >= COPY {
-        return write(&bufs[0][..bufs[0].len().min(COPY)]);
-    }
-    with_scratch(|scratch| {
-        let mut filled = 0;
-        for buf in bufs {
-            let n = buf.len().min(COPY - filled);
-            scratch[filled..filled + n].copy_from_slice(&buf[..n]);
-            filled += n;
-            if filled == COPY {
-                break;
-            }
-        }
-        write(&scratch[..filled])
-    })
 }

@@ -101,6 +101,32 @@ fn every_crate_keeps_to_its_layer() {
     assert!(wrong.is_empty(), "the layers of ARCHITECTURE.md are broken:\n{}", wrong.join("\n"));
 }
 
+/// It is published alone: even its tests must build without the rest, and every registry asks for these words.
+#[test]
+fn the_transport_library_can_be_published_alone() {
+    let all = members();
+    let package =
+        all.iter().find(|package| text(package, "name") == "trunkline-transport").expect("it is there");
+    let dependencies = package["dependencies"].as_array().expect("dependencies");
+    let ours: Vec<&str> = dependencies
+        .iter()
+        .filter(|dependency| {
+            !dependency["path"].is_null() || text(dependency, "name").starts_with("trunkline")
+        })
+        .map(|dependency| text(dependency, "name"))
+        .collect();
+    assert!(ours.is_empty(), "trunkline-transport depends on {ours:?}, tests included");
+    assert!(dependencies.len() > 10, "cargo metadata named only {} dependencies", dependencies.len());
+    assert!(package["publish"].is_null(), "publishing is forbidden: {}", package["publish"]);
+    for word in ["description", "license", "readme"] {
+        assert!(package[word].as_str().is_some_and(|value| !value.is_empty()), "no {word}");
+    }
+    for words in ["keywords", "categories"] {
+        let count = package[words].as_array().map_or(0, Vec::len);
+        assert!((1..=5).contains(&count), "{count} {words}: a registry takes one to five");
+    }
+}
+
 #[test]
 fn reserved_crates_are_used_where_they_belong() {
     let mut wrong = Vec::new();

@@ -30,10 +30,9 @@ use self::{
 };
 use crate::{
     CloseReason, ConnectError, Connection, EventStream, EventsError, Packet, ReplyStream, Request,
-    RequestError, SendError, Sending, Session, SessionId, Stats, TransportError, Wire,
-    addresses::first_to_answer,
-    codes,
+    RequestError, SendError, Sending, Session, SessionId, Stats, TransportError, Wire, codes,
     protocols::{ClientProtocol, DialOptions, agreed_wire},
+    race::first_to_answer,
     session::{
         core::{Core, Shared},
         driver::{Driver, Handler},
@@ -327,7 +326,6 @@ impl Inner {
         let wire = agreed_wire(&info).unwrap_or(self.dial.wire);
         let is_evented = handler.is_none();
         let core = Arc::new(Core::new(id, info, framing, Some(wire), is_evented, Arc::clone(&self.shared)));
-        *core.udp.lock() = connection.writer.endpoint();
         let session = Session::new(Arc::clone(&core));
         if !self.links.add(&session) {
             // Somebody has disconnected meanwhile: the connection is dropped.

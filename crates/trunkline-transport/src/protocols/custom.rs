@@ -22,14 +22,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Bound, ClientKind, ClientProtocol, DialOptions, ListenOptions, ServerKind, ServerProtocol};
+use super::{Acceptor, ClientKind, ClientProtocol, DialOptions, Listen, ListenOptions, ServerProtocol};
 use crate::{
-    BoxFuture, BuildError, ByteWriter, ConnectError, Connection, ConnectionInfo, FrameReader, Framing,
-    MiddlewareStack, Protocol, Streams,
+    BoxFuture, BuildError, ConnectError, Connection, ConnectionInfo, Framing, MiddlewareStack, Protocol,
     defaults::ACCEPT_BACKOFF,
     packet::{HEADER, Header},
-    reader::Source,
-    writer,
+    sink,
+    source::Source,
 };
 
 /// A protocol of one's own. Give it to `with_protocol` of a server, or of a client, as it stands.
@@ -102,13 +101,8 @@ impl Link {
         let mut info = ConnectionInfo::new(Protocol::Custom(name));
         info.peer = self.peer;
         let (read, write) = split(self.io);
-        Connection {
-            info,
-            reader: FrameReader::new(Source::Custom(read), Framing::Packet, max_message, &[]),
-            writer: ByteWriter::new(writer::Sink::Custom(write), Framing::Packet),
-            streams: Streams::unsupported(),
-            judged: None,
-        }
+        let halves = (Source::Custom(read), sink::Sink::Custom(write));
+        Connection::framed(info, halves, Framing::Packet, max_message, &[])
     }
 }
 
@@ -216,7 +210,7 @@ impl<P: CustomProtocol> Erased for P {
     }
 
     fn bind(&self) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
-        Box::pin(async { Ok(Box::new(Of::<P>(CustomProtocol::bind(self).await?)) as Box<dyn Listener>) })
+        Box::pin(async move { Ok(Box::new(Of::<P>(CustomProtocol::bind(self).await?)) as Box<dyn Listener>) })
     }
 
     fn connect(&self) -> BoxFuture<'_, io::Result<Link>> {
@@ -235,17 +229,17 @@ impl fmt::Debug for Custom {
 }
 
 impl Custom {
-    pub(super) async fn bind(self, options: &ListenOptions) -> Result<Bound, BuildError> {
+    async fn bound(self, options: &ListenOptions) -> Result<CustomAcceptor, BuildError> {
         let name = self.0.name();
         let listener = self.0.bind().await;
         let listener = listener.map_err(|error| BuildError::Bind { address: name.to_owned(), error })?;
-        Ok(Bound::Custom(CustomAcceptor {
+        Ok(CustomAcceptor {
             name,
             listener,
             cancel: options.cancel.clone(),
             middleware: options.middleware.clone(),
             max_message: options.max_message,
-        }))
+        })
     }
 
     pub(super) async fn connect(&self, options: &DialOptions) -> Result<Connection, ConnectError> {
@@ -255,8 +249,17 @@ impl Custom {
     }
 }
 
+impl Listen for Custom {
+    fn bind<'a>(
+        self: Box<Self>,
+        options: &'a ListenOptions,
+    ) -> BoxFuture<'a, Result<Box<dyn Acceptor>, BuildError>> {
+        Box::pin(async move { Ok(Box::new(self.bound(options).await?) as Box<dyn Acceptor>) })
+    }
+}
+
 /// The listener of a custom protocol.
-pub(crate) struct CustomAcceptor {
+struct CustomAcceptor {
     name: &'static str,
     listener: Box<dyn Listener>,
     cancel: CancellationToken,
@@ -270,35 +273,37 @@ impl fmt::Debug for CustomAcceptor {
     }
 }
 
-impl CustomAcceptor {
-    pub(super) fn local_addr(&self) -> Option<SocketAddr> {
+impl Acceptor for CustomAcceptor {
+    fn local_addr(&self) -> Option<SocketAddr> {
         self.listener.local_addr()
     }
 
-    pub(super) async fn accept(&mut self) -> Option<Connection> {
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                () = self.cancel.cancelled() => return None,
-                accepted = self.listener.accept() => accepted,
-            };
-            match accepted {
-                Ok(link) if self.middleware.accepts(link.peer) => {
-                    return Some(link.into_connection(self.name, self.max_message));
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(protocol = self.name, %error, "accept failed");
-                    sleep(ACCEPT_BACKOFF).await;
+    fn accept(&mut self) -> BoxFuture<'_, Option<Connection>> {
+        Box::pin(async move {
+            loop {
+                let accepted = tokio::select! {
+                    biased;
+                    () = self.cancel.cancelled() => return None,
+                    accepted = self.listener.accept() => accepted,
+                };
+                match accepted {
+                    Ok(link) if self.middleware.accepts(link.peer) => {
+                        return Some(link.into_connection(self.name, self.max_message));
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::warn!(protocol = self.name, %error, "accept failed");
+                        sleep(ACCEPT_BACKOFF).await;
+                    }
                 }
             }
-        }
+        })
     }
 }
 
 impl<P: CustomProtocol> From<P> for ServerProtocol {
     fn from(protocol: P) -> Self {
-        Self(ServerKind::Custom(Custom(Arc::new(protocol))))
+        Self::of(Custom(Arc::new(protocol)))
     }
 }
 

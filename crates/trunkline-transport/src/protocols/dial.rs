@@ -1,10 +1,10 @@
 //! What a client connects to over a network or a Unix socket: an endpoint, what it trusts, and what it says.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header::SEC_WEBSOCKET_PROTOCOL};
+use http::{HeaderMap, HeaderValue, header::SEC_WEBSOCKET_PROTOCOL};
 
 use super::{ClientKind, ClientProtocol, DialOptions};
 use crate::{
-    ClientTls, ConnectError, ConnectOptions, Connection, Endpoint, Framing, Protocol, Role, Wire, connect,
+    ConnectError, ConnectOptions, Connection, Endpoint, Framing, Protocol, Role, Wire, connect,
     session::driver::frame_limit,
 };
 
@@ -12,24 +12,28 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct Dial {
     endpoint: Result<Endpoint, String>,
-    tls: Option<ClientTls>,
+    #[cfg(feature = "tls")]
+    tls: Option<crate::ClientTls>,
     headers: HeaderMap,
 }
 
 impl Dial {
+    #[cfg(feature = "tcp")]
     pub(super) fn to(url: &str) -> Self {
-        Self { endpoint: Endpoint::from_url(url).map_err(|error| error.to_string()), ..Self::nowhere() }
+        Self::maybe(Endpoint::from_url(url).map_err(|error| error.to_string()))
     }
 
     pub(super) fn endpoint(endpoint: Endpoint) -> Self {
-        Self { endpoint: Ok(endpoint), ..Self::nowhere() }
+        Self::maybe(Ok(endpoint))
     }
 
-    pub(super) fn trusting(self, tls: ClientTls) -> Self {
+    #[cfg(feature = "tls")]
+    pub(super) fn trusting(self, tls: crate::ClientTls) -> Self {
         Self { tls: Some(tls), ..self }
     }
 
     /// Takes the protocol that is encrypted instead.
+    #[cfg(feature = "tls")]
     pub(super) fn encrypted(mut self) -> Self {
         if let Ok(endpoint) = &mut self.endpoint {
             endpoint.protocol = match endpoint.protocol {
@@ -41,8 +45,9 @@ impl Dial {
         self
     }
 
+    #[cfg(any(feature = "websocket", feature = "webtransport"))]
     pub(super) fn header(mut self, name: &str, value: &str) -> Self {
-        match (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
+        match (name.parse::<http::HeaderName>(), value.parse::<HeaderValue>()) {
             (Ok(name), Ok(value)) => {
                 self.headers.append(name, value);
             }
@@ -51,9 +56,10 @@ impl Dial {
         self
     }
 
-    /// Whether it is a destination at all, and of one of these protocols.
+    /// Whether it is a destination at all, and of a protocol that is there.
     pub(crate) fn judge(&self) -> Result<(), String> {
-        self.endpoint.as_ref().map(|_| ()).map_err(Clone::clone)
+        let protocol = self.endpoint.as_ref().map_err(Clone::clone)?.protocol;
+        if protocol.is_available() { Ok(()) } else { Err(ConnectError::NotCompiledIn(protocol).to_string()) }
     }
 
     pub(super) fn is_over_udp(&self) -> bool {
@@ -61,6 +67,8 @@ impl Dial {
         matches!(protocol, Ok(Protocol::Quic | Protocol::WebTransport))
     }
 
+    /// Of one of these protocols, and no other.
+    #[cfg(any(feature = "websocket", feature = "webtransport"))]
     pub(super) fn must_be(mut self, protocols: &[Protocol], scheme: &str) -> Self {
         if let Ok(endpoint) = &self.endpoint
             && !protocols.contains(&endpoint.protocol)
@@ -79,15 +87,6 @@ impl Dial {
             Protocol::WebSocket | Protocol::WebSocketTls => Framing::WebSocket { role: Role::Client },
             Protocol::Quic | Protocol::WebTransport => Framing::Length,
         };
-        let is_encrypted = !matches!(
-            endpoint.protocol,
-            Protocol::Tcp | Protocol::WebSocket | Protocol::Unix | Protocol::Memory | Protocol::Custom(_)
-        );
-        let tls = match &self.tls {
-            Some(tls) => Some(tls.clone()),
-            None if is_encrypted => Some(ClientTls::system_roots()?),
-            None => None,
-        };
         let mut headers = self.headers.clone();
         if matches!(framing, Framing::WebSocket { .. }) {
             // Both names are header values.
@@ -102,7 +101,8 @@ impl Dial {
             Wire::V1 => &["msgtrans/1"],
         };
         let connect_options = ConnectOptions {
-            tls,
+            #[cfg(feature = "tls")]
+            tls: self.trust(endpoint.protocol)?,
             alpns: alpns.iter().map(|alpn| (*alpn).to_owned()).collect(),
             timeout: options.timeout,
             max_frame: frame_limit(framing, options.max_message),
@@ -114,8 +114,27 @@ impl Dial {
         connect(endpoint, &connect_options).await
     }
 
-    fn nowhere() -> Self {
-        Self { endpoint: Err("no address".to_owned()), tls: None, headers: HeaderMap::new() }
+    /// What was said, or the machine's own roots where something has to be trusted.
+    #[cfg(feature = "tls")]
+    fn trust(&self, protocol: Protocol) -> Result<Option<crate::ClientTls>, ConnectError> {
+        let is_encrypted = matches!(
+            protocol,
+            Protocol::Tls | Protocol::WebSocketTls | Protocol::Quic | Protocol::WebTransport
+        );
+        match &self.tls {
+            Some(tls) => Ok(Some(tls.clone())),
+            None if is_encrypted => Ok(Some(crate::ClientTls::system_roots()?)),
+            None => Ok(None),
+        }
+    }
+
+    fn maybe(endpoint: Result<Endpoint, String>) -> Self {
+        Self {
+            endpoint,
+            #[cfg(feature = "tls")]
+            tls: None,
+            headers: HeaderMap::new(),
+        }
     }
 }
 

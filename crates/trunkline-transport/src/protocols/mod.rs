@@ -6,62 +6,80 @@
 
 mod custom;
 mod dial;
-mod local;
+mod memory;
+#[cfg(feature = "tcp")]
+mod network;
+#[cfg(feature = "quic")]
 mod quic;
+#[cfg(feature = "tcp")]
 mod tcp;
+#[cfg(all(unix, feature = "unix"))]
+mod unix;
+#[cfg(feature = "webtransport")]
+mod web_transport;
+#[cfg(feature = "websocket")]
 mod websocket;
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr, time::Duration};
 
-use tokio::net::lookup_host;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::custom::CustomIo;
-use self::{
-    custom::{Custom, CustomAcceptor},
-    dial::Dial,
-    local::{MemoryAcceptor, UnixAcceptor},
-};
+#[cfg(feature = "quic")]
+pub use self::quic::{QuicClientConfig, QuicServerConfig};
+#[cfg(feature = "tcp")]
+pub use self::tcp::{TcpClientConfig, TcpServerConfig};
+#[cfg(all(unix, feature = "unix"))]
+pub use self::unix::{UnixClientConfig, UnixServerConfig};
+#[cfg(feature = "webtransport")]
+pub use self::web_transport::{WebTransportClientConfig, WebTransportServerConfig};
+#[cfg(feature = "websocket")]
+pub use self::websocket::{WebSocketClientConfig, WebSocketServerConfig};
+use self::{custom::Custom, dial::Dial};
 pub use self::{
     custom::{CustomProtocol, Link},
-    local::{MemoryClientConfig, MemoryServerConfig, UnixClientConfig, UnixServerConfig},
-    quic::{QuicClientConfig, QuicServerConfig, WebTransportClientConfig, WebTransportServerConfig},
-    tcp::{TcpClientConfig, TcpServerConfig},
-    websocket::{WebSocketClientConfig, WebSocketServerConfig},
+    memory::{MemoryClientConfig, MemoryServerConfig},
 };
-use crate::{
-    BuildError, ConnectError, Connection, ConnectionInfo, IsFull, MiddlewareStack, QuicListener,
-    StreamListener, WebSocketListener, Wire, tls::ServerTls,
-};
+use crate::{BoxFuture, BuildError, ConnectError, Connection, ConnectionInfo, IsFull, MiddlewareStack, Wire};
 
 /// What a server listens on: made of any of the `…ServerConfig` types, or of a [`CustomProtocol`].
 #[derive(Debug)]
-pub struct ServerProtocol(pub(crate) ServerKind);
-
-#[derive(Debug)]
-pub(crate) enum ServerKind {
-    Tcp(TcpServerConfig),
-    WebSocket(WebSocketServerConfig),
-    Quic(QuicServerConfig),
-    WebTransport(WebTransportServerConfig),
-    Unix(UnixServerConfig),
-    Memory(MemoryServerConfig),
-    Custom(Custom),
-}
+pub struct ServerProtocol(Box<dyn Listen>);
 
 /// What a client connects with: made of any of the `…ClientConfig` types, of an [`crate::Endpoint`], or of a
 /// [`CustomProtocol`].
 #[derive(Clone, Debug)]
-pub struct ClientProtocol(pub(crate) ClientKind);
+pub struct ClientProtocol(ClientKind);
 
 #[derive(Clone, Debug)]
-pub(crate) enum ClientKind {
+enum ClientKind {
     Dial(Dial),
     Memory(MemoryClientConfig),
     Custom(Custom),
 }
 
+/// A protocol that a server may listen on.
+trait Listen: fmt::Debug + Send + Sync {
+    /// Resolves names and binds.
+    fn bind<'a>(
+        self: Box<Self>,
+        options: &'a ListenOptions,
+    ) -> BoxFuture<'a, Result<Box<dyn Acceptor>, BuildError>>;
+}
+
+/// A listener that is bound.
+pub(crate) trait Acceptor: fmt::Debug + Send {
+    /// Where it listens; `None` where that is no address of the network.
+    fn local_addr(&self) -> Option<SocketAddr> {
+        None
+    }
+
+    /// The next connection; `None` once cancelled. Cancel-safe.
+    fn accept(&mut self) -> BoxFuture<'_, Option<Connection>>;
+}
+
 /// What every listener is told by its server.
+#[cfg_attr(not(feature = "quic"), allow(dead_code, reason = "each protocol reads what it has a use for"))]
 #[derive(Clone, Debug)]
 pub(crate) struct ListenOptions {
     /// The payload of a packet, before authentication if the server asks for it.
@@ -84,54 +102,14 @@ pub(crate) struct DialOptions {
     pub(crate) wire: Wire,
 }
 
-/// A listener of any protocol.
-#[derive(Debug)]
-pub(crate) enum Bound {
-    Stream { listener: Box<StreamListener>, max_message: usize },
-    WebSocket(Box<WebSocketListener>),
-    Quic(Box<QuicListener>),
-    Unix(UnixAcceptor),
-    Memory(MemoryAcceptor),
-    Custom(CustomAcceptor),
-}
-
 impl ServerProtocol {
+    fn of(protocol: impl Listen + 'static) -> Self {
+        Self(Box::new(protocol))
+    }
+
     /// Resolves names and binds.
-    pub(crate) async fn bind(self, options: &ListenOptions) -> Result<Bound, BuildError> {
-        match self.0 {
-            ServerKind::Tcp(config) => config.bind(options).await,
-            ServerKind::WebSocket(config) => config.bind(options).await,
-            ServerKind::Quic(config) => config.bind(options).await,
-            ServerKind::WebTransport(config) => config.bind(options).await,
-            ServerKind::Unix(config) => config.bind(options).await,
-            ServerKind::Memory(config) => Ok(config.bind(options)),
-            ServerKind::Custom(protocol) => protocol.bind(options).await,
-        }
-    }
-}
-
-impl Bound {
-    /// Where it listens; `None` where that is no address of the network.
-    pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Stream { listener, .. } => listener.local_addr().ok(),
-            Self::WebSocket(listener) => listener.local_addr().ok(),
-            Self::Quic(listener) => Some(listener.local_addr()),
-            Self::Unix(_) | Self::Memory(_) => None,
-            Self::Custom(acceptor) => acceptor.local_addr(),
-        }
-    }
-
-    /// The next connection; `None` once cancelled. Cancel-safe.
-    pub(crate) async fn accept(&mut self) -> Option<Connection> {
-        match self {
-            Self::Stream { listener, max_message } => tcp::accept(listener, *max_message).await,
-            Self::WebSocket(listener) => listener.accept().await,
-            Self::Quic(listener) => listener.accept().await,
-            Self::Unix(acceptor) => acceptor.accept().await,
-            Self::Memory(acceptor) => acceptor.accept().await,
-            Self::Custom(acceptor) => acceptor.accept().await,
-        }
+    pub(crate) async fn bind(self, options: &ListenOptions) -> Result<Box<dyn Acceptor>, BuildError> {
+        self.0.bind(options).await
     }
 }
 
@@ -169,36 +147,4 @@ pub(crate) fn agreed_wire(info: &ConnectionInfo) -> Option<Wire> {
         Some("msgtrans.v1" | "msgtrans/1") => Some(Wire::V1),
         _ => None,
     }
-}
-
-/// The addresses of `host:port`.
-async fn resolve(address: &str) -> Result<Vec<SocketAddr>, BuildError> {
-    let fail = |error| BuildError::Address { address: address.to_owned(), error };
-    let found: Vec<SocketAddr> = lookup_host(address).await.map_err(fail)?.collect();
-    if found.is_empty() {
-        return Err(fail(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
-    }
-    Ok(found)
-}
-
-/// Binds the first of the name's addresses that can be bound.
-fn bind_first<T>(
-    address: &str,
-    found: &[SocketAddr],
-    mut bind: impl FnMut(SocketAddr) -> io::Result<T>,
-) -> Result<T, BuildError> {
-    let mut failed = None;
-    for candidate in found {
-        match bind(*candidate) {
-            Ok(bound) => return Ok(bound),
-            Err(error) => failed = Some(error),
-        }
-    }
-    let error = failed.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into());
-    Err(BuildError::Bind { address: address.to_owned(), error })
-}
-
-/// The TLS of a listener, if it has any.
-fn server_tls(tls: Option<&crate::Tls>, alpns: &[&str]) -> Result<Option<ServerTls>, BuildError> {
-    Ok(tls.map(|tls| tls.server(alpns)).transpose()?)
 }

@@ -1,13 +1,15 @@
-//! Packets over QUIC and WebTransport: on one bidirectional stream, each behind a `u32` length. QUIC agrees on the
-//! wire by ALPN, `msgtrans/2` or `msgtrans/1`; WebTransport leaves it to the first packet.
+//! Packets over QUIC: on one bidirectional stream, each behind a `u32` length. The wire is agreed on by ALPN,
+//! `msgtrans/2` or `msgtrans/1`.
 
 use std::net::SocketAddr;
 
 use super::{
-    Bound, ClientProtocol, ListenOptions, ServerKind, ServerProtocol, bind_first, dial::Dial, resolve,
+    Acceptor, ClientProtocol, Listen, ListenOptions, ServerProtocol,
+    dial::Dial,
+    network::{bind_first, resolve},
 };
 use crate::{
-    BuildError, ClientTls, Framing, Protocol, QuicListener, QuicOptions, Socket, Tls,
+    BoxFuture, BuildError, ClientTls, Connection, Framing, QuicListener, QuicOptions, Socket, Tls,
     session::driver::frame_limit,
 };
 
@@ -17,6 +19,7 @@ pub struct QuicServerConfig {
     address: String,
     tls: Option<Tls>,
     /// WebTransport is spoken on the same port.
+    #[cfg(feature = "webtransport")]
     has_web_transport: bool,
 }
 
@@ -24,7 +27,12 @@ impl QuicServerConfig {
     /// Listens on `host:port`; port 0 takes any free one. It needs [`QuicServerConfig::tls`].
     #[must_use]
     pub fn new(address: impl Into<String>) -> Self {
-        Self { address: address.into(), tls: None, has_web_transport: false }
+        Self {
+            address: address.into(),
+            tls: None,
+            #[cfg(feature = "webtransport")]
+            has_web_transport: false,
+        }
     }
 
     /// What the server presents. For trying things out there is [`Tls::self_signed_dev`].
@@ -34,64 +42,46 @@ impl QuicServerConfig {
     }
 
     /// Speaks WebTransport on the same port, at any path.
+    #[cfg(feature = "webtransport")]
     #[must_use]
     pub fn with_web_transport(self) -> Self {
         Self { has_web_transport: true, ..self }
     }
 
-    pub(super) async fn bind(self, options: &ListenOptions) -> Result<Bound, BuildError> {
-        let mut alpns = vec!["msgtrans/2", "msgtrans/1"];
+    async fn bound(self, options: &ListenOptions) -> Result<QuicListener, BuildError> {
+        let tls = self.tls.ok_or(BuildError::NoCertificate("a QUIC server"))?;
+        let mut quic = quic_options(tls, options);
+        quic.alpns = vec!["msgtrans/2".to_owned(), "msgtrans/1".to_owned()];
+        #[cfg(feature = "webtransport")]
         if self.has_web_transport {
-            alpns.push("h3");
+            quic.alpns.push(crate::quic::H3.to_owned());
         }
-        bind(&self.address, self.tls, "a QUIC server", &alpns, None, options).await
+        listen(&self.address, &quic).await
     }
 }
 
-/// A WebTransport listener on a port of its own.
-#[derive(Clone, Debug)]
-pub struct WebTransportServerConfig {
-    address: String,
-    path: Option<String>,
-    tls: Option<Tls>,
-}
-
-impl WebTransportServerConfig {
-    /// Listens on `host:port`, at any path; port 0 takes any free one. It needs [`WebTransportServerConfig::tls`].
-    #[must_use]
-    pub fn new(address: impl Into<String>) -> Self {
-        Self { address: address.into(), path: None, tls: None }
-    }
-
-    /// Serves this path; any other is answered 404.
-    #[must_use]
-    pub fn path(self, path: impl Into<String>) -> Self {
-        Self { path: Some(path.into()), ..self }
-    }
-
-    /// What the server presents.
-    #[must_use]
-    pub fn tls(self, tls: Tls) -> Self {
-        Self { tls: Some(tls), ..self }
-    }
-
-    pub(super) async fn bind(self, options: &ListenOptions) -> Result<Bound, BuildError> {
-        bind(&self.address, self.tls, "a WebTransport server", &["h3"], self.path, options).await
+impl Listen for QuicServerConfig {
+    fn bind<'a>(
+        self: Box<Self>,
+        options: &'a ListenOptions,
+    ) -> BoxFuture<'a, Result<Box<dyn Acceptor>, BuildError>> {
+        Box::pin(async move { Ok(Box::new(self.bound(options).await?) as Box<dyn Acceptor>) })
     }
 }
 
-async fn bind(
-    address: &str,
-    tls: Option<Tls>,
-    who: &'static str,
-    alpns: &[&str],
-    path: Option<String>,
-    options: &ListenOptions,
-) -> Result<Bound, BuildError> {
-    let tls = tls.ok_or(BuildError::NoCertificate(who))?;
-    let found = resolve(address).await?;
-    let quic = QuicOptions {
-        alpns: alpns.iter().map(|alpn| (*alpn).to_owned()).collect(),
+impl Acceptor for QuicListener {
+    fn local_addr(&self) -> Option<SocketAddr> {
+        Some(QuicListener::local_addr(self))
+    }
+
+    fn accept(&mut self) -> BoxFuture<'_, Option<Connection>> {
+        Box::pin(QuicListener::accept(self))
+    }
+}
+
+/// The options of a listener on UDP; its application protocols have yet to be said.
+pub(super) fn quic_options(tls: Tls, options: &ListenOptions) -> QuicOptions {
+    QuicOptions {
         handshake_timeout: options.handshake_timeout,
         // A v1 client opens its stream with its first packet, which may be a while.
         first_stream_timeout: options.first_packet,
@@ -99,17 +89,18 @@ async fn bind(
         max_frame: frame_limit(Framing::Length, options.max_message),
         // All packets share the one stream: nobody here would take another.
         max_streams: 0,
-        path,
         is_full: Some(options.is_full.clone()),
         middleware: options.middleware.clone(),
         client_authority: tls.client_authority.clone(),
         cancel: options.cancel.clone(),
         ..QuicOptions::new(tls.certificate)
-    };
-    let listener = bind_first(address, &found, |address: SocketAddr| {
-        QuicListener::bind(Socket::Address(address), quic.clone())
-    })?;
-    Ok(Bound::Quic(Box::new(listener)))
+    }
+}
+
+/// Resolves the name and binds.
+pub(super) async fn listen(address: &str, options: &QuicOptions) -> Result<QuicListener, BuildError> {
+    let found = resolve(address).await?;
+    bind_first(address, &found, |address| QuicListener::bind(Socket::Address(address), options.clone()))
 }
 
 /// A QUIC client.
@@ -131,51 +122,14 @@ impl QuicClientConfig {
     }
 }
 
-/// A WebTransport client.
-#[derive(Clone, Debug)]
-pub struct WebTransportClientConfig(Dial);
-
-impl WebTransportClientConfig {
-    /// Connects to `https://host:port/path`, whose certificate is verified by the machine's own roots unless
-    /// [`WebTransportClientConfig::tls`] says otherwise.
-    #[must_use]
-    pub fn new(url: impl AsRef<str>) -> Self {
-        Self(Dial::to(url.as_ref()).must_be(&[Protocol::WebTransport], "https"))
-    }
-
-    /// What to trust.
-    #[must_use]
-    pub fn tls(self, tls: ClientTls) -> Self {
-        Self(self.0.trusting(tls))
-    }
-
-    /// A further header of the request, such as `Origin`.
-    #[must_use]
-    pub fn header(self, name: &str, value: &str) -> Self {
-        Self(self.0.header(name, value))
-    }
-}
-
 impl From<QuicServerConfig> for ServerProtocol {
     fn from(config: QuicServerConfig) -> Self {
-        Self(ServerKind::Quic(config))
-    }
-}
-
-impl From<WebTransportServerConfig> for ServerProtocol {
-    fn from(config: WebTransportServerConfig) -> Self {
-        Self(ServerKind::WebTransport(config))
+        Self::of(config)
     }
 }
 
 impl From<QuicClientConfig> for ClientProtocol {
     fn from(config: QuicClientConfig) -> Self {
-        config.0.into()
-    }
-}
-
-impl From<WebTransportClientConfig> for ClientProtocol {
-    fn from(config: WebTransportClientConfig) -> Self {
         config.0.into()
     }
 }

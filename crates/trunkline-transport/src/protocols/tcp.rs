@@ -3,49 +3,66 @@
 use std::net::SocketAddr;
 
 use super::{
-    Bound, ClientProtocol, ListenOptions, ServerKind, ServerProtocol, bind_first, dial::Dial, resolve,
-    server_tls,
+    Acceptor, ClientProtocol, Listen, ListenOptions, ServerProtocol,
+    dial::Dial,
+    network::{bind_first, resolve},
 };
-use crate::{
-    Accepted, BuildError, ClientTls, Connection, Framing, Socket, StreamListener, StreamOptions, Tls,
-    TlsPolicy,
-};
+use crate::{Accepted, BoxFuture, BuildError, Connection, Framing, Socket, StreamListener, StreamOptions};
 
 /// A TCP listener.
 #[derive(Clone, Debug)]
 pub struct TcpServerConfig {
     address: String,
-    tls: Option<Tls>,
+    #[cfg(feature = "tls")]
+    tls: Option<crate::Tls>,
 }
 
 impl TcpServerConfig {
     /// Listens on `host:port`; port 0 takes any free one. The name is resolved when the server is built.
     #[must_use]
     pub fn new(address: impl Into<String>) -> Self {
-        Self { address: address.into(), tls: None }
+        Self {
+            address: address.into(),
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
     }
 
     /// Speaks TLS, and nothing else.
+    #[cfg(feature = "tls")]
     #[must_use]
-    pub fn tls(self, tls: Tls) -> Self {
+    pub fn tls(self, tls: crate::Tls) -> Self {
         Self { tls: Some(tls), ..self }
     }
 
-    pub(crate) async fn bind(self, options: &ListenOptions) -> Result<Bound, BuildError> {
+    async fn bound(self, options: &ListenOptions) -> Result<TcpAcceptor, BuildError> {
         let found = resolve(&self.address).await?;
-        let streams = stream_options(server_tls(self.tls.as_ref(), &[])?, options);
+        let streams = stream_options(options);
+        #[cfg(feature = "tls")]
+        let streams = with_tls(streams, self.tls.as_ref(), &[])?;
         let listener = bind_first(&self.address, &found, |address: SocketAddr| {
             StreamListener::bind(Socket::Address(address), streams.clone())
         })?;
-        Ok(Bound::Stream { listener: Box::new(listener), max_message: options.max_message })
+        Ok(TcpAcceptor { listener, max_message: options.max_message })
     }
 }
 
-/// The options of a listener for byte streams.
-pub(super) fn stream_options(tls: Option<crate::ServerTls>, options: &ListenOptions) -> StreamOptions {
+impl Listen for TcpServerConfig {
+    fn bind<'a>(
+        self: Box<Self>,
+        options: &'a ListenOptions,
+    ) -> BoxFuture<'a, Result<Box<dyn Acceptor>, BuildError>> {
+        Box::pin(async move { Ok(Box::new(self.bound(options).await?) as Box<dyn Acceptor>) })
+    }
+}
+
+/// The options of a listener for byte streams, plain.
+pub(super) fn stream_options(options: &ListenOptions) -> StreamOptions {
     StreamOptions {
-        policy: if tls.is_some() { TlsPolicy::Required } else { TlsPolicy::Off },
-        tls,
+        #[cfg(feature = "tls")]
+        policy: crate::TlsPolicy::Off,
+        #[cfg(feature = "tls")]
+        tls: None,
         handshake_timeout: options.handshake_timeout,
         max_handshakes: options.max_handshakes,
         middleware: options.middleware.clone(),
@@ -53,14 +70,48 @@ pub(super) fn stream_options(tls: Option<crate::ServerTls>, options: &ListenOpti
     }
 }
 
-pub(super) async fn accept(listener: &mut StreamListener, max_message: usize) -> Option<Connection> {
-    loop {
-        match listener.accept().await? {
-            Accepted::Stream(stream) => return Some(stream.into_framed(Framing::Packet, max_message)),
-            Accepted::PlainRefused(stream) => {
-                tracing::debug!(peer = %stream.peer(), "a plain peer where TLS is required");
+/// The same, encrypted if there is a certificate.
+#[cfg(feature = "tls")]
+pub(super) fn with_tls(
+    streams: StreamOptions,
+    tls: Option<&crate::Tls>,
+    alpns: &[&str],
+) -> Result<StreamOptions, BuildError> {
+    let Some(tls) = tls else { return Ok(streams) };
+    let tls = Some(tls.server(alpns)?);
+    Ok(StreamOptions { policy: crate::TlsPolicy::Required, tls, ..streams })
+}
+
+/// A TCP listener that is bound.
+#[derive(Debug)]
+struct TcpAcceptor {
+    listener: StreamListener,
+    max_message: usize,
+}
+
+impl Acceptor for TcpAcceptor {
+    fn local_addr(&self) -> Option<SocketAddr> {
+        self.listener.local_addr().ok()
+    }
+
+    #[cfg_attr(
+        not(feature = "tls"),
+        allow(clippy::never_loop, reason = "without TLS there is nobody whom the listener does not let in")
+    )]
+    fn accept(&mut self) -> BoxFuture<'_, Option<Connection>> {
+        Box::pin(async move {
+            loop {
+                match self.listener.accept().await? {
+                    Accepted::Stream(stream) => {
+                        return Some(stream.into_framed(Framing::Packet, self.max_message));
+                    }
+                    #[cfg(feature = "tls")]
+                    Accepted::PlainRefused(stream) => {
+                        tracing::debug!(peer = %stream.peer(), "a plain peer where TLS is required");
+                    }
+                }
             }
-        }
+        })
     }
 }
 
@@ -76,15 +127,16 @@ impl TcpClientConfig {
     }
 
     /// Speaks TLS, and trusts what this says.
+    #[cfg(feature = "tls")]
     #[must_use]
-    pub fn tls(self, tls: ClientTls) -> Self {
+    pub fn tls(self, tls: crate::ClientTls) -> Self {
         Self(self.0.encrypted().trusting(tls))
     }
 }
 
 impl From<TcpServerConfig> for ServerProtocol {
     fn from(config: TcpServerConfig) -> Self {
-        Self(ServerKind::Tcp(config))
+        Self::of(config)
     }
 }
 

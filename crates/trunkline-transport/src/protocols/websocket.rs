@@ -3,11 +3,13 @@
 use std::net::SocketAddr;
 
 use super::{
-    Bound, ClientProtocol, ListenOptions, ServerKind, ServerProtocol, bind_first, dial::Dial, resolve,
-    server_tls, tcp::stream_options,
+    Acceptor, ClientProtocol, Listen, ListenOptions, ServerProtocol,
+    dial::Dial,
+    network::{bind_first, resolve},
+    tcp::stream_options,
 };
 use crate::{
-    BuildError, ClientTls, Framing, Protocol, Role, Socket, Tls, WebSocketListener, WebSocketOptions,
+    BoxFuture, BuildError, Connection, Framing, Protocol, Role, Socket, WebSocketListener, WebSocketOptions,
     session::driver::frame_limit,
 };
 
@@ -16,14 +18,20 @@ use crate::{
 pub struct WebSocketServerConfig {
     address: String,
     path: Option<String>,
-    tls: Option<Tls>,
+    #[cfg(feature = "tls")]
+    tls: Option<crate::Tls>,
 }
 
 impl WebSocketServerConfig {
     /// Listens on `host:port`, at any path; port 0 takes any free one.
     #[must_use]
     pub fn new(address: impl Into<String>) -> Self {
-        Self { address: address.into(), path: None, tls: None }
+        Self {
+            address: address.into(),
+            path: None,
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
     }
 
     /// Serves this path; any other is answered 404.
@@ -33,14 +41,17 @@ impl WebSocketServerConfig {
     }
 
     /// Serves `wss`; plain requests are sent there.
+    #[cfg(feature = "tls")]
     #[must_use]
-    pub fn tls(self, tls: Tls) -> Self {
+    pub fn tls(self, tls: crate::Tls) -> Self {
         Self { tls: Some(tls), ..self }
     }
 
-    pub(super) async fn bind(self, options: &ListenOptions) -> Result<Bound, BuildError> {
+    async fn bound(self, options: &ListenOptions) -> Result<WebSocketListener, BuildError> {
         let found = resolve(&self.address).await?;
-        let streams = stream_options(server_tls(self.tls.as_ref(), &["http/1.1"])?, options);
+        let streams = stream_options(options);
+        #[cfg(feature = "tls")]
+        let streams = super::tcp::with_tls(streams, self.tls.as_ref(), &["http/1.1"])?;
         let websocket = WebSocketOptions {
             max_frame: frame_limit(Framing::WebSocket { role: Role::Server }, options.max_message),
             subprotocols: vec!["msgtrans.v2".to_owned(), "msgtrans.v1".to_owned()],
@@ -48,10 +59,28 @@ impl WebSocketServerConfig {
             is_full: Some(options.is_full.clone()),
             middleware: options.middleware.clone(),
         };
-        let listener = bind_first(&self.address, &found, |address: SocketAddr| {
+        bind_first(&self.address, &found, |address: SocketAddr| {
             WebSocketListener::bind(Socket::Address(address), streams.clone(), websocket.clone())
-        })?;
-        Ok(Bound::WebSocket(Box::new(listener)))
+        })
+    }
+}
+
+impl Listen for WebSocketServerConfig {
+    fn bind<'a>(
+        self: Box<Self>,
+        options: &'a ListenOptions,
+    ) -> BoxFuture<'a, Result<Box<dyn Acceptor>, BuildError>> {
+        Box::pin(async move { Ok(Box::new(self.bound(options).await?) as Box<dyn Acceptor>) })
+    }
+}
+
+impl Acceptor for WebSocketListener {
+    fn local_addr(&self) -> Option<SocketAddr> {
+        WebSocketListener::local_addr(self).ok()
+    }
+
+    fn accept(&mut self) -> BoxFuture<'_, Option<Connection>> {
+        Box::pin(WebSocketListener::accept(self))
     }
 }
 
@@ -61,15 +90,16 @@ pub struct WebSocketClientConfig(Dial);
 
 impl WebSocketClientConfig {
     /// Connects to `ws://host:port/path` or `wss://…`, whose certificate is verified by the machine's own roots unless
-    /// [`WebSocketClientConfig::tls`] says otherwise.
+    /// `tls` says otherwise.
     #[must_use]
     pub fn new(url: impl AsRef<str>) -> Self {
         Self(Dial::to(url.as_ref()).must_be(&[Protocol::WebSocket, Protocol::WebSocketTls], "ws or wss"))
     }
 
     /// What to trust.
+    #[cfg(feature = "tls")]
     #[must_use]
-    pub fn tls(self, tls: ClientTls) -> Self {
+    pub fn tls(self, tls: crate::ClientTls) -> Self {
         Self(self.0.trusting(tls))
     }
 
@@ -82,7 +112,7 @@ impl WebSocketClientConfig {
 
 impl From<WebSocketServerConfig> for ServerProtocol {
     fn from(config: WebSocketServerConfig) -> Self {
-        Self(ServerKind::WebSocket(config))
+        Self::of(config)
     }
 }
 

@@ -15,19 +15,17 @@ use http::{Extensions, HeaderMap};
 use quinn_proto::{ConnectionIdGenerator, HashedConnectionIdGenerator};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
-use web_transport_quinn as wt;
 
-use super::{
-    Allowance, H3, Secret, WithH3, alpn, quic_connection, transport_config, web_transport_connection,
-};
+use super::{Allowance, H3, WithH3, alpn, quic_connection, transport_config};
 use crate::{
     Connection, ConnectionInfo, Handshake, IsFull, MiddlewareStack, Protocol, Refusal, ReloadableCertificate,
-    Socket,
-    accept::{Handshakes, sleep_until},
+    Secret, Socket,
+    accept::sleep_until,
     defaults::{
         DATAGRAM_BUFFER, FIRST_STREAM_TIMEOUT, HANDSHAKE_TIMEOUT, IDLE_TIMEOUT, INCOMING_BUFFER,
         INCOMING_BUFFERS, INCOMING_PER_HANDSHAKE, MAX_FRAME, MAX_HANDSHAKES, MAX_STREAMS, RESET_INTERVAL,
     },
+    handshakes::Handshakes,
     tls::quic_server_config,
 };
 
@@ -39,7 +37,8 @@ pub type ConnectionIdFactory = Arc<dyn Fn() -> Box<dyn ConnectionIdGenerator> + 
 pub struct QuicOptions {
     /// What the server presents.
     pub certificate: ReloadableCertificate,
-    /// Application protocols, in order of preference; `h3` is WebTransport, every other one raw QUIC.
+    /// Application protocols, in order of preference; `h3` is WebTransport (only with that feature), every other one raw
+    /// QUIC.
     pub alpns: Vec<String>,
     /// Connection ids; quinn's own generator when absent.
     pub connection_ids: Option<ConnectionIdFactory>,
@@ -67,6 +66,7 @@ pub struct QuicOptions {
     /// A connection without a packet for this long is gone.
     pub idle_timeout: Duration,
     /// The one path that WebTransport is served at, any other is 404; without it any path will do.
+    #[cfg(feature = "webtransport")]
     pub path: Option<String>,
     /// Whether newcomers are refused.
     pub is_full: Option<IsFull>,
@@ -79,12 +79,17 @@ pub struct QuicOptions {
 }
 
 impl QuicOptions {
-    /// The limits of [`crate::defaults`], and the application protocols `gatesvr`, `trunkline/1` and `h3`.
+    /// The limits of [`crate::defaults`], and the application protocols `gatesvr`, `trunkline/1` and, with the feature
+    /// `webtransport`, `h3`.
     #[must_use]
     pub fn new(certificate: ReloadableCertificate) -> Self {
+        let mut alpns = vec!["gatesvr".to_owned(), "trunkline/1".to_owned()];
+        if Protocol::WebTransport.is_available() {
+            alpns.push(H3.to_owned());
+        }
         Self {
             certificate,
-            alpns: ["gatesvr", "trunkline/1", H3].map(str::to_owned).to_vec(),
+            alpns,
             connection_ids: None,
             reset_key: None,
             token_key: None,
@@ -96,6 +101,7 @@ impl QuicOptions {
             max_streams: MAX_STREAMS,
             datagram_buffer: DATAGRAM_BUFFER,
             idle_timeout: IDLE_TIMEOUT,
+            #[cfg(feature = "webtransport")]
             path: None,
             is_full: None,
             client_authority: None,
@@ -104,7 +110,7 @@ impl QuicOptions {
         }
     }
 
-    fn allowance(&self) -> Allowance {
+    pub(super) fn allowance(&self) -> Allowance {
         Allowance { streams: self.max_streams, datagrams: self.datagram_buffer }
     }
 }
@@ -215,12 +221,9 @@ enum HandshakeError {
     TimedOut(#[from] tokio::time::error::Elapsed),
     #[error(transparent)]
     Quic(#[from] quinn::ConnectionError),
+    #[cfg(feature = "webtransport")]
     #[error(transparent)]
-    WebTransport(#[from] wt::ServerError),
-    #[error(transparent)]
-    Session(#[from] wt::SessionError),
-    #[error("nothing is served at this path")]
-    Path,
+    WebTransport(#[from] super::web_transport::HandshakeError),
     #[error(transparent)]
     Refused(#[from] Refusal),
 }
@@ -232,51 +235,27 @@ async fn handshake(
 ) -> Result<Connection, HandshakeError> {
     let deadline = Instant::now() + options.handshake_timeout;
     let connection = timeout_at(deadline, incoming.accept()?).await??;
-    let alpn = alpn(&connection);
     let mut info = ConnectionInfo::new(Protocol::Quic);
+    info.alpn = alpn(&connection);
     info.peer = Some(connection.remote_address());
     info.local = Some(local);
-    if alpn.as_deref() != Some(H3) {
-        info.alpn = alpn;
-        let none = HeaderMap::new();
-        let judged = timeout_at(deadline, judge(&info, &none, options)).await?;
-        let judged = judged.inspect_err(|refusal| {
-            connection.close(u32::from(refusal.code).into(), refusal.reason.as_bytes());
-        })?;
-        let stream = timeout(options.first_stream_timeout, connection.accept_bi()).await??;
-        options.allowance().raw(&connection);
-        let made = quic_connection(info, connection, stream, options.max_frame, None);
-        return Ok(Connection { judged, ..made });
+    #[cfg(feature = "webtransport")]
+    if info.alpn.as_deref() == Some(H3) {
+        return Ok(super::web_transport::handshake(connection, info, deadline, options).await?);
     }
-    info.alpn = alpn;
-    info.protocol = Protocol::WebTransport;
-    let request = timeout_at(deadline, wt::Request::accept(connection)).await??;
-    info.path = Some(request.url.path().to_owned());
-    info.query = request.url.query().map(str::to_owned);
-    info.origin = request
-        .headers
-        .get(http::header::ORIGIN)
-        .map(|origin| String::from_utf8_lossy(origin.as_bytes()).into_owned());
-    if options.path.is_some() && options.path != info.path {
-        timeout_at(deadline, request.reject(http::StatusCode::NOT_FOUND)).await??;
-        return Err(HandshakeError::Path);
-    }
-    let judged = match timeout_at(deadline, judge(&info, &request.headers, options)).await? {
-        Ok(judged) => judged,
-        Err(refusal) => {
-            timeout_at(deadline, request.reject(refusal.http_status())).await??;
-            return Err(refusal.into());
-        }
-    };
-    let session = timeout_at(deadline, request.ok()).await??;
-    let stream = timeout(options.first_stream_timeout, session.accept_bi()).await??;
-    options.allowance().established(&session);
-    let made = web_transport_connection(info, session, stream, options.max_frame, None);
+    let none = HeaderMap::new();
+    let judged = timeout_at(deadline, judge(&info, &none, options)).await?;
+    let judged = judged.inspect_err(|refusal| {
+        connection.close(u32::from(refusal.code).into(), refusal.reason.as_bytes());
+    })?;
+    let stream = timeout(options.first_stream_timeout, connection.accept_bi()).await??;
+    options.allowance().raw(&connection);
+    let made = quic_connection(info, connection, stream, options.max_frame, None);
     Ok(Connection { judged, ..made })
 }
 
 /// Asks the middleware: what it keeps for the session.
-async fn judge(
+pub(super) async fn judge(
     info: &ConnectionInfo,
     headers: &HeaderMap,
     options: &QuicOptions,
@@ -313,7 +292,8 @@ fn server_config(options: &QuicOptions) -> io::Result<quinn::ServerConfig> {
     let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(tls).map_err(|error| unusable(&error))?;
     let token_key = options.token_key.clone().unwrap_or_else(Secret::random);
     let mut config = quinn::ServerConfig::new(Arc::new(crypto), Arc::new(token_key.token_key()));
-    let with_h3 = if options.alpns.iter().any(|alpn| alpn == H3) { WithH3::Yes } else { WithH3::No };
+    let has_h3 = Protocol::WebTransport.is_available() && options.alpns.iter().any(|alpn| alpn == H3);
+    let with_h3 = if has_h3 { WithH3::Yes } else { WithH3::No };
     let mut transport = transport_config(options.idle_timeout);
     options.allowance().begin(&mut transport, with_h3);
     config.transport_config(Arc::new(transport));

@@ -1,34 +1,33 @@
 //! QUIC and WebTransport: one UDP port, told apart by ALPN.
 //!
-//! This module adapts quinn's and web-transport-quinn's streams to a connection's two halves; [`QuicListener`]
-//! accepts, `connect` dials. Which codes mean what is not known here.
+//! This module adapts quinn's streams to a connection's two halves, `web_transport` web-transport-quinn's;
+//! [`QuicListener`] accepts, `connect` dials. Which codes mean what is not known here.
 
 mod keys;
 mod listener;
+#[cfg(feature = "webtransport")]
+mod web_transport;
 
 use std::{
-    future::Future,
-    io,
+    io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
 use quinn::{ConnectionError, VarInt};
-use web_transport_quinn as wt;
-use wt::generic::poll::RecvStream as _;
 
-pub use self::{
-    keys::Secret,
-    listener::{ConnectionIdFactory, QuicListener, QuicOptions},
-};
+pub use self::listener::{ConnectionIdFactory, QuicListener, QuicOptions};
+#[cfg(feature = "webtransport")]
+pub(crate) use self::web_transport::{WebTransportSink, WebTransportSource, web_transport_connection};
 use crate::{
-    ByteWriter, Connection, ConnectionInfo, FrameReader, Framing, Streams,
+    Connection, ConnectionInfo, Framing, Incoming, Streams,
     defaults::{
         DATAGRAM_BUFFER, H3_DATAGRAM_BUFFER, H3_UNI_STREAMS, HANDSHAKE_WINDOW, IDLE_TIMEOUT, MAX_STREAMS,
         RECEIVE_WINDOW, STREAM_RECEIVE_WINDOW, UNSENT,
     },
-    reader::{End, Read, Source},
-    writer::Sink,
+    sink::{Outgoing, Sink, gather},
+    source::{End, Read, Source},
+    streams::Carrier,
 };
 
 /// The ALPN of WebTransport.
@@ -109,16 +108,6 @@ pub(crate) struct QuicSink {
     endpoint: Option<quinn::Endpoint>,
 }
 
-/// The read half of a WebTransport session's frame stream.
-pub(crate) struct WebTransportSource(wt::RecvStream);
-
-/// The write half of a WebTransport session's frame stream, and the session.
-pub(crate) struct WebTransportSink {
-    stream: wt::SendStream,
-    session: wt::Session,
-    endpoint: Option<quinn::Endpoint>,
-}
-
 /// Makes a connection of a raw QUIC connection and its frame stream.
 pub(crate) fn quic_connection(
     info: ConnectionInfo,
@@ -129,38 +118,11 @@ pub(crate) fn quic_connection(
 ) -> Connection {
     // It fails only on a closed stream, whose next use says so.
     let _ = send.set_priority(FRAME_PRIORITY);
-    let streams = Streams::quic(connection.clone());
+    let streams = Streams::of(Carrier::quic(connection.clone(), endpoint.clone()));
     let sink = Sink::Quic(Box::new(QuicSink { stream: send, connection, endpoint }));
     let source = Source::Quic(Box::new(QuicSource(recv)));
-    Connection {
-        info,
-        reader: FrameReader::new(source, Framing::Length, max_frame, &[]),
-        writer: ByteWriter::new(sink, Framing::Length),
-        streams,
-        judged: None,
-    }
-}
-
-/// Makes a connection of a WebTransport session and its frame stream.
-pub(crate) fn web_transport_connection(
-    info: ConnectionInfo,
-    session: wt::Session,
-    (send, recv): (wt::SendStream, wt::RecvStream),
-    max_frame: usize,
-    endpoint: Option<quinn::Endpoint>,
-) -> Connection {
-    // It fails only on a closed stream, whose next use says so.
-    let _ = send.set_priority(FRAME_PRIORITY);
-    let streams = Streams::web_transport(session.clone());
-    let sink = Sink::WebTransport(Box::new(WebTransportSink { stream: send, session, endpoint }));
-    let source = Source::WebTransport(Box::new(WebTransportSource(recv)));
-    Connection {
-        info,
-        reader: FrameReader::new(source, Framing::Length, max_frame, &[]),
-        writer: ByteWriter::new(sink, Framing::Length),
-        streams,
-        judged: None,
-    }
+    let framed = Connection::framed(info, (source, sink), Framing::Length, max_frame, &[]);
+    Connection { streams, ..framed }
 }
 
 /// What TLS agreed on.
@@ -172,122 +134,68 @@ pub(crate) fn alpn(connection: &quinn::Connection) -> Option<String> {
 impl QuicSource {
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<Read>> {
         Poll::Ready(match ready!(self.0.poll_read(cx, buf)) {
-            Ok(0) => Ok(Read::End(End::Finished)),
+            Ok(0) => Ok(Read::End(End::finished())),
             Ok(n) => Ok(Read::Bytes(n)),
             Err(quinn::ReadError::ConnectionLost(ConnectionError::ApplicationClosed(close))) => {
                 Ok(Read::End(closed(close.error_code.into_inner(), &close.reason)))
             }
             Err(quinn::ReadError::ConnectionLost(ConnectionError::LocallyClosed)) => {
-                Ok(Read::End(End::Finished))
+                Ok(Read::End(End::finished()))
             }
             Err(error) => Err(error.into()),
         })
     }
 }
 
-impl WebTransportSource {
-    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<Read>> {
-        Poll::Ready(match ready!(self.0.poll_read(cx, buf)) {
-            Ok(None) => Ok(Read::End(End::Finished)),
-            Ok(Some(n)) => Ok(Read::Bytes(n)),
-            Err(wt::ReadError::SessionError(wt::SessionError::WebTransportError(
-                wt::WebTransportError::Closed(code, reason),
-            ))) => Ok(Read::End(closed(code.into(), reason.as_bytes()))),
-            Err(wt::ReadError::SessionError(wt::SessionError::ConnectionError(
-                ConnectionError::LocallyClosed,
-            ))) => Ok(Read::End(End::Finished)),
-            Err(error) => Err(io::Error::new(io::ErrorKind::ConnectionReset, error)),
-        })
-    }
-}
-
-/// Code 0 is what QUIC says when an end is simply dropped: it ends as a TCP connection does.
+/// The last word of a peer that closed. Code 0 is what QUIC says when an end is simply dropped: it ends as a TCP
+/// connection does.
 fn closed(code: u64, reason: &[u8]) -> End {
-    match code {
-        0 => End::Finished,
-        code => End::Closed { code, reason: String::from_utf8_lossy(reason).into_owned() },
-    }
+    let word = (code != 0).then(|| Incoming::Close {
+        code: Some(u16::try_from(code).unwrap_or(u16::MAX)),
+        reason: String::from_utf8_lossy(reason).into_owned(),
+    });
+    End { word }
 }
 
 impl QuicSink {
-    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf).map_err(Into::into)
     }
+}
 
-    pub(crate) fn finish(&mut self) -> io::Result<()> {
-        match self.connection.close_reason() {
+impl Outgoing for QuicSink {
+    fn poll_write_vectored(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        gather(bufs, |buf| self.poll_write(cx, buf))
+    }
+
+    fn poll_close(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(match self.connection.close_reason() {
             Some(error) => Err(error.into()),
             // Finishing twice is harmless.
             None => {
                 drop(self.stream.finish());
                 Ok(())
             }
-        }
+        })
     }
 
-    /// Until the peer has all of the stream, or will never have it.
-    pub(crate) async fn acknowledged(&self) {
-        drop(self.stream.stopped().await);
-    }
-
-    pub(crate) fn close(&mut self, code: u32, reason: &str) {
+    fn abort(&mut self, code: u32, reason: &str) {
         self.connection.close(VarInt::from_u32(code), reason.as_bytes());
     }
 
-    /// The client's own endpoint.
-    pub(crate) fn endpoint(&self) -> Option<quinn::Endpoint> {
-        self.endpoint.clone()
+    /// Until the peer has all of the stream, or will never have it.
+    async fn acknowledged(&mut self) -> bool {
+        drop(self.stream.stopped().await);
+        true
     }
 
     /// Until a client's own endpoint has told the peer of the close.
-    pub(crate) fn gone(&self) -> impl Future<Output = ()> + Send + 'static {
-        idle(self.endpoint.clone())
+    async fn gone(&mut self) {
+        idle(self.endpoint.as_ref()).await;
     }
 }
 
-impl WebTransportSink {
-    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        tokio::io::AsyncWrite::poll_write(Pin::new(&mut self.stream), cx, buf)
-    }
-
-    pub(crate) fn finish(&mut self) -> io::Result<()> {
-        match self.session.close_reason() {
-            Some(error) => Err(io::Error::new(io::ErrorKind::ConnectionReset, error)),
-            // Finishing twice is harmless.
-            None => {
-                drop(self.stream.finish());
-                Ok(())
-            }
-        }
-    }
-
-    /// Until the peer has all of the stream, or will never have it.
-    pub(crate) async fn acknowledged(&self) {
-        drop(self.stream.stopped().await);
-    }
-
-    pub(crate) fn close(&mut self, code: u32, reason: &str) {
-        self.session.close(code, reason.as_bytes());
-    }
-
-    /// The client's own endpoint.
-    pub(crate) fn endpoint(&self) -> Option<quinn::Endpoint> {
-        self.endpoint.clone()
-    }
-
-    /// Until the close capsule has arrived (the session allows it three round trips), and a client's own
-    /// endpoint is done.
-    pub(crate) fn gone(&self) -> impl Future<Output = ()> + Send + 'static {
-        let (session, endpoint) = (self.session.clone(), self.endpoint.clone());
-        async move {
-            drop(session.closed().await);
-            drop(session);
-            idle(endpoint).await;
-        }
-    }
-}
-
-async fn idle(endpoint: Option<quinn::Endpoint>) {
+async fn idle(endpoint: Option<&quinn::Endpoint>) {
     if let Some(endpoint) = endpoint {
         endpoint.wait_idle().await;
     }

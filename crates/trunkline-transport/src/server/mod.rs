@@ -23,8 +23,7 @@ pub use self::{
 };
 use crate::{
     EventStream, EventsError, Packet, Request, SendError, ServeError, Session, SessionId, SlowConsumer,
-    Stats, TransportError, codes,
-    protocols::Bound,
+    Stats, TransportError, codes, protocols,
     session::{
         core::{Appended, Core, Shared},
         driver::Handler,
@@ -49,7 +48,7 @@ struct Inner {
     /// Stops accepting.
     cancel: CancellationToken,
     /// Until somebody serves.
-    listeners: Mutex<Option<Vec<Bound>>>,
+    listeners: Mutex<Option<Vec<Box<dyn protocols::Acceptor>>>>,
     addresses: Vec<SocketAddr>,
     settings: Settings,
 }
@@ -65,11 +64,11 @@ impl TransportServer {
     fn new(
         shared: Arc<Shared>,
         registry: Arc<Registry>,
-        listeners: Vec<Bound>,
+        listeners: Vec<Box<dyn protocols::Acceptor>>,
         cancel: CancellationToken,
         settings: Settings,
     ) -> Self {
-        let addresses = listeners.iter().filter_map(Bound::local_addr).collect();
+        let addresses = listeners.iter().filter_map(|listener| listener.local_addr()).collect();
         let inner = Inner {
             shared,
             registry,

@@ -80,10 +80,8 @@ pub(crate) struct Core {
     is_authenticated: AtomicBool,
     /// The server's user knows of it.
     is_admitted: AtomicBool,
-    /// Datagrams to the peer, where the protocol has them, until the connection ends.
+    /// Datagrams to the peer and a client's UDP socket, where the protocol has them, until the connection ends.
     pub(crate) streams: Mutex<Option<Streams>>,
-    /// The UDP socket of a client's QUIC or WebTransport connection, until that ends.
-    pub(crate) udp: Mutex<Option<quinn::Endpoint>>,
     /// What middleware and handlers keep for it.
     pub(crate) extensions: Mutex<Extensions>,
     has_ended: AtomicBool,
@@ -117,7 +115,6 @@ impl Core {
             is_authenticated: AtomicBool::new(shared.auth_within.is_none()),
             is_admitted: AtomicBool::new(!shared.hides_strangers),
             streams: Mutex::new(None),
-            udp: Mutex::new(None),
             extensions: Mutex::default(),
             has_ended: AtomicBool::new(false),
             is_evented,
@@ -212,8 +209,7 @@ impl Core {
         }
         self.shared.ended.add(&self.stats.snapshot());
         // Before anybody is told that it is over.
-        drop(self.streams.lock().take());
-        drop(self.udp.lock().take());
+        *self.streams.lock() = None;
         let (queued, wake) = self.out.lock().end(reason.clone());
         self.shared.budget.give(queued);
         wake.into_iter().for_each(Waker::wake);

@@ -230,9 +230,8 @@ impl Session {
     /// The address cannot be bound, or this is no client's connection over QUIC or WebTransport that lives
     /// ([`std::io::ErrorKind::Unsupported`]).
     pub fn rebind(&self, local: std::net::SocketAddr) -> std::io::Result<()> {
-        let endpoint = self.core.udp.lock().clone();
-        let endpoint = endpoint.ok_or(std::io::ErrorKind::Unsupported)?;
-        endpoint.rebind(std::net::UdpSocket::bind(local)?)
+        let streams = self.core.streams.lock().clone();
+        streams.ok_or(std::io::ErrorKind::Unsupported)?.rebind(local)
     }
 
     /// Sends what is queued, tells the peer the code and the reason, and ends the connection. Harmless when repeated.

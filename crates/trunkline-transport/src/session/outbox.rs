@@ -12,7 +12,7 @@ use crate::{
     CloseReason, FrameKind, Framing, Role,
     defaults::COALESCE,
     packet::{HEADER, Header},
-    websocket,
+    websocket_framing,
 };
 
 /// Parts of one vectored write: as many as fit a page of the kernel's vectors.
@@ -369,7 +369,7 @@ impl Outbox {
 fn write(framing: Framing, header: Header, ext: &[u8], payload: &[u8], out: &mut Vec<u8>) {
     let total = header.total();
     if framing == (Framing::WebSocket { role: Role::Client }) {
-        websocket::write_masked(out, total, &[&header.to_bytes(), ext, payload]);
+        websocket_framing::write_masked(out, total, &[&header.to_bytes(), ext, payload]);
         return;
     }
     framing.write_header(FrameKind::Binary, total, out);

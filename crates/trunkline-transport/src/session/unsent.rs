@@ -10,7 +10,7 @@ use super::outbox::Part;
 use crate::{
     Framing, Incoming, Packet, PacketType, Role, length,
     packet::{encode, stream},
-    websocket::Decoder,
+    websocket_framing::Decoder,
 };
 
 /// The rest of an output.

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::{Upgrade, WebSocketOptions, handshake, upgrade};
 use crate::{
     Accepted, Connection, ConnectionInfo, Handshake, IsFull, Protocol, Refusal, ServerStream, Socket,
-    StreamListener, StreamOptions, accept::Handshakes, accept::sleep_until, defaults::MAX_HTTP_HEAD,
+    StreamListener, StreamOptions, accept::sleep_until, defaults::MAX_HTTP_HEAD, handshakes::Handshakes,
 };
 
 /// Accepts WebSocket connections on a port of its own, whatever the path. Dropping it stops listening and
@@ -98,8 +98,9 @@ impl WebSocketListener {
                     }
                 });
             }
+            #[cfg(feature = "tls")]
             Accepted::PlainRefused(stream) => self.upgrades.0.begin(async move {
-                redirect_to_https(stream, limit).await;
+                super::redirect_to_https(stream, limit).await;
                 None
             }),
         }
@@ -183,35 +184,9 @@ async fn judge(
     Ok(Some(handshake.extensions))
 }
 
-/// Answers one plain HTTP request with a redirect to the same address under https, and closes; for
-/// [`Accepted::PlainRefused`] on a port that speaks HTTP. Gives up after `limit`.
-pub async fn redirect_to_https(stream: ServerStream, limit: Duration) {
-    let service = service_fn(async |request: Request<Incoming>| Ok::<_, Infallible>(redirect(&request)));
-    let peer = stream.peer();
-    match timeout(limit, http1(stream, service)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%peer, %error, "plain request failed"),
-        Err(_) => tracing::debug!(%peer, "plain request timed out"),
-    }
-}
-
-fn redirect(request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(b"TLS is required here\n")));
-    *response.status_mut() = StatusCode::BAD_REQUEST;
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    let location = host.and_then(|host| HeaderValue::from_str(&format!("https://{host}{path}")).ok());
-    if let Some(location) = location {
-        *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    response
-}
-
 /// Drives one connection until it is upgraded or a response closes it. Keep-alive stays on: switched off,
 /// hyper would say `Connection: close` beside our `upgrade`, which clients refuse.
-async fn http1<S, E>(stream: ServerStream, service: S) -> io::Result<()>
+pub(super) async fn http1<S, E>(stream: ServerStream, service: S) -> io::Result<()>
 where
     S: hyper::service::HttpService<Incoming, ResBody = Full<Bytes>, Error = E>,
     E: Into<Box<dyn std::error::Error + Send + Sync>>,

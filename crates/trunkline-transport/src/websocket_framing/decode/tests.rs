@@ -93,7 +93,7 @@ mod random {
     use bytes::BytesMut;
     use proptest::prelude::*;
 
-    use crate::{Incoming, Role, websocket::Decoder};
+    use crate::{Incoming, Role, websocket_framing::Decoder};
 
     /// What a stream decodes to: everything up to the first error, and that error's close code.
     fn outcome(role: Role, pieces: &[&[u8]]) -> (Vec<Incoming>, Option<u16>) {

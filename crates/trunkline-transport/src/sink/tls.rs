@@ -6,20 +6,24 @@
 //! servers do ("dynamic TLS record sizing").
 
 use std::{
-    io::{self, Write},
+    io::{self, IoSlice, Write},
     net::Shutdown,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use socket2::SockRef;
-use tokio::io::AsyncWrite;
+use parking_lot::Mutex;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{io::AsyncWrite, net::TcpStream};
 use tokio_rustls::TlsStream;
 
-use crate::{
-    defaults::{EARLY_RECORD, EARLY_RECORDS},
-    reader::SharedTls,
-};
+use super::{Outgoing, gather};
+use crate::defaults::{EARLY_RECORD, EARLY_RECORDS};
+
+/// Both halves of a TLS connection: rustls keeps one state for both directions.
+pub(crate) type SharedTls = Arc<Mutex<TlsStream<TcpStream>>>;
 
 /// See the module.
 pub(crate) struct TlsSink {
@@ -35,7 +39,7 @@ impl TlsSink {
 
     /// Takes what the session has room for and hands as much of it to the socket as that takes at once. `Pending`
     /// only when nothing was taken.
-    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let mut stream = self.stream.lock();
         if self.early == 0 {
             return Pin::new(&mut *stream).poll_write(cx, buf);
@@ -62,23 +66,29 @@ impl TlsSink {
             ready!(flushed);
         }
     }
+}
 
-    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+impl Outgoing for TlsSink {
+    fn poll_write_vectored(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        gather(bufs, |buf| self.poll_write(cx, buf))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.stream.lock()).poll_flush(cx)
     }
 
     /// Says `close_notify` and ends the write side.
-    pub(crate) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.stream.lock()).poll_shutdown(cx)
     }
 
-    /// Ends both directions of the socket now.
-    pub(crate) fn abort(&mut self) {
+    fn abort(&mut self, _: u32, _: &str) {
         // A socket that is gone already cannot be shut down; there is nobody to tell.
         let _ = SockRef::from(self.stream.lock().get_ref().0).shutdown(Shutdown::Both);
     }
 
-    pub(crate) fn set_keepalive(&self, keepalive: &socket2::TcpKeepalive) -> io::Result<()> {
-        SockRef::from(self.stream.lock().get_ref().0).set_tcp_keepalive(keepalive)
+    fn set_keepalive(&self, idle: Duration) -> io::Result<()> {
+        let keepalive = TcpKeepalive::new().with_time(idle);
+        SockRef::from(self.stream.lock().get_ref().0).set_tcp_keepalive(&keepalive)
     }
 }

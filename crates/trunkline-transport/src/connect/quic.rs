@@ -1,0 +1,117 @@
+//! Connecting over QUIC.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
+
+use super::{ConnectError, ConnectOptions, tls::trust};
+use crate::{
+    Connection, ConnectionInfo, Endpoint,
+    addresses::resolve,
+    quic::{self, quic_connection, transport_config},
+    race::first_to_answer,
+};
+
+/// A UDP socket for QUIC and WebTransport clients. Clones share it.
+#[derive(Clone, Debug)]
+pub struct QuicClientSocket(quinn::Endpoint);
+
+impl QuicClientSocket {
+    /// Binds. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        quinn::Endpoint::client(address).map(Self)
+    }
+
+    /// Moves every connection to another local address, as a change of network would.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub fn rebind(&self, address: SocketAddr) -> io::Result<()> {
+        self.0.rebind(std::net::UdpSocket::bind(address)?)
+    }
+}
+
+/// Frames on a stream of their own.
+pub(super) async fn connect(
+    endpoint: &Endpoint,
+    options: &ConnectOptions,
+) -> Result<Connection, ConnectError> {
+    let alpns: Vec<&str> = options.alpns.iter().map(String::as_str).collect();
+    let (connection, own) = dial(endpoint, options, &alpns).await?;
+    let info = quic_info(endpoint, &connection);
+    let stream = connection.open_bi().await.map_err(|error| ConnectError::Quic(error.to_string()))?;
+    Ok(quic_connection(info, connection, stream, options.max_frame, own))
+}
+
+pub(super) fn quic_info(endpoint: &Endpoint, connection: &quinn::Connection) -> ConnectionInfo {
+    let mut info = ConnectionInfo::new(endpoint.protocol);
+    info.peer = Some(connection.remote_address());
+    info.alpn = quic::alpn(connection);
+    info
+}
+
+/// A QUIC connection, and its endpoint if nobody shares it.
+pub(super) async fn dial(
+    endpoint: &Endpoint,
+    options: &ConnectOptions,
+    alpns: &[&str],
+) -> Result<(quinn::Connection, Option<quinn::Endpoint>), ConnectError> {
+    let fail = |error: &dyn std::fmt::Display| ConnectError::Quic(error.to_string());
+    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(trust(options)?.quic_config(alpns))
+        .map_err(|error| fail(&error))?;
+    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    let mut transport = transport_config(options.idle_timeout);
+    transport.keep_alive_interval(options.keep_alive);
+    config.transport_config(Arc::new(transport));
+    let attempt = |address| {
+        let config = config.clone();
+        async move {
+            let (socket, own) = match &options.quic_socket {
+                Some(shared) => (shared.0.clone(), None),
+                None => {
+                    let own = quinn::Endpoint::client(unspecified(address))?;
+                    (own.clone(), Some(own))
+                }
+            };
+            let connecting = socket.connect_with(config, address, &endpoint.host);
+            let connected = connecting.map_err(|error| fail(&error))?.await;
+            connected.map(|connection| (connection, own)).map_err(|error| refused(&error))
+        }
+    };
+    let connected = first_to_answer(resolve(endpoint).await?, attempt).await;
+    connected.unwrap_or_else(|| Err(fail(&"the host has no address")))
+}
+
+/// Why a QUIC handshake failed.
+fn refused(error: &quinn::ConnectionError) -> ConnectError {
+    /// The alerts of TLS about certificates (RFC 8446 section 6.2), as QUIC has them (RFC 9001 section 4.8).
+    const CERTIFICATE_ALERTS: [u64; 7] = [0x12A, 0x12B, 0x12C, 0x12D, 0x12E, 0x130, 0x131];
+    match error {
+        // Ours: what the peer says is another kind.
+        quinn::ConnectionError::TransportError(error)
+            if CERTIFICATE_ALERTS.contains(&u64::from(error.code)) =>
+        {
+            ConnectError::untrusted(&error.reason)
+        }
+        quinn::ConnectionError::ConnectionClosed(close)
+            if close.error_code == quinn_proto::TransportErrorCode::CONNECTION_REFUSED =>
+        {
+            ConnectError::Refused
+        }
+        quinn::ConnectionError::TimedOut => ConnectError::Io(io::ErrorKind::TimedOut.into()),
+        quinn::ConnectionError::Reset => ConnectError::Io(io::ErrorKind::ConnectionReset.into()),
+        error => ConnectError::Quic(error.to_string()),
+    }
+}
+
+fn unspecified(peer: SocketAddr) -> SocketAddr {
+    match peer {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    }
+}

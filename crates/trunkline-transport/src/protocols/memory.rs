@@ -1,0 +1,99 @@
+//! Packets within one process.
+
+use std::io;
+
+use tokio::{
+    sync::mpsc::{Receiver, Sender, channel},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Acceptor, ClientKind, ClientProtocol, DialOptions, Listen, ListenOptions, ServerProtocol};
+use crate::{BoxFuture, BuildError, ConnectError, Connection, Framing, MiddlewareStack, memory};
+
+/// Connections that wait for a memory listener: as a kernel's backlog, bounded.
+const WAITING: usize = 128;
+
+/// A listener within the process.
+#[derive(Debug)]
+pub struct MemoryServerConfig {
+    newcomers: Receiver<Connection>,
+}
+
+/// Connects to a [`MemoryServerConfig`] of the same process. Clones reach the same server.
+#[derive(Clone, Debug)]
+pub struct MemoryClientConfig {
+    server: Sender<Connection>,
+}
+
+impl MemoryServerConfig {
+    /// A server's end, and the clients' end.
+    #[must_use]
+    pub fn new() -> (Self, MemoryClientConfig) {
+        let (server, newcomers) = channel(WAITING);
+        (Self { newcomers }, MemoryClientConfig { server })
+    }
+}
+
+impl Listen for MemoryServerConfig {
+    fn bind<'a>(
+        self: Box<Self>,
+        options: &'a ListenOptions,
+    ) -> BoxFuture<'a, Result<Box<dyn Acceptor>, BuildError>> {
+        let (cancel, max_message) = (options.cancel.clone(), options.max_message);
+        let middleware = options.middleware.clone();
+        let acceptor = MemoryAcceptor { newcomers: self.newcomers, cancel, middleware, max_message };
+        Box::pin(std::future::ready(Ok(Box::new(acceptor) as Box<dyn Acceptor>)))
+    }
+}
+
+/// A memory listener.
+#[derive(Debug)]
+struct MemoryAcceptor {
+    newcomers: Receiver<Connection>,
+    cancel: CancellationToken,
+    middleware: MiddlewareStack,
+    max_message: usize,
+}
+
+impl Acceptor for MemoryAcceptor {
+    fn accept(&mut self) -> BoxFuture<'_, Option<Connection>> {
+        Box::pin(async move {
+            loop {
+                let mut connection = tokio::select! {
+                    biased;
+                    () = self.cancel.cancelled() => return None,
+                    newcomer = self.newcomers.recv() => newcomer?,
+                };
+                if self.middleware.accepts(None) {
+                    connection.reader.set_max_frame(self.max_message);
+                    return Some(connection);
+                }
+            }
+        })
+    }
+}
+
+impl MemoryClientConfig {
+    pub(super) async fn connect(&self, options: &DialOptions) -> Result<Connection, ConnectError> {
+        let (ours, theirs) = memory::pair(Framing::Packet, options.max_message);
+        let sent = timeout(options.timeout, self.server.send(theirs)).await;
+        match sent {
+            Ok(Ok(())) => Ok(ours),
+            Ok(Err(_)) => Err(io::Error::from(io::ErrorKind::ConnectionRefused).into()),
+            Err(_) => Err(ConnectError::TimedOut(options.timeout)),
+        }
+    }
+}
+
+impl From<MemoryServerConfig> for ServerProtocol {
+    fn from(config: MemoryServerConfig) -> Self {
+        Self::of(config)
+    }
+}
+
+impl From<MemoryClientConfig> for ClientProtocol {
+    fn from(config: MemoryClientConfig) -> Self {
+        Self(ClientKind::Memory(config))
+    }
+}

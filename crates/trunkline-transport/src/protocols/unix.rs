@@ -1,0 +1,116 @@
+//! Packets over Unix sockets: back to back, as over TCP.
+
+use std::{io, os::unix::fs::FileTypeExt as _, path::PathBuf};
+
+use tokio::{net::UnixListener, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::{Acceptor, ClientProtocol, Listen, ListenOptions, ServerProtocol, dial::Dial};
+use crate::{
+    BoxFuture, BuildError, Connection, Endpoint, Framing, MiddlewareStack, defaults::ACCEPT_BACKOFF, unix,
+};
+
+/// A listener on a Unix socket.
+#[derive(Clone, Debug)]
+pub struct UnixServerConfig {
+    path: PathBuf,
+}
+
+impl UnixServerConfig {
+    /// Listens on this path. A socket that lies there and that nobody listens on is replaced; any other file is an
+    /// error. The path is removed when the server ends.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    async fn bound(self, options: &ListenOptions) -> Result<UnixAcceptor, BuildError> {
+        let fail = |error| BuildError::Bind { address: self.path.display().to_string(), error };
+        let is_socket =
+            std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.file_type().is_socket());
+        if is_socket {
+            if tokio::net::UnixStream::connect(&self.path).await.is_ok() {
+                return Err(fail(io::ErrorKind::AddrInUse.into()));
+            }
+            std::fs::remove_file(&self.path).map_err(fail)?;
+        }
+        let listener = UnixListener::bind(&self.path).map_err(fail)?;
+        let (cancel, max_message) = (options.cancel.clone(), options.max_message);
+        let middleware = options.middleware.clone();
+        Ok(UnixAcceptor { listener, path: self.path, cancel, middleware, max_message })
+    }
+}
+
+impl Listen for UnixServerConfig {
+    fn bind<'a>(
+        self: Box<Self>,
+        options: &'a ListenOptions,
+    ) -> BoxFuture<'a, Result<Box<dyn Acceptor>, BuildError>> {
+        Box::pin(async move { Ok(Box::new(self.bound(options).await?) as Box<dyn Acceptor>) })
+    }
+}
+
+/// A bound Unix socket; the path goes with it.
+#[derive(Debug)]
+struct UnixAcceptor {
+    listener: UnixListener,
+    path: PathBuf,
+    cancel: CancellationToken,
+    middleware: MiddlewareStack,
+    max_message: usize,
+}
+
+impl Acceptor for UnixAcceptor {
+    fn accept(&mut self) -> BoxFuture<'_, Option<Connection>> {
+        Box::pin(async move {
+            loop {
+                let accepted = tokio::select! {
+                    biased;
+                    () = self.cancel.cancelled() => return None,
+                    accepted = self.listener.accept() => accepted,
+                };
+                match accepted {
+                    Ok(_) if !self.middleware.accepts(None) => {}
+                    Ok((stream, _)) => {
+                        return Some(unix::connection(stream, Framing::Packet, self.max_message));
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "accept failed");
+                        sleep(ACCEPT_BACKOFF).await;
+                    }
+                }
+            }
+        })
+    }
+}
+
+impl Drop for UnixAcceptor {
+    fn drop(&mut self) {
+        // Somebody may have removed it before; then there is nothing to do.
+        drop(std::fs::remove_file(&self.path));
+    }
+}
+
+/// A client over a Unix socket.
+#[derive(Clone, Debug)]
+pub struct UnixClientConfig(Dial);
+
+impl UnixClientConfig {
+    /// Connects to the socket at this path.
+    #[must_use]
+    pub fn new(path: impl AsRef<str>) -> Self {
+        Self(Dial::endpoint(Endpoint::unix(path.as_ref())))
+    }
+}
+
+impl From<UnixServerConfig> for ServerProtocol {
+    fn from(config: UnixServerConfig) -> Self {
+        Self::of(config)
+    }
+}
+
+impl From<UnixClientConfig> for ClientProtocol {
+    fn from(config: UnixClientConfig) -> Self {
+        config.0.into()
+    }
+}

@@ -1,0 +1,90 @@
+//! Packets over WebTransport: as over QUIC, but the first packet says which wire is spoken.
+
+use super::{
+    Acceptor, ClientProtocol, Listen, ListenOptions, ServerProtocol,
+    dial::Dial,
+    quic::{listen, quic_options},
+};
+use crate::{BoxFuture, BuildError, ClientTls, Protocol, QuicListener, Tls, quic::H3};
+
+/// A WebTransport listener on a port of its own.
+#[derive(Clone, Debug)]
+pub struct WebTransportServerConfig {
+    address: String,
+    path: Option<String>,
+    tls: Option<Tls>,
+}
+
+impl WebTransportServerConfig {
+    /// Listens on `host:port`, at any path; port 0 takes any free one. It needs [`WebTransportServerConfig::tls`].
+    #[must_use]
+    pub fn new(address: impl Into<String>) -> Self {
+        Self { address: address.into(), path: None, tls: None }
+    }
+
+    /// Serves this path; any other is answered 404.
+    #[must_use]
+    pub fn path(self, path: impl Into<String>) -> Self {
+        Self { path: Some(path.into()), ..self }
+    }
+
+    /// What the server presents.
+    #[must_use]
+    pub fn tls(self, tls: Tls) -> Self {
+        Self { tls: Some(tls), ..self }
+    }
+
+    async fn bound(self, options: &ListenOptions) -> Result<QuicListener, BuildError> {
+        let tls = self.tls.ok_or(BuildError::NoCertificate("a WebTransport server"))?;
+        let mut quic = quic_options(tls, options);
+        quic.alpns = vec![H3.to_owned()];
+        quic.path = self.path;
+        listen(&self.address, &quic).await
+    }
+}
+
+impl Listen for WebTransportServerConfig {
+    fn bind<'a>(
+        self: Box<Self>,
+        options: &'a ListenOptions,
+    ) -> BoxFuture<'a, Result<Box<dyn Acceptor>, BuildError>> {
+        Box::pin(async move { Ok(Box::new(self.bound(options).await?) as Box<dyn Acceptor>) })
+    }
+}
+
+/// A WebTransport client.
+#[derive(Clone, Debug)]
+pub struct WebTransportClientConfig(Dial);
+
+impl WebTransportClientConfig {
+    /// Connects to `https://host:port/path`, whose certificate is verified by the machine's own roots unless
+    /// [`WebTransportClientConfig::tls`] says otherwise.
+    #[must_use]
+    pub fn new(url: impl AsRef<str>) -> Self {
+        Self(Dial::to(url.as_ref()).must_be(&[Protocol::WebTransport], "https"))
+    }
+
+    /// What to trust.
+    #[must_use]
+    pub fn tls(self, tls: ClientTls) -> Self {
+        Self(self.0.trusting(tls))
+    }
+
+    /// A further header of the request, such as `Origin`.
+    #[must_use]
+    pub fn header(self, name: &str, value: &str) -> Self {
+        Self(self.0.header(name, value))
+    }
+}
+
+impl From<WebTransportServerConfig> for ServerProtocol {
+    fn from(config: WebTransportServerConfig) -> Self {
+        Self::of(config)
+    }
+}
+
+impl From<WebTransportClientConfig> for ClientProtocol {
+    fn from(config: WebTransportClientConfig) -> Self {
+        config.0.into()
+    }
+}
