@@ -15,7 +15,7 @@ rust_components() {
 # without QUIC. What only one set of them leaves unused or undefined is an error here and nowhere else.
 transport_features() {
   local features
-  for features in "" tcp tls websocket quic webtransport unix zstd zlib tls,websocket; do
+  for features in "" tcp tls websocket quic webtransport unix zstd zlib chaos tls,websocket; do
     transport_builds --no-default-features --features "$features" || return 1
   done
   transport_builds --all-features

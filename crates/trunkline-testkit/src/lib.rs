@@ -1,11 +1,10 @@
-//! What tests of every crate share: a server process, a raw protocol client, proxies that damage traffic, a checker
-//! of delivery histories, and a mutator for fuzzing.
+//! What tests of every crate share: a server process, a raw protocol client, a checker of delivery histories, and a
+//! mutator for fuzzing. Proxies that damage traffic are `trunkline_transport::chaos`.
 //!
 //! Everything here sees the gateway from outside: the client is written against the schema and third-party
 //! transports, not against our own transport or SDK, so that one mistake cannot hide another. Every wait has a
 //! deadline ([`DEADLINE`]), so that a failing test fails rather than hangs.
 
-pub mod chaos;
 pub mod checker;
 mod client;
 mod link;

@@ -26,6 +26,8 @@ mod addresses;
 mod budget;
 #[cfg(feature = "tls")]
 pub mod certificate;
+#[cfg(feature = "chaos")]
+pub mod chaos;
 mod client;
 mod close;
 pub mod codes;

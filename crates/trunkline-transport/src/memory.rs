@@ -20,6 +20,18 @@ pub fn pair(framing: Framing, max_frame: usize) -> (Connection, Connection) {
     (end(first, framing, max_frame), end(second, opposite, max_frame))
 }
 
+/// As [`pair`], under a framing without roles, with faults between the two.
+#[cfg(feature = "chaos")]
+pub(crate) fn disturbed_pair(
+    chaos: &crate::chaos::StreamChaos,
+    framing: Framing,
+    max_frame: usize,
+) -> (Connection, Connection) {
+    let (far, second) = tokio::io::duplex(MEMORY_BUFFER);
+    let first = chaos.link(far);
+    (end(first, framing, max_frame), end(second, framing, max_frame))
+}
+
 fn end(stream: tokio::io::DuplexStream, framing: Framing, max_frame: usize) -> Connection {
     let (read, write) = tokio::io::split(stream);
     let halves = (Source::Memory(read), Sink::Memory(write));

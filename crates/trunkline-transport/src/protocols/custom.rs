@@ -97,6 +97,13 @@ impl Link {
         Self { peer: Some(peer), ..self }
     }
 
+    /// The same connection with faults on its way; see [`crate::chaos`]. Needs a tokio runtime.
+    #[cfg(feature = "chaos")]
+    #[must_use]
+    pub fn through(self, chaos: &crate::chaos::StreamChaos) -> Self {
+        Self { io: Box::pin(chaos.link(self.io)), ..self }
+    }
+
     fn into_connection(self, name: &'static str, max_message: usize) -> Connection {
         let mut info = ConnectionInfo::new(Protocol::Custom(name));
         info.peer = self.peer;

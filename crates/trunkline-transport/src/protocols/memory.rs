@@ -24,6 +24,8 @@ pub struct MemoryServerConfig {
 #[derive(Clone, Debug)]
 pub struct MemoryClientConfig {
     server: Sender<Connection>,
+    #[cfg(feature = "chaos")]
+    chaos: Option<crate::chaos::StreamChaos>,
 }
 
 impl MemoryServerConfig {
@@ -31,7 +33,12 @@ impl MemoryServerConfig {
     #[must_use]
     pub fn new() -> (Self, MemoryClientConfig) {
         let (server, newcomers) = channel(WAITING);
-        (Self { newcomers }, MemoryClientConfig { server })
+        let client = MemoryClientConfig {
+            server,
+            #[cfg(feature = "chaos")]
+            chaos: None,
+        };
+        (Self { newcomers }, client)
     }
 }
 
@@ -75,8 +82,23 @@ impl Acceptor for MemoryAcceptor {
 }
 
 impl MemoryClientConfig {
+    /// The same, with faults on the way; see [`crate::chaos`].
+    #[cfg(feature = "chaos")]
+    #[must_use]
+    pub fn through(self, chaos: &crate::chaos::StreamChaos) -> Self {
+        Self { chaos: Some(chaos.clone()), ..self }
+    }
+
+    fn pair(&self, max_message: usize) -> (Connection, Connection) {
+        #[cfg(feature = "chaos")]
+        if let Some(chaos) = &self.chaos {
+            return memory::disturbed_pair(chaos, Framing::Packet, max_message);
+        }
+        memory::pair(Framing::Packet, max_message)
+    }
+
     pub(super) async fn connect(&self, options: &DialOptions) -> Result<Connection, ConnectError> {
-        let (ours, theirs) = memory::pair(Framing::Packet, options.max_message);
+        let (ours, theirs) = self.pair(options.max_message);
         let sent = timeout(options.timeout, self.server.send(theirs)).await;
         match sent {
             Ok(Ok(())) => Ok(ours),

@@ -11,9 +11,9 @@ use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use trunkline_client::{Backoff, CallError, Client, Event, Options};
 use trunkline_proto::wire::ServicePublishRequest;
-use trunkline_testkit::chaos::{TcpFaults, TcpProxy};
 use trunkline_testkit::checker::{End, History, Place, Seen, Summary};
 use trunkline_testkit::{DEADLINE, Signal, TestServer, TestUpstream};
+use trunkline_transport::chaos::{StreamFaults, TcpProxy};
 
 use crate::common::server;
 use crate::storm::paced;
@@ -53,7 +53,7 @@ struct World {
 
 impl World {
     async fn before(server: &TestServer) -> Self {
-        let proxy = TcpProxy::start(server.ready().tcp().unwrap(), 1, TcpFaults::default()).await.unwrap();
+        let proxy = TcpProxy::start(server.ready().tcp().unwrap(), 1, StreamFaults::default()).await.unwrap();
         let upstream = TestUpstream::registered(server.ready().grpc().unwrap()).await.unwrap();
         World { proxy, upstream, clients: Vec::new(), record: Arc::default() }
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 use trunkline_client::{Backoff, Client, ClientTls, Event, Options, Pushes};
 use trunkline_proto::wire::Verdict;
-use trunkline_testkit::chaos::{TcpFaults, TcpProxy, UdpFaults, UdpProxy};
 use trunkline_testkit::{DEADLINE, Ready, TestClient, Transport, Way};
+use trunkline_transport::chaos::{StreamFaults, TcpProxy, UdpFaults, UdpProxy};
 
 use crate::common::{again, business, come_back, open_server, position, published, server};
 
@@ -62,11 +62,11 @@ async fn lossy_datagrams_lose_no_frame() {
 #[tokio::test]
 async fn slow_and_jittery_streams_lose_no_frame() {
     let (server, upstream) = open_server().await;
-    let faults = TcpFaults {
+    let faults = StreamFaults {
         latency: Duration::from_millis(5),
         jitter: Duration::from_millis(10),
         down_bytes_per_second: NonZeroU32::new(1 << 20),
-        ..TcpFaults::default()
+        ..StreamFaults::default()
     };
     let tcp = TcpProxy::start(server.ready().tcp().unwrap(), 5, faults.clone()).await.unwrap();
     let http = TcpProxy::start(server.ready().http().unwrap(), 6, faults).await.unwrap();

@@ -2,8 +2,8 @@
 
 use trunkline_proto::DownBody;
 use trunkline_proto::wire::{ChannelPosition, PushOutcome, Verdict};
-use trunkline_testkit::chaos::{Ending, TcpFaults, TcpProxy};
 use trunkline_testkit::{TestClient, Way};
+use trunkline_transport::chaos::{Ending, StreamFaults, TcpProxy};
 
 use crate::common::{again, channel, client, come_back, open_server, position, published, server};
 
@@ -135,7 +135,7 @@ async fn a_session_moves_from_one_transport_to_another() {
 #[tokio::test]
 async fn a_half_open_connection_is_replaced_and_can_do_nothing_more() {
     let (server, upstream) = open_server().await;
-    let proxy = TcpProxy::start(server.ready().tcp().unwrap(), 1, TcpFaults::default()).await.unwrap();
+    let proxy = TcpProxy::start(server.ready().tcp().unwrap(), 1, StreamFaults::default()).await.unwrap();
     let behind = server.ready().with_tcp(proxy.address());
     let mut old = TestClient::connect(&behind, Way::TCP).await.unwrap();
     let start = TestClient::start_request("alice", "");

@@ -6,8 +6,8 @@ use tokio::time::timeout;
 use trunkline_client::{
     Backoff, CallError, Client, ClientTls, ConnectError, Dialect, Event, Options, Pushes, Verdict,
 };
-use trunkline_testkit::chaos::{Ending, TcpFaults, TcpProxy};
 use trunkline_testkit::{DEADLINE, Ready, Signal, TestUpstream};
+use trunkline_transport::chaos::{Ending, StreamFaults, TcpProxy};
 
 use crate::common::{open_server, server};
 
@@ -105,7 +105,7 @@ async fn a_race_prefers_quic_and_does_without_where_udp_is_blocked() {
 async fn a_client_waits_out_a_restart_and_hears_what_it_lost() {
     let data = tempfile::tempdir().unwrap();
     let mut first = server().anonymous().data_dir(data.path()).start().await.unwrap();
-    let proxy = TcpProxy::start(first.ready().tcp().unwrap(), 1, TcpFaults::default()).await.unwrap();
+    let proxy = TcpProxy::start(first.ready().tcp().unwrap(), 1, StreamFaults::default()).await.unwrap();
     let client =
         Client::connect(options(&first.ready().with_tcp(proxy.address()), "alice", &["tcp"])).await.unwrap();
     let mut pushes = client.pushes();
@@ -135,7 +135,7 @@ async fn a_client_waits_out_a_restart_and_hears_what_it_lost() {
 async fn a_drained_gateway_is_left_for_its_successor() {
     let data = tempfile::tempdir().unwrap();
     let mut first = server().anonymous().data_dir(data.path()).start().await.unwrap();
-    let proxy = TcpProxy::start(first.ready().tcp().unwrap(), 1, TcpFaults::default()).await.unwrap();
+    let proxy = TcpProxy::start(first.ready().tcp().unwrap(), 1, StreamFaults::default()).await.unwrap();
     let client =
         Client::connect(options(&first.ready().with_tcp(proxy.address()), "alice", &["tcp"])).await.unwrap();
     let mut pushes = client.pushes();
@@ -215,7 +215,7 @@ async fn unread_events_of_a_busy_channel_come_late_and_whole() {
 #[tokio::test]
 async fn a_call_is_answered_once_through_a_storm_of_cuts() {
     let (server, upstream) = open_server().await;
-    let proxy = TcpProxy::start(server.ready().tcp().unwrap(), 3, TcpFaults::default()).await.unwrap();
+    let proxy = TcpProxy::start(server.ready().tcp().unwrap(), 3, StreamFaults::default()).await.unwrap();
     let client =
         Client::connect(options(&server.ready().with_tcp(proxy.address()), "alice", &["tcp"])).await.unwrap();
     for number in 0..30 {

@@ -13,10 +13,10 @@ use tokio_util::sync::CancellationToken;
 use trunkline_client::{Backoff, CallError, Client, ClientTls, Event, Options};
 use trunkline_proto::Dialect;
 use trunkline_proto::wire::PushOutcome;
-use trunkline_testkit::chaos::{Ending, TcpFaults, TcpProxy, UdpFaults, UdpProxy};
 use trunkline_testkit::checker::{End, History, Place, Seen, Summary};
 use trunkline_testkit::{DEADLINE, TestServer, TestUpstream};
 use trunkline_transport::Protocol;
+use trunkline_transport::chaos::{Ending, StreamFaults, TcpProxy, UdpFaults, UdpProxy};
 
 use crate::common::{open_server, reading, size};
 
@@ -96,7 +96,7 @@ fn is_udp(number: u64) -> bool {
 impl Network {
     async fn before(server: &TestServer) -> Network {
         let (tcp, http) = (server.ready().tcp().unwrap(), server.ready().http().unwrap());
-        let calm = TcpFaults::default;
+        let calm = StreamFaults::default;
         Network {
             tcp: TcpProxy::start(tcp, 42, calm()).await.unwrap(),
             http: TcpProxy::start(http, 43, calm()).await.unwrap(),
@@ -132,7 +132,7 @@ impl Network {
     /// the handshake of TLS before it. Of the datagrams one in fifty is lost.
     fn turn_bad(&self) {
         let faults =
-            TcpFaults { cut_after: Some(200..12_000), ending: Ending::Reset, ..TcpFaults::default() };
+            StreamFaults { cut_after: Some(200..12_000), ending: Ending::Reset, ..StreamFaults::default() };
         for proxy in self.proxies() {
             proxy.set_faults(faults.clone());
         }
@@ -163,14 +163,14 @@ impl Network {
 
     fn calm_down(&self) {
         for proxy in self.proxies() {
-            proxy.set_faults(TcpFaults::default());
+            proxy.set_faults(StreamFaults::default());
             proxy.cut_all(Ending::Close);
         }
         self.quic.set_faults(UdpFaults::default());
     }
 
     fn accepted(&self) -> u64 {
-        self.proxies().map(TcpProxy::accepted).into_iter().sum()
+        self.proxies().map(|proxy| proxy.accepted()).into_iter().sum()
     }
 }
 

@@ -1,16 +1,18 @@
 //! The proxies do the damage they say, and no other.
 #![allow(clippy::unwrap_used, reason = "a test's helpers panic like the test itself")]
 
-use std::collections::HashSet;
-use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::{collections::HashSet, io::ErrorKind, net::SocketAddr, time::Duration};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::task::JoinSet;
-use tokio::time::{Duration, timeout};
-use trunkline_testkit::DEADLINE;
-use trunkline_testkit::chaos::{Ending, TcpFaults, TcpProxy, UdpFaults, UdpProxy};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UdpSocket},
+    task::JoinSet,
+    time::timeout,
+};
+use trunkline_transport::chaos::{Ending, StreamFaults, TcpProxy, UdpFaults, UdpProxy};
+
+/// Long enough for a busy machine; a test that needs it has failed.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A server that sends back what it gets, for as long as the set lives.
 async fn echo_server(tasks: &mut JoinSet<()>) -> SocketAddr {
@@ -28,7 +30,7 @@ async fn echo_server(tasks: &mut JoinSet<()>) -> SocketAddr {
     address
 }
 
-async fn proxied(faults: TcpFaults) -> (TcpProxy, TcpStream, JoinSet<()>) {
+async fn proxied(faults: StreamFaults) -> (TcpProxy, TcpStream, JoinSet<()>) {
     let mut tasks = JoinSet::new();
     let target = echo_server(&mut tasks).await;
     let proxy = TcpProxy::start(target, 7, faults).await.unwrap();
@@ -52,7 +54,7 @@ async fn exchange(stream: &mut TcpStream, length: usize) -> Result<usize, ErrorK
 
 #[tokio::test]
 async fn without_faults_everything_passes_and_the_end_too() {
-    let (proxy, mut stream, _tasks) = proxied(TcpFaults::default()).await;
+    let (proxy, mut stream, _tasks) = proxied(StreamFaults::default()).await;
     assert_eq!(exchange(&mut stream, 1 << 20).await, Ok(1 << 20));
     timeout(DEADLINE, proxy.until_open(0)).await.unwrap();
     assert_eq!(proxy.accepted(), 1);
@@ -60,7 +62,7 @@ async fn without_faults_everything_passes_and_the_end_too() {
 
 #[tokio::test]
 async fn a_connection_is_cut_at_its_byte() {
-    let faults = TcpFaults { cut_after: Some(5..6), ..TcpFaults::default() };
+    let faults = StreamFaults { cut_after: Some(5..6), ..StreamFaults::default() };
     let (_proxy, mut stream, _tasks) = proxied(faults).await;
     stream.write_all(b"abc").await.unwrap();
     let mut back = [0; 8];
@@ -72,7 +74,7 @@ async fn a_connection_is_cut_at_its_byte() {
 
 #[tokio::test]
 async fn a_reset_is_seen_as_one() {
-    let (proxy, mut stream, _tasks) = proxied(TcpFaults::default()).await;
+    let (proxy, mut stream, _tasks) = proxied(StreamFaults::default()).await;
     stream.write_all(b"x").await.unwrap();
     timeout(DEADLINE, stream.read_u8()).await.unwrap().unwrap();
     proxy.cut_all(Ending::Reset);
@@ -82,7 +84,7 @@ async fn a_reset_is_seen_as_one() {
 
 #[tokio::test]
 async fn a_cut_within_bytes_waits_for_them_and_spares_whoever_comes_later() {
-    let (proxy, mut stream, _tasks) = proxied(TcpFaults::default()).await;
+    let (proxy, mut stream, _tasks) = proxied(StreamFaults::default()).await;
     stream.write_all(b"x").await.unwrap();
     timeout(DEADLINE, stream.read_u8()).await.unwrap().unwrap();
     proxy.cut_all_within(4..5, Ending::Reset);
@@ -99,7 +101,7 @@ async fn a_cut_within_bytes_waits_for_them_and_spares_whoever_comes_later() {
 
 #[tokio::test]
 async fn a_half_open_connection_stays_silent_until_it_is_cut() {
-    let (proxy, mut stream, _tasks) = proxied(TcpFaults::default()).await;
+    let (proxy, mut stream, _tasks) = proxied(StreamFaults::default()).await;
     stream.write_all(b"x").await.unwrap();
     timeout(DEADLINE, stream.read_u8()).await.unwrap().unwrap();
     proxy.cut_all(Ending::HalfOpen);
@@ -111,7 +113,7 @@ async fn a_half_open_connection_stays_silent_until_it_is_cut() {
 
 #[tokio::test]
 async fn a_stalled_proxy_holds_back_and_goes_on() {
-    let (proxy, mut stream, _tasks) = proxied(TcpFaults::default()).await;
+    let (proxy, mut stream, _tasks) = proxied(StreamFaults::default()).await;
     proxy.stall();
     stream.write_all(b"x").await.unwrap();
     assert!(timeout(Duration::from_millis(50), stream.read_u8()).await.is_err());
@@ -121,10 +123,10 @@ async fn a_stalled_proxy_holds_back_and_goes_on() {
 
 #[tokio::test(start_paused = true)]
 async fn latency_and_a_slow_reader_take_their_time() {
-    let faults = TcpFaults {
+    let faults = StreamFaults {
         latency: Duration::from_secs(2),
         down_bytes_per_second: std::num::NonZeroU32::new(10),
-        ..TcpFaults::default()
+        ..StreamFaults::default()
     };
     let (_proxy, mut stream, _tasks) = proxied(faults).await;
     let begin = tokio::time::Instant::now();

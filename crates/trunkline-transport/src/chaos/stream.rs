@@ -1,22 +1,27 @@
-//! A TCP proxy with faults. It keeps bytes in order and never loses one in the middle: TCP would not.
+//! Faults on byte streams. Bytes stay in order and none is ever lost in the middle: no stream would do that.
 
-use std::net::SocketAddr;
-use std::num::NonZeroU32;
-use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    fmt,
+    future::{Future, ready},
+    io,
+    num::NonZeroU32,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use anyhow::Result;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{broadcast, mpsc, watch};
-use tokio::time::{Duration, Instant, sleep, sleep_until};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, split},
+    sync::{broadcast, mpsc, watch},
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Bytes between one side's read and the other side's write: enough for latency to pass a few windows, little
 /// enough that a stalled side is felt by the other.
@@ -37,7 +42,7 @@ pub enum Ending {
 
 /// What happens to connections accepted from now on.
 #[derive(Debug, Clone, Default)]
-pub struct TcpFaults {
+pub struct StreamFaults {
     /// Added to every byte, each way.
     pub latency: Duration,
     /// Up to so much more, drawn anew for every chunk; bytes stay in order.
@@ -50,16 +55,25 @@ pub struct TcpFaults {
     pub down_bytes_per_second: Option<NonZeroU32>,
 }
 
-/// A listening proxy. Dropping it ends its connections.
-pub struct TcpProxy {
-    address: SocketAddr,
+/// Faults between the two ends of byte streams, whatever carries them. Clones share it; dropping the last one ends its
+/// connections.
+#[derive(Clone, Debug)]
+pub struct StreamChaos(Arc<Owner>);
+
+struct Owner {
+    carrier: Carrier,
+}
+
+/// What its tasks have: they do not keep it alive.
+#[derive(Clone)]
+pub(super) struct Carrier {
     shared: Arc<Shared>,
     stop: CancellationToken,
+    tasks: TaskTracker,
 }
 
 struct Shared {
-    target: Mutex<SocketAddr>,
-    faults: Mutex<TcpFaults>,
+    faults: Mutex<StreamFaults>,
     rng: Mutex<StdRng>,
     accepted: AtomicU64,
     living: watch::Sender<Living>,
@@ -82,13 +96,12 @@ enum Cut {
     Within(Range<u64>, Ending),
 }
 
-impl TcpProxy {
-    /// Listens on a port of its own and carries connections to `target`.
-    pub async fn start(target: SocketAddr, seed: u64, faults: TcpFaults) -> Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let address = listener.local_addr()?;
+impl StreamChaos {
+    /// Carries nothing yet: give it to [`crate::MemoryClientConfig::through`], [`crate::Link::through`] or
+    /// [`super::Disturbed`], or use [`StreamChaos::link`].
+    #[must_use]
+    pub fn new(seed: u64, faults: StreamFaults) -> Self {
         let shared = Arc::new(Shared {
-            target: Mutex::new(target),
             faults: Mutex::new(faults),
             rng: Mutex::new(StdRng::seed_from_u64(seed)),
             accepted: AtomicU64::new(0),
@@ -96,25 +109,37 @@ impl TcpProxy {
             stalled: watch::Sender::new(false),
             cuts: broadcast::Sender::new(16),
         });
-        let stop = CancellationToken::new();
-        let tasks = TaskTracker::new();
-        tasks.spawn(accept(listener, Arc::clone(&shared), stop.clone(), tasks.clone()));
-        Ok(TcpProxy { address, shared, stop })
+        let carrier = Carrier { shared, stop: CancellationToken::new(), tasks: TaskTracker::new() };
+        Self(Arc::new(Owner { carrier }))
     }
 
-    /// Where clients connect.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    /// Another end of this stream: what is written there arrives at `far` with the faults between, and the other way.
+    /// Needs a tokio runtime. There is no reset here: it just ends.
+    pub fn link(&self, far: impl AsyncRead + AsyncWrite + Send + 'static) -> DuplexStream {
+        let (near, inner) = tokio::io::duplex(CHUNK);
+        self.0.carrier.carry(inner, ready(Ok(Box::pin(far))), |_, _| {});
+        near
+    }
+
+    /// Runs an accept loop until this is dropped.
+    pub(super) fn accept<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        serve: impl FnOnce(Carrier) -> F + Send,
+    ) {
+        let carrier = &self.0.carrier;
+        let (stop, serving) = (carrier.stop.clone(), serve(carrier.clone()));
+        carrier.tasks.spawn(async move {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = serving => {}
+            }
+        });
     }
 
     /// What happens to connections from now on; those that live keep their faults.
-    pub fn set_faults(&self, faults: TcpFaults) {
-        *self.shared.faults.lock() = faults;
-    }
-
-    /// Where connections from now on lead, such as a restarted server.
-    pub fn set_target(&self, target: SocketAddr) {
-        *self.shared.target.lock() = target;
+    pub fn set_faults(&self, faults: StreamFaults) {
+        *self.shared().faults.lock() = faults;
     }
 
     /// Ends every connection that lives now.
@@ -129,63 +154,83 @@ impl TcpProxy {
     }
 
     fn cut(&self, cut: Cut) {
-        self.shared.living.send_modify(|living| {
+        self.shared().living.send_modify(|living| {
             living.cuts += 1;
             living.doomed = living.open;
         });
         // Nobody listens where no connection lives.
-        let _ = self.shared.cuts.send(cut);
+        let _ = self.shared().cuts.send(cut);
     }
 
     /// Waits until all connections have ended that lived when the last cut was asked for.
     pub async fn until_cut(&self) {
-        let mut living = self.shared.living.subscribe();
+        let mut living = self.shared().living.subscribe();
         // The sender lives in self.
         let _ = living.wait_for(|living| living.doomed == 0).await;
     }
 
-    /// Holds back all bytes of all connections, until [`TcpProxy::go_on`].
+    /// Holds back all bytes of all connections, until [`StreamChaos::go_on`].
     pub fn stall(&self) {
-        self.shared.stalled.send_replace(true);
+        self.shared().stalled.send_replace(true);
     }
 
     /// Lets all bytes go on.
     pub fn go_on(&self) {
-        self.shared.stalled.send_replace(false);
+        self.shared().stalled.send_replace(false);
     }
 
     /// How many connections it has accepted.
+    #[must_use]
     pub fn accepted(&self) -> u64 {
-        self.shared.accepted.load(Ordering::Relaxed)
+        self.shared().accepted.load(Ordering::Relaxed)
     }
 
     /// How many live now.
+    #[must_use]
     pub fn open(&self) -> usize {
-        self.shared.living.borrow().open
+        self.shared().living.borrow().open
     }
 
     /// Waits until exactly so many connections live.
     pub async fn until_open(&self, count: usize) {
-        let mut living = self.shared.living.subscribe();
+        let mut living = self.shared().living.subscribe();
         // The sender lives in self.
         let _ = living.wait_for(|living| living.open == count).await;
     }
-}
 
-impl Drop for TcpProxy {
-    fn drop(&mut self) {
-        self.stop.cancel();
+    fn shared(&self) -> &Shared {
+        &self.0.carrier.shared
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>, stop: CancellationToken, tasks: TaskTracker) {
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        let Ok((client, _)) = accepted else { continue };
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.carrier.stop.cancel();
+    }
+}
+
+impl fmt::Debug for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shared { accepted, living, .. } = &*self.carrier.shared;
+        f.debug_struct("Owner")
+            .field("accepted", accepted)
+            .field("open", &living.borrow().open)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Carrier {
+    /// Carries a connection whose server side has yet to be reached, in a task of its own.
+    pub(super) fn carry<C, S>(
+        &self,
+        client: C,
+        server: impl Future<Output = io::Result<S>> + Send + 'static,
+        reset: fn(&C, &S),
+    ) where
+        C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Self { shared, stop, tasks } = self.clone();
         shared.accepted.fetch_add(1, Ordering::Relaxed);
         // Before it is counted, so that whatever is counted hears of a cut.
         let cuts = shared.cuts.subscribe();
@@ -194,9 +239,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, stop: CancellationTo
             living.open += 1;
             born = living.cuts;
         });
-        let (shared, stop) = (Arc::clone(&shared), stop.clone());
         tasks.spawn(async move {
-            carry(client, &shared, cuts, stop).await;
+            carry(client, server, reset, &shared, cuts, stop).await;
             shared.living.send_modify(|living| {
                 living.open -= 1;
                 // Whoever lived when an earlier cut was asked for and still does was counted again by the last.
@@ -207,21 +251,23 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, stop: CancellationTo
 }
 
 /// One connection from its begin to its end.
-async fn carry(
-    mut client: TcpStream,
+async fn carry<C, S>(
+    mut client: C,
+    server: impl Future<Output = io::Result<S>>,
+    reset: fn(&C, &S),
     shared: &Shared,
     mut cuts: broadcast::Receiver<Cut>,
     stop: CancellationToken,
-) {
-    let (faults, target) = (shared.faults.lock().clone(), *shared.target.lock());
-    let Ok(mut server) = TcpStream::connect(target).await else { return };
-    if client.set_nodelay(true).is_err() || server.set_nodelay(true).is_err() {
-        return;
-    }
+) where
+    C: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let faults = shared.faults.lock().clone();
+    let Ok(mut server) = server.await else { return };
     let left = AtomicU64::new(faults.cut_after.as_ref().map_or(u64::MAX, |range| shared.draw(range)));
     let ending = {
-        let (client_read, client_write) = client.split();
-        let (server_read, server_write) = server.split();
+        let (client_read, client_write) = split(&mut client);
+        let (server_read, server_write) = split(&mut server);
         let up = Pump { shared, faults: &faults, left: &left, bytes_per_second: None };
         let down = Pump { bytes_per_second: faults.down_bytes_per_second, ..up };
         let both = async {
@@ -247,11 +293,7 @@ async fn carry(
     };
     match ending {
         Ending::Close => {}
-        Ending::Reset => {
-            // Only the manner of the end is at stake: where the option fails, the drop still closes.
-            let _ = client.set_zero_linger();
-            let _ = server.set_zero_linger();
-        }
+        Ending::Reset => reset(&client, &server),
         Ending::HalfOpen => {
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -273,7 +315,7 @@ struct Spent;
 #[derive(Clone, Copy)]
 struct Pump<'a> {
     shared: &'a Shared,
-    faults: &'a TcpFaults,
+    faults: &'a StreamFaults,
     left: &'a AtomicU64,
     bytes_per_second: Option<NonZeroU32>,
 }
@@ -313,6 +355,8 @@ impl Pump<'_> {
                     sleep(Duration::from_secs_f64(bytes.len() as f64 / f64::from(rate.get()))).await;
                 }
             }
+            // The end is held back as bytes are.
+            let _ = stalled.wait_for(|stalled| !stalled).await;
             // The other side may be gone already.
             let _ = to.shutdown().await;
             Ok(())

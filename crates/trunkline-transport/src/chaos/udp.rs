@@ -1,19 +1,20 @@
 //! A UDP proxy with faults: loss, delay, reordering, duplicates, black holes.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    collections::HashMap,
+    fmt, io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use anyhow::Result;
 use parking_lot::Mutex;
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
-use tokio::net::UdpSocket;
-use tokio::sync::Semaphore;
-use tokio::time::{Duration, sleep};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio::{net::UdpSocket, sync::Semaphore, time::sleep};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Datagrams on their way at once; more are dropped, as a router's queue drops.
 const IN_FLIGHT: usize = 4096;
@@ -52,7 +53,10 @@ struct Shared {
 
 impl UdpProxy {
     /// Listens on a port of its own and carries datagrams to `target` and back.
-    pub async fn start(target: SocketAddr, seed: u64, faults: UdpFaults) -> Result<Self> {
+    ///
+    /// # Errors
+    /// There is no free port.
+    pub async fn start(target: SocketAddr, seed: u64, faults: UdpFaults) -> io::Result<Self> {
         let socket = Arc::new(UdpSocket::bind(("127.0.0.1", 0)).await?);
         let address = socket.local_addr()?;
         let shared = Arc::new(Shared {
@@ -70,6 +74,7 @@ impl UdpProxy {
     }
 
     /// Where clients send to.
+    #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -80,8 +85,15 @@ impl UdpProxy {
     }
 
     /// Datagrams carried and lost so far, both ways.
+    #[must_use]
     pub fn counts(&self) -> (u64, u64) {
         (self.shared.carried.load(Ordering::Relaxed), self.shared.lost.load(Ordering::Relaxed))
+    }
+}
+
+impl fmt::Debug for UdpProxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UdpProxy").field("address", &self.address).finish_non_exhaustive()
     }
 }
 
@@ -121,7 +133,7 @@ impl Shared {
         self: &Arc<Self>,
         socket: Arc<UdpSocket>,
         client: SocketAddr,
-    ) -> std::io::Result<Arc<UdpSocket>> {
+    ) -> io::Result<Arc<UdpSocket>> {
         let way = Arc::new(UdpSocket::bind(("127.0.0.1", 0)).await?);
         let (shared, back) = (Arc::clone(self), Arc::clone(&way));
         self.tasks.spawn(async move {
