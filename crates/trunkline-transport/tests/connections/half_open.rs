@@ -48,7 +48,7 @@ async fn half_open(address: SocketAddr, bytes: &[u8], count: usize) -> Vec<TcpSt
 }
 
 #[tokio::test]
-async fn half_open_handshakes_do_not_delay_others() {
+async fn a4_half_open_handshakes_do_not_delay_others() {
     for (protocol, bytes) in [
         (Protocol::Tls, &b""[..]),
         (Protocol::Tls, HALF_HELLO),
@@ -152,7 +152,7 @@ async fn captured_initial() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_replayed_quic_initial_delays_nobody() {
+async fn a4_and_d4_a_replayed_quic_initial_delays_nobody() {
     let initial = captured_initial().await;
     for (protocol, cap) in [(Protocol::Quic, 1024), (Protocol::WebTransport, 1024), (Protocol::Quic, 4)] {
         let mut server = patient(protocol, cap, HOUR);

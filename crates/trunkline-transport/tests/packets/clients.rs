@@ -15,6 +15,7 @@ use trunkline_transport::{
     Refusal, RequestError, RetryConfig, SendError, Session, TcpClientConfig, TcpServerConfig, Tls,
     TransportClientBuilder, TransportError, TransportEvent, TransportServer, TransportServerBuilder,
     WebSocketClientConfig, WebSocketServerConfig,
+    chaos::{UdpFaults, UdpProxy},
 };
 
 use crate::harness::{Kind, Serving, echo, within};
@@ -335,12 +336,13 @@ async fn a17_protocols_are_raced_and_the_first_to_answer_is_used() {
     let serving = server.clone();
     let mut serve = JoinSet::new();
     serve.spawn(async move { serving.serve_with(echo).await });
-    // It takes every datagram and answers none, as a network does that blocks UDP.
-    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
-    for (at, expected) in [(quic, Protocol::Quic), (silent.local_addr().unwrap(), Protocol::WebSocketTls)] {
+    let udp = UdpProxy::start(quic, 7, UdpFaults::default()).await.unwrap();
+    for (black_hole, expected) in [(false, Protocol::Quic), (true, Protocol::WebSocketTls)] {
+        // A network that blocks UDP takes every datagram and answers none.
+        udp.set_faults(UdpFaults { black_hole, ..UdpFaults::default() });
         let client = TransportClientBuilder::new()
             .with_protocol(WebSocketClientConfig::new(format!("wss://{websocket}")).tls(trust.clone()))
-            .or(QuicClientConfig::new(at.to_string()).tls(trust.clone()));
+            .or(QuicClientConfig::new(udp.address().to_string()).tls(trust.clone()));
         let client = client.build().await.unwrap();
         within(client.connect()).await.unwrap();
         let session = client.session().unwrap();

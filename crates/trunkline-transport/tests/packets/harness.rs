@@ -7,6 +7,7 @@ use trunkline_transport::{
     ServerProtocol, Session, TcpClientConfig, TcpServerConfig, Tls, TransportClient, TransportClientBuilder,
     TransportError, TransportServer, TransportServerBuilder, UnixClientConfig, UnixServerConfig,
     WebSocketClientConfig, WebSocketServerConfig, WebTransportClientConfig, WebTransportServerConfig,
+    chaos::{Disturbed, Ending, StreamChaos, StreamFaults, TcpProxy, UdpFaults, UdpProxy, UnixProxy},
 };
 
 use crate::custom::Pipes;
@@ -170,6 +171,38 @@ impl Serving {
         self.reach.client(self.server.local_addrs().first().copied())
     }
 
+    /// A network between the server and those who connect by [`Between::protocol`].
+    pub(crate) async fn between(&self) -> Between {
+        const SEED: u64 = 7;
+        let (faults, chaos) = (StreamFaults::default(), || StreamChaos::new(SEED, StreamFaults::default()));
+        match &self.reach {
+            Reach::Network(Kind::Quic | Kind::WebTransport, _) => {
+                let proxy = UdpProxy::start(self.address(), SEED, UdpFaults::default()).await.unwrap();
+                Between { protocol: self.reach.client(Some(proxy.address())), network: Network::Udp(proxy) }
+            }
+            Reach::Network(..) => {
+                let proxy = TcpProxy::start(self.address(), SEED, faults).await.unwrap();
+                Between { protocol: self.reach.client(Some(proxy.address())), network: Network::Tcp(proxy) }
+            }
+            Reach::Unix(folder) => {
+                let target = folder.path().join("socket");
+                let proxy = UnixProxy::start(folder.path().join("proxy"), target, SEED, faults).unwrap();
+                let protocol = UnixClientConfig::new(proxy.path().to_str().unwrap()).into();
+                Between { protocol, network: Network::Unix(proxy) }
+            }
+            Reach::Memory(client) => {
+                let chaos = chaos();
+                Between { protocol: client.clone().through(&chaos).into(), network: Network::Within(chaos) }
+            }
+            Reach::Custom(pipes) => {
+                let chaos = chaos();
+                let protocol = Disturbed::new(pipes.clone(), &chaos).into();
+                Between { protocol, network: Network::Within(chaos) }
+            }
+            Reach::Own => unreachable!("the test knows"),
+        }
+    }
+
     /// A connected client.
     pub(crate) async fn client(&self) -> TransportClient {
         self.client_of(TransportClientBuilder::new()).await
@@ -179,6 +212,61 @@ impl Serving {
         let client = builder.with_protocol(self.protocol()).build().await.unwrap();
         within(client.connect()).await.unwrap();
         client
+    }
+}
+
+/// What stands between a server and its clients, whatever the protocol.
+pub(crate) struct Between {
+    pub(crate) protocol: ClientProtocol,
+    network: Network,
+}
+
+enum Network {
+    Tcp(TcpProxy),
+    Unix(UnixProxy),
+    Within(StreamChaos),
+    Udp(UdpProxy),
+}
+
+impl Between {
+    /// A client that is connected through it.
+    pub(crate) async fn client_of(&self, builder: TransportClientBuilder) -> TransportClient {
+        let client = builder.with_protocol(self.protocol.clone()).build().await.unwrap();
+        within(client.connect()).await.unwrap();
+        client
+    }
+
+    /// Nothing passes any more: bytes of streams are held back, datagrams lost.
+    pub(crate) fn stall(&self) {
+        match self.streams() {
+            Ok(chaos) => chaos.stall(),
+            Err(udp) => udp.set_faults(UdpFaults { black_hole: true, ..UdpFaults::default() }),
+        }
+    }
+
+    /// Everything passes again.
+    pub(crate) fn go_on(&self) {
+        match self.streams() {
+            Ok(chaos) => chaos.go_on(),
+            Err(udp) => udp.set_faults(UdpFaults::default()),
+        }
+    }
+
+    /// Ends every connection, as a reset where there are resets. Datagrams have none: nothing passes any more.
+    pub(crate) fn cut(&self) {
+        match self.streams() {
+            Ok(chaos) => chaos.cut_all(Ending::Reset),
+            Err(_) => self.stall(),
+        }
+    }
+
+    fn streams(&self) -> Result<&StreamChaos, &UdpProxy> {
+        match &self.network {
+            Network::Tcp(proxy) => Ok(proxy),
+            Network::Unix(proxy) => Ok(proxy),
+            Network::Within(chaos) => Ok(chaos),
+            Network::Udp(proxy) => Err(proxy),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ mod clients;
 mod custom;
 mod echo;
 mod examples;
+mod faults;
 mod harness;
 mod lanes;
 mod limits;

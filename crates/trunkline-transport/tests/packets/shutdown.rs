@@ -112,27 +112,66 @@ async fn a6_what_is_over_the_time_is_cut_and_listed() {
     assert_eq!(again.sessions, 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a11_connections_that_come_and_go_leave_nothing() {
-    for kind in Kind::ALL {
-        let serving = Serving::echo(kind).await;
-        for i in 0..60 {
-            let client = serving.client().await;
-            if i % 3 == 0 {
-                within(async { client.request("x").await }).await.unwrap();
-            }
-            if i % 2 == 0 {
-                client.disconnect().await;
-            }
-        }
-        within(async {
-            while serving.server.session_count() > 0 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        })
-        .await;
-        assert_eq!(serving.server.queued_bytes(), 0, "{kind:?}");
+/// Runs itself once more in a process of its own, where nobody else opens files.
+#[test]
+fn a11_connections_that_come_and_go_leave_nothing() {
+    const NAME: &str = "shutdown::a11_connections_that_come_and_go_leave_nothing";
+    const CHILD: &str = "TRUNKLINE_TEST_ALONE";
+    if std::env::var_os(CHILD).is_none() {
+        let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = alone.args(["--exact", NAME, "--nocapture"]).env(CHILD, "1").output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(text.matches("nothing left of").count(), Kind::ALL.len(), "{text}");
+        return;
     }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        for kind in Kind::ALL {
+            let serving = Serving::echo(kind).await;
+            // What is made once and kept.
+            come_and_go(&serving, 6).await;
+            let before = at_rest(&serving).await;
+            come_and_go(&serving, 60).await;
+            within(async {
+                loop {
+                    let now = at_rest(&serving).await;
+                    // The last of the first may have been about to end.
+                    if now.0 <= before.0 && now.1 <= before.1 && now.2 == 0 {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            })
+            .await;
+            println!("nothing left of {kind:?}: {before:?}");
+        }
+    });
+}
+
+async fn come_and_go(serving: &Serving, count: u32) {
+    for i in 0..count {
+        let client = serving.client().await;
+        if i % 3 == 0 {
+            within(async { client.request("x").await }).await.unwrap();
+        }
+        if i % 2 == 0 {
+            client.disconnect().await;
+        }
+    }
+}
+
+/// Descriptors, tasks and queued bytes, once no connection is left.
+async fn at_rest(serving: &Serving) -> (usize, usize, usize) {
+    within(async {
+        while serving.server.session_count() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let descriptors = std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    (descriptors, tasks, serving.server.queued_bytes())
 }
 
 #[tokio::test(flavor = "multi_thread")]
