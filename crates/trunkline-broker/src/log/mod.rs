@@ -6,6 +6,7 @@
 //! engine's clock only where a publication has a time of its own.
 
 mod chunks;
+mod notes;
 mod reading;
 mod shared;
 mod state;
@@ -23,6 +24,7 @@ pub use self::reading::{Piece, ReadOutcome};
 pub use self::shared::LogsFull;
 pub use self::subscription::{Subscription, Unpark};
 
+use self::notes::Notes;
 pub(crate) use self::shared::{Share, Shared};
 pub(crate) use self::state::Woken;
 use self::state::{Place, State};
@@ -132,6 +134,7 @@ pub struct Log {
     encoding: [Mutex<()>; Variant::COUNT],
     shared: Arc<Shared>,
     share: Share,
+    notes: Notes,
 }
 
 impl Log {
@@ -150,7 +153,7 @@ impl Log {
         now: Epoch,
     ) -> Self {
         let state = Mutex::new(State::new(since, now));
-        Log { channel, state, encoding: Default::default(), shared, share }
+        Log { channel, state, encoding: Default::default(), shared, share, notes: Notes::default() }
     }
 
     /// Tells the engine that an attachment is being dropped.
@@ -158,6 +161,11 @@ impl Log {
         if let Some(engine) = self.shared.engine() {
             engine.detach(self);
         }
+    }
+
+    /// What its engine has noted of the channel.
+    pub(crate) fn notes(&self) -> &Notes {
+        &self.notes
     }
 
     /// Whose log it is.

@@ -4,6 +4,7 @@
 //! attachment; one that was is remembered as its (epoch, offset) pair until nobody can hold a position in it, and
 //! then as one number of a small table, which is what tells a late position that something was lost.
 
+use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,15 +50,21 @@ pub(super) struct Limits {
     pub(super) essential: fn(&str) -> bool,
 }
 
-/// Channels by their logs' names.
-type Shard = HashTable<Channel>;
+/// A part of the channels.
+#[derive(Default)]
+struct Shard {
+    /// By their logs' names. An entry is one reference, since there are several for each session, and a table has
+    /// empty places beside them: what is noted of each channel lies in its log.
+    channels: HashTable<Channel>,
+    keys: KeysOf,
+}
+
+/// The idempotency keys of those few channels that have any.
+type KeysOf = HashMap<ChannelName, Arc<Mutex<Keys>>>;
 
 /// One channel.
 struct Channel {
     log: Arc<Log>,
-    attachments: u32,
-    last_used_s: u32,
-    keys: Option<Arc<Mutex<Keys>>>,
 }
 
 impl Channels {
@@ -89,9 +96,9 @@ impl Channels {
                 format!("an idempotency key has 1 to {IDEMPOTENCY_KEY_BYTES} bytes, not {key_bytes}");
             return Err(BrokerError::Invalid(reason));
         }
-        let (log, keys) = self.with_channel(name, |channel| {
+        let (log, keys) = self.with_channel(name, |channel, keys| {
             let new = || Arc::new(Mutex::new(Keys::new(Arc::clone(&self.shared))));
-            let keys = keyed.then(|| channel.keys.get_or_insert_with(new).clone());
+            let keys = keyed.then(|| keys.entry(name.clone()).or_insert_with(new).clone());
             (channel.log.clone(), keys)
         })?;
         let PublishOptions { limits, ttl, idempotency_key } = options;
@@ -116,8 +123,8 @@ impl Channels {
     }
 
     pub(super) fn attach(&self, name: &ChannelName, from: Option<Position>) -> Result<Attached, BrokerError> {
-        let log = self.with_channel(name, |channel| {
-            channel.attachments += 1;
+        let log = self.with_channel(name, |channel, _| {
+            channel.log.notes().attached();
             channel.log.keep_live_window(LiveWindow::Kept);
             channel.log.clone()
         })?;
@@ -156,19 +163,24 @@ impl Channels {
         let Some(shard) = self.shards.get(shard) else { return };
         let now = self.time.uptime();
         let mut shard = shard.lock();
-        shard.retain(|channel| {
-            channel.expire(now);
-            let idle = seconds(now).saturating_sub(channel.last_used_s) >= seconds(CHANNEL_MEMORY);
+        let Shard { channels, keys } = &mut *shard;
+        channels.retain(|channel| {
+            channel.expire(now, keys);
+            let last_used_s = channel.log.notes().last_used_s();
+            let idle = seconds(now).saturating_sub(last_used_s) >= seconds(CHANNEL_MEMORY);
             let needless = channel.log.epoch().is_none();
-            let gone = (idle || needless) && channel.is_unused();
+            let gone = (idle || needless) && channel.is_unused(keys);
             if gone {
                 self.mark_forgotten(channel);
             }
             !gone
         });
         // A storm's room is given back; a tenth of slack would be given back and taken again for ever.
-        if shard.len() < shard.capacity() / 4 {
-            shard.shrink_to_fit(|channel| self.hash(channel.name()));
+        if channels.len() < channels.capacity() / 4 {
+            channels.shrink_to_fit(|channel| self.hash(channel.name()));
+        }
+        if keys.len() < keys.capacity() / 4 {
+            keys.shrink_to_fit();
         }
     }
 
@@ -177,8 +189,8 @@ impl Channels {
         let since = Epoch(self.time.incarnation().0);
         for shard in &self.shards {
             let shard = shard.lock();
-            let logs: Vec<Arc<Log>> = shard.iter().map(|channel| channel.log.clone()).collect();
-            for keys in shard.iter().filter_map(|channel| channel.keys.as_ref()) {
+            let logs: Vec<Arc<Log>> = shard.channels.iter().map(|channel| channel.log.clone()).collect();
+            for keys in shard.keys.values() {
                 *keys.lock() = Keys::new(Arc::clone(&self.shared));
             }
             drop(shard);
@@ -189,7 +201,7 @@ impl Channels {
     }
 
     pub(super) fn figures(&self) -> Figures {
-        let channels = self.shards.iter().map(|shard| shard.lock().len()).sum();
+        let channels = self.shards.iter().map(|shard| shard.lock().channels.len()).sum();
         Figures { channels, log_bytes: self.shared.used() }
     }
 
@@ -216,7 +228,7 @@ impl Channels {
     fn log(&self, name: &ChannelName) -> Option<Arc<Log>> {
         let hash = self.hash(name);
         let shard = self.shard(hash).lock();
-        shard.find(hash, |channel| channel.name() == name).map(|channel| channel.log.clone())
+        shard.channels.find(hash, |channel| channel.name() == name).map(|channel| channel.log.clone())
     }
 
     fn new_log(&self, name: &ChannelName) -> Log {
@@ -229,27 +241,28 @@ impl Channels {
     fn with_channel<T>(
         &self,
         name: &ChannelName,
-        then: impl FnOnce(&mut Channel) -> T,
+        then: impl FnOnce(&Channel, &mut KeysOf) -> T,
     ) -> Result<T, BrokerError> {
         let now_s = seconds(self.time.uptime());
         let hash = self.hash(name);
         let is_it = |channel: &Channel| channel.name() == name;
         let mut shard = self.shard(hash).lock();
         let room = self.share(name).of(self.max_per_shard);
-        let is_full = shard.len() >= room && shard.find(hash, is_it).is_none();
+        let is_full = shard.channels.len() >= room && shard.channels.find(hash, is_it).is_none();
         if is_full && !self.make_room(&mut shard) {
             let limit = room * SHARDS;
             return Err(BrokerError::Full { what: "channels", limit });
         }
-        let channel = match shard.entry(hash, is_it, |channel| self.hash(channel.name())) {
+        let Shard { channels, keys } = &mut *shard;
+        let channel = match channels.entry(hash, is_it, |channel| self.hash(channel.name())) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(vacant) => {
                 let log = Arc::new(self.new_log(name));
-                vacant.insert(Channel { log, attachments: 0, last_used_s: now_s, keys: None }).into_mut()
+                vacant.insert(Channel { log }).into_mut()
             }
         };
-        channel.last_used_s = now_s;
-        Ok(then(channel))
+        channel.log.notes().used(now_s);
+        Ok(then(channel, keys))
     }
 
     /// Forgets the unused channels of a full shard that were used longest ago, an eighth of it at a time, so that
@@ -258,10 +271,12 @@ impl Channels {
     fn make_room(&self, shard: &mut Shard) -> bool {
         let now = self.time.uptime();
         let mut unused: Vec<(bool, u32, ChannelName)> = Vec::new();
-        for channel in shard.iter_mut() {
-            channel.expire(now);
+        let Shard { channels, keys } = shard;
+        for channel in channels.iter() {
+            channel.expire(now, keys);
             if channel.is_idle() {
-                unused.push((channel.keys.is_some(), channel.last_used_s, channel.name().clone()));
+                let name = channel.name();
+                unused.push((keys.contains_key(name), channel.log.notes().last_used_s(), name.clone()));
             }
         }
         unused.sort_unstable();
@@ -269,8 +284,9 @@ impl Channels {
         let most = self.max_per_shard.div_ceil(8);
         unused.truncate(if first_keyed > 0 { first_keyed.min(most) } else { most });
         for (_, _, name) in &unused {
-            if let Ok(channel) = shard.find_entry(self.hash(name), |channel| channel.name() == name) {
+            if let Ok(channel) = channels.find_entry(self.hash(name), |channel| channel.name() == name) {
                 self.mark_forgotten(&channel.remove().0);
+                keys.remove(name);
             }
         }
         !unused.is_empty()
@@ -289,16 +305,17 @@ impl Detach for Channels {
         let now = self.time.uptime();
         let hash = self.hash(log.channel());
         let mut shard = self.shard(hash).lock();
-        let Ok(mut entry) = shard.find_entry(hash, |channel| Arc::ptr_eq(&channel.log, log)) else { return };
-        let channel = entry.get_mut();
-        channel.attachments -= 1;
-        channel.last_used_s = seconds(now);
-        if channel.attachments > 0 {
+        let Shard { channels, keys } = &mut *shard;
+        let Ok(entry) = channels.find_entry(hash, |channel| Arc::ptr_eq(&channel.log, log)) else { return };
+        let channel = entry.get();
+        channel.log.notes().used(seconds(now));
+        if channel.log.notes().detached() > 0 {
             return;
         }
         channel.log.keep_live_window(LiveWindow::Off);
         channel.log.expire(now);
-        if channel.log.epoch().is_none() && channel.keys.is_none() && channel.is_idle_but_for(1) {
+        let is_keyed = keys.contains_key(channel.name());
+        if channel.log.epoch().is_none() && !is_keyed && channel.is_idle_but_for(1) {
             entry.remove();
         }
     }
@@ -310,23 +327,23 @@ impl Channel {
     }
 
     /// Drops what is no longer kept.
-    fn expire(&mut self, now: Duration) {
+    fn expire(&self, now: Duration, keys: &mut KeysOf) {
         self.log.expire(now);
-        if let Some(keys) = &self.keys {
-            let mut seen = keys.lock();
+        if let Some(own) = keys.get(self.name()) {
+            let mut seen = own.lock();
             seen.expire(now);
             let empty = seen.is_empty();
             drop(seen);
             // Whoever else holds the keys is about to remember one.
-            if empty && Arc::strong_count(keys) == 1 {
-                self.keys = None;
+            if empty && Arc::strong_count(own) == 1 {
+                keys.remove(self.name());
             }
         }
     }
 
     /// Whether nobody would miss it: it is idle, and no key is remembered.
-    fn is_unused(&self) -> bool {
-        self.keys.is_none() && self.is_idle()
+    fn is_unused(&self, keys: &KeysOf) -> bool {
+        !keys.contains_key(self.name()) && self.is_idle()
     }
 
     /// Whether nobody is attached, nothing is kept, and nobody is about to publish. A publisher takes its reference
@@ -337,7 +354,9 @@ impl Channel {
 
     /// The same, but so many known ones hold the log.
     fn is_idle_but_for(&self, known: usize) -> bool {
-        self.attachments == 0 && Arc::strong_count(&self.log) == 1 + known && self.log.is_empty()
+        self.log.notes().attachments() == 0
+            && Arc::strong_count(&self.log) == 1 + known
+            && self.log.is_empty()
     }
 }
 

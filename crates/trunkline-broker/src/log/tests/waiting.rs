@@ -118,8 +118,9 @@ fn a_stale_subscription_does_not_remove_another_one() {
 #[test]
 fn a_silent_log_is_small() {
     // Two implicit channels of every session are silent: reference/fanout.md allows a session 0.9 KB in all.
+    // With an `Arc`'s two counts it is 120 bytes, all that an allocator's chunk of 128 holds.
     let size = size_of::<super::super::Log>();
-    assert!(size <= 96, "{size} bytes");
+    assert!(size <= 104, "{size} bytes");
     let log = log();
     let subscription = Parking::new(&log, &Arc::new(Bell::default()));
     assert!(subscription.park(&log.locate(None).0));
