@@ -75,16 +75,8 @@ impl FrameReader {
             if self.ended {
                 return Poll::Ready(Ok(None));
             }
-            match self.decode() {
-                Ok(Some(incoming)) => {
-                    if let Some(held) = &mut self.held {
-                        held.shared = !held.chunk.is_empty();
-                    }
-                    self.ended = matches!(incoming, Incoming::Close { .. });
-                    return Poll::Ready(Ok(Some(incoming)));
-                }
-                Ok(None) => {}
-                Err(error) => return self.fail(error),
+            if let Some(next) = self.next_buffered() {
+                return Poll::Ready(next.map(Some));
             }
             self.release();
             match ready!(self.poll_fill(cx)) {
@@ -95,6 +87,31 @@ impl FrameReader {
                     return Poll::Ready(Ok(word));
                 }
                 Err(error) => return self.fail(error.into()),
+            }
+        }
+    }
+
+    /// The next thing that an earlier read has brought whole; `None` where there is no more of it. It asks the link for
+    /// nothing and wakes nobody: after `None` comes [`FrameReader::poll_next`].
+    ///
+    /// # Errors
+    /// As [`FrameReader::next`].
+    pub fn next_buffered(&mut self) -> Option<Result<Incoming, ReadError>> {
+        if self.ended {
+            return None;
+        }
+        match self.decode() {
+            Ok(incoming) => {
+                let incoming = incoming?;
+                if let Some(held) = &mut self.held {
+                    held.shared = !held.chunk.is_empty();
+                }
+                self.ended = matches!(incoming, Incoming::Close { .. });
+                Some(Ok(incoming))
+            }
+            Err(error) => {
+                self.end();
+                Some(Err(error))
             }
         }
     }
@@ -201,9 +218,14 @@ impl FrameReader {
     }
 
     fn fail(&mut self, error: ReadError) -> Poll<Result<Option<Incoming>, ReadError>> {
+        self.end();
+        Poll::Ready(Err(error))
+    }
+
+    /// Nothing follows.
+    fn end(&mut self) {
         self.ended = true;
         self.held = None;
-        Poll::Ready(Err(error))
     }
 }
 
@@ -253,7 +275,7 @@ mod tests {
     };
 
     use super::FrameReader;
-    use crate::{ByteWriter, FrameKind, Framing, Role, memory};
+    use crate::{ByteWriter, FrameKind, Framing, Incoming, ReadError, Role, memory};
 
     /// Fails instead of hanging when more is written than the pipe holds.
     async fn write(writer: &mut ByteWriter, bytes: &[u8]) {
@@ -286,6 +308,46 @@ mod tests {
                 assert!(server.reader.held.is_none(), "{framing:?}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn what_one_read_has_brought_comes_without_another() {
+        for framing in FRAMINGS {
+            let (mut client, mut server) = memory::pair(framing, 1 << 20);
+            let mut bytes = Vec::new();
+            for payload in [&b"one"[..], b"two", b"three"] {
+                bytes.extend_from_slice(&framing.frame(FrameKind::Binary, payload));
+            }
+            let whole = bytes.len();
+            bytes.extend_from_slice(&framing.frame(FrameKind::Binary, b"four"));
+            write(&mut client.writer, &bytes[..whole + 3]).await;
+            assert!(server.reader.next_buffered().is_none(), "nothing was read yet");
+            let payload = |incoming| match incoming {
+                Incoming::Frame(frame) => frame.bytes,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(payload(server.reader.next().await.unwrap().unwrap()), "one");
+            let mut rest = std::iter::from_fn(|| server.reader.next_buffered());
+            assert_eq!(payload(rest.next().unwrap().unwrap()), "two");
+            assert_eq!(payload(rest.next().unwrap().unwrap()), "three");
+            assert!(rest.next().is_none(), "the fourth is not whole");
+            write(&mut client.writer, &bytes[whole + 3..]).await;
+            assert!(server.reader.next_buffered().is_none(), "its rest was not read");
+            assert_eq!(payload(server.reader.next().await.unwrap().unwrap()), "four");
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_follows_an_error_of_what_was_read() {
+        let (mut client, mut server) = memory::pair(Framing::Length, 100);
+        let mut bytes = Framing::Length.frame(FrameKind::Binary, b"good").to_vec();
+        Framing::Length.write_header(FrameKind::Binary, 101, &mut bytes);
+        write(&mut client.writer, &bytes).await;
+        assert!(server.reader.next().await.unwrap().is_some());
+        let error = server.reader.next_buffered();
+        assert!(matches!(error, Some(Err(ReadError::TooLarge { length: 101, limit: 100 }))), "{error:?}");
+        assert!(server.reader.next_buffered().is_none());
+        assert!(server.reader.next().await.unwrap().is_none());
     }
 
     #[tokio::test]
