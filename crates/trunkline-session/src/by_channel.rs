@@ -35,8 +35,14 @@ impl<V> ByChannel<V> {
 
     /// A channel's value, to be changed.
     pub(crate) fn get_mut(&mut self, channel: &str) -> Option<&mut V> {
+        self.get_entry_mut(channel).map(|(_, value)| value)
+    }
+
+    /// The same, with its shared name.
+    pub(crate) fn get_entry_mut(&mut self, channel: &str) -> Option<(&Channel, &mut V)> {
         let at = self.find(channel).ok()?;
-        Some(&mut self.entries[at].1)
+        let (name, value) = &mut self.entries[at];
+        Some((name, value))
     }
 
     /// Sets a channel's value, and gives back the one that it had.

@@ -16,13 +16,18 @@ use crate::position::{Channel, Position, is_implicit_name};
 #[derive(Debug, Default)]
 pub(crate) struct Channels {
     by_name: ByChannel<Subscription>,
+    /// Boxed, since clients prove their tokens at once.
+    began: Option<Box<Began>>,
 }
+
+/// Where channels began for this session, of those that are on and were acked since. Only a session whose client has
+/// never proven its token can be asked for that.
+#[derive(Debug, Default)]
+struct Began(BTreeMap<Channel, Position>);
 
 /// One of them.
 #[derive(Debug)]
 pub(crate) struct Subscription {
-    /// Where delivery began for this session.
-    began: Position,
     /// What the client told that it has, by an ack or by the positions of a START; where it began until then.
     acked: Position,
     has_acked: bool,
@@ -39,6 +44,14 @@ pub(crate) struct Plan {
     pub(crate) refused: Vec<ChannelRefusal>,
     /// Where the client says it is, of those that are attached.
     pub(crate) given: BTreeMap<Channel, Position>,
+}
+
+/// Whether it may yet be asked where channels began for this session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Begin {
+    /// Its token is not proven.
+    Counts,
+    Past,
 }
 
 /// Where an implicit channel goes on that the client named no position for.
@@ -73,6 +86,9 @@ impl Channels {
     }
 
     pub(crate) fn remove(&mut self, channel: &str) -> Option<Subscription> {
+        if let Some(began) = &mut self.began {
+            began.0.remove(channel);
+        }
         self.by_name.remove(channel)
     }
 
@@ -80,7 +96,7 @@ impl Channels {
     /// tried again at the next START.
     pub(crate) fn refused(&mut self, channel: &str) {
         if self.by_name.get(channel).is_some_and(|known| known.kind == ChannelKind::Own) {
-            self.by_name.remove(channel);
+            self.remove(channel);
         }
     }
 
@@ -110,19 +126,35 @@ impl Channels {
         if let Some(known) = self.by_name.get_mut(&channel) {
             (known.kind, known.live) = (kind, live);
         } else {
-            let new = Subscription { began: position, acked: position, has_acked: false, kind, live };
-            self.by_name.insert(channel, new);
+            self.by_name.insert(channel, Subscription { acked: position, has_acked: false, kind, live });
         }
     }
 
     /// The client has said in START that it is at `given`, and delivery goes on from `position`. What it has is acked;
     /// a position of the future is no ack of what comes.
-    pub(crate) fn confirm(&mut self, channel: &str, given: Position, position: Position) {
-        if given <= position
-            && let Some(subscription) = self.by_name.get_mut(channel)
-        {
-            subscription.confirm(given);
+    pub(crate) fn confirm(&mut self, channel: &Channel, given: Position, position: Position, begin: Begin) {
+        if given <= position {
+            self.acked_up_to(channel, given, begin);
         }
+    }
+
+    fn acked_up_to(&mut self, channel: &str, position: Position, begin: Begin) {
+        let Some((name, subscription)) = self.by_name.get_entry_mut(channel) else { return };
+        if begin == Begin::Counts && !subscription.has_acked {
+            self.began.get_or_insert_default().0.insert(Channel::clone(name), subscription.acked);
+        }
+        subscription.confirm(position);
+    }
+
+    /// The client has proven its token.
+    pub(crate) fn forget_begin(&mut self) {
+        self.began = None;
+    }
+
+    fn resume_from(&self, channel: &str, go_on: GoOn) -> Option<Position> {
+        let acked = self.by_name.get(channel)?.acked;
+        let began = self.began.as_ref().and_then(|began| began.0.get(channel)).copied();
+        Some(began.filter(|_| go_on == GoOn::FromBegin).unwrap_or(acked))
     }
 
     /// Which channels a START attaches, and from where. What the client no longer lists is left.
@@ -147,9 +179,12 @@ impl Channels {
             }
         }
         self.by_name.retain(|channel, _| wanted.contains_key(channel));
+        if let Some(began) = &mut self.began {
+            began.0.retain(|channel, _| wanted.contains_key(channel));
+        }
         for (channel, kind) in wanted {
             let given = given.get(&*channel).copied();
-            let from = given.or_else(|| self.by_name.get(&channel).map(|known| known.resume_from(go_on)));
+            let from = given.or_else(|| self.resume_from(&channel, go_on));
             plan.given.extend(given.map(|position| (Channel::clone(&channel), position)));
             plan.attach.push(AttachRequest { channel, from, kind });
         }
@@ -161,6 +196,7 @@ impl Channels {
         &mut self,
         positions: &[ChannelPosition],
         sent: &dyn SentPositions,
+        begin: Begin,
     ) -> Result<Vec<ChannelPosition>, AckOfTheFuture> {
         let mut moved = Vec::new();
         for wire in positions {
@@ -180,16 +216,14 @@ impl Channels {
             }
         }
         for wire in &moved {
-            if let Some(subscription) = self.by_name.get_mut(&wire.channel) {
-                subscription.confirm(Position::from(wire));
-            }
+            self.acked_up_to(&wire.channel, Position::from(wire), begin);
         }
         Ok(moved)
     }
 
     /// Where a new session of the same device begins: what the client has of each channel.
     pub(crate) fn handover(&self) -> Vec<ChannelPosition> {
-        self.by_name.iter().map(|(name, known)| known.resume_from(GoOn::FromAck).to_wire(name)).collect()
+        self.by_name.iter().map(|(name, known)| known.acked.to_wire(name)).collect()
     }
 }
 
@@ -204,13 +238,6 @@ impl Subscription {
     /// Does a client that says so have more than it has told?
     fn is_news(&self, position: Position) -> bool {
         !self.has_acked || position > self.acked
-    }
-
-    fn resume_from(&self, go_on: GoOn) -> Position {
-        match go_on {
-            GoOn::FromAck => self.acked,
-            GoOn::FromBegin => self.began,
-        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What each frame of a client means while the session is live.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use trunkline_proto::wire::{
@@ -18,9 +19,17 @@ use crate::gate::{CallGate, RequestRefusal};
 use crate::ids::{ClientSeq, Fence, Seq};
 use crate::position::{Channel, Position, is_implicit_name};
 
+/// The operations of a session that has asked for any.
+#[derive(Debug, Default)]
+pub(super) struct Operations {
+    pending: BTreeMap<OperationId, PendingOperation>,
+    /// The number of the next one: none is given twice.
+    next: u64,
+}
+
 /// An operation that the gateway works on.
 #[derive(Debug)]
-pub(super) struct PendingOperation {
+struct PendingOperation {
     msg_id: u32,
     /// Of the connection that asked.
     fence: Fence,
@@ -117,7 +126,7 @@ impl Engine {
             let text = format!("call {} was never received", ack.replied_client_seq);
             return self.bad_request(msg_id, &text);
         }
-        let moved = match self.channels.ack(&ack.positions, sent) {
+        let moved = match self.channels.ack(&ack.positions, sent, self.tokens.begin()) {
             Ok(moved) => moved,
             Err(future) => {
                 let text = format!("the ack of {} is beyond what was sent", future.channel);
@@ -126,6 +135,7 @@ impl Engine {
         };
         if ack.start_fence == fence {
             self.tokens.prove();
+            self.channels.forget_begin();
         }
         if let Some(calls) = &mut self.calls {
             calls.replied(replied);
@@ -146,7 +156,7 @@ impl Engine {
             ErrorCode::Conflict.message("the session is on this channel")
         } else if is_implicit_name(&request.channel) {
             ErrorCode::Forbidden.message("nobody attaches to another's channel")
-        } else if self.channels.len() + self.operations.len() >= self.config.channels {
+        } else if self.channels.len() + self.operations_pending() >= self.config.channels {
             ErrorCode::Full.message("the session is on as many channels as it may")
         } else {
             let channel = Channel::from(request.channel.as_str());
@@ -178,28 +188,35 @@ impl Engine {
     }
 
     fn operate(&mut self, msg_id: u32, kind: Pending, operation: Operation) {
-        if self.operations.len() >= self.config.operations {
+        if self.operations_pending() >= self.config.operations {
             self.outputs.push_back(Output::RequestRefused(RequestRefusal::Session));
             let error = self.refusal(RequestRefusal::Session, self.config.retry_after);
             return self.answer_error(msg_id, kind, error);
         }
         // Frames are read from a connection only, so there is one.
         let Some((_, fence)) = self.connection() else { return };
-        let id = OperationId(self.next_operation);
-        self.next_operation += 1;
-        self.operations.insert(id, PendingOperation { msg_id, fence, kind });
+        let operations = self.operations.get_or_insert_default();
+        let id = OperationId(operations.next);
+        operations.next += 1;
+        operations.pending.insert(id, PendingOperation { msg_id, fence, kind });
         self.outputs.push_back(Output::Operation { id, operation });
+    }
+
+    fn operations_pending(&self) -> usize {
+        self.operations.as_ref().map_or(0, |operations| operations.pending.len())
     }
 
     /// What this connection has asked for, and is not on yet.
     fn subscription_under_way(&mut self, name: &str) -> Option<&mut PendingOperation> {
         let fence = self.fence;
-        self.operations.values_mut().find(|pending| pending.subscribes(name) && Some(pending.fence) == fence)
+        let pending = &mut self.operations.as_mut()?.pending;
+        pending.values_mut().find(|pending| pending.subscribes(name) && Some(pending.fence) == fence)
     }
 
     /// An operation has ended.
     pub(super) fn answer(&mut self, now: Now, id: OperationId, result: Result<Answer, ErrorMessage>) {
-        let Some(PendingOperation { msg_id, fence, kind }) = self.operations.remove(&id) else { return };
+        let pending = self.operations.as_mut().and_then(|operations| operations.pending.remove(&id));
+        let Some(PendingOperation { msg_id, fence, kind }) = pending else { return };
         if !matches!(self.phase, Phase::Live) || !self.is_owner(fence) {
             return self.answer_to_nobody(&kind, &result);
         }
@@ -299,7 +316,8 @@ impl Engine {
     }
 
     fn refusal(&self, why: RequestRefusal, after: Duration) -> ErrorMessage {
-        refused::message(why, refused::spread(after, self.session, self.next_operation))
+        let salt = self.operations.as_ref().map_or(0, |operations| operations.next);
+        refused::message(why, refused::spread(after, self.session, salt))
     }
 
     fn bad_request(&mut self, msg_id: u32, text: &str) {

@@ -7,6 +7,7 @@
 //!
 //! After each `handle_input` take outputs until `poll_output` is `None`, and carry them out in that order.
 
+mod at;
 mod cache;
 mod calls;
 mod channels;
@@ -21,7 +22,7 @@ pub use io::*;
 pub use start::TokenlessStart;
 pub(crate) use start::gap_text;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,8 +35,9 @@ use crate::config::{Protocol, SessionConfig};
 use crate::ids::{ClientSeq, ConnectionId, Fence, SessionId};
 use crate::position::{Channel, Position, is_implicit_name};
 use calls::{Calls, Cx};
+use at::At;
 use channels::Channels;
-use frames::PendingOperation;
+use frames::Operations;
 use rate::Bucket;
 use start::{Starting, Tokens};
 
@@ -58,15 +60,15 @@ pub struct Engine {
     /// `None` until the first call: most sessions of most applications only listen.
     calls: Option<Box<Calls>>,
     budget: ReplyBudget,
-    operations: BTreeMap<OperationId, PendingOperation>,
-    next_operation: u64,
+    /// `None` until the first one, as `calls`.
+    operations: Option<Box<Operations>>,
     bucket: Bucket,
     undecodable: u32,
-    heard_at: Duration,
+    heard_at: At,
     /// The reply queue is full, so the gateway does not read: silence is then its own.
     is_full: bool,
     /// When an expired token is no longer waited for.
-    expiry: Option<Duration>,
+    expiry: Option<At>,
     outputs: Outputs,
 }
 
@@ -128,11 +130,10 @@ impl Engine {
             channels: Channels::default(),
             calls: None,
             budget,
-            operations: BTreeMap::new(),
-            next_operation: 0,
+            operations: None,
             bucket: Bucket::new(config.frame_burst),
             undecodable: 0,
-            heard_at: Duration::ZERO,
+            heard_at: At::from(Duration::ZERO),
             is_full: false,
             expiry: None,
             outputs: Outputs::default(),
@@ -151,12 +152,12 @@ impl Engine {
                 self.start_failed(now, error, close);
             }
             Input::Frame { fence, frame, sent, gate } if self.is_owner(fence) && self.reads() => {
-                self.heard_at = now.at;
+                self.heard_at = now.at.into();
                 self.undecodable = 0;
                 self.frame(now, frame, sent, gate);
             }
             Input::Undecodable { fence, detail } if self.is_owner(fence) && self.reads() => {
-                self.heard_at = now.at;
+                self.heard_at = now.at.into();
                 self.undecodable(now, &detail);
             }
             Input::Answer { id, result } => self.answer(now, id, result),
@@ -188,8 +189,8 @@ impl Engine {
         match self.phase {
             Phase::New | Phase::Starting(_) | Phase::Ended(_) => None,
             Phase::Live => {
-                let silent = (!self.is_full).then(|| self.heard_at + self.config.silence());
-                silent.into_iter().chain(self.expiry).min()
+                let silent = (!self.is_full).then(|| self.silent_at());
+                silent.into_iter().chain(self.expiry.map(At::time)).min()
             }
             Phase::Lost(since) => Some(since + self.config.resume_window),
         }
@@ -249,7 +250,11 @@ impl Engine {
 
     /// When the client was last heard of: a START or a frame.
     pub fn heard_at(&self) -> Duration {
-        self.heard_at
+        self.heard_at.time()
+    }
+
+    fn silent_at(&self) -> Duration {
+        self.heard_at() + self.config.silence()
     }
 
     /// The protocol of the last START.
@@ -300,7 +305,7 @@ impl Engine {
     fn pressure(&mut self, now: Now, pressure: Pressure) {
         if self.is_full && pressure == Pressure::Room {
             // What the client said meanwhile was not read.
-            self.heard_at = now.at;
+            self.heard_at = now.at.into();
         }
         self.is_full = pressure == Pressure::Full;
         self.with_calls(|calls, cx| calls.set_pressure(cx, pressure));
@@ -309,17 +314,17 @@ impl Engine {
     fn expires_at(&mut self, now: Now, unix_ms: Option<u64>) {
         self.expiry = unix_ms.map(|expiry| {
             let left = Duration::from_millis(expiry.saturating_sub(now.unix_ms));
-            now.at.saturating_add(left).saturating_add(self.config.expiry_grace)
+            now.at.saturating_add(left).saturating_add(self.config.expiry_grace).into()
         });
     }
 
     fn timeout(&mut self, now: Now) {
         match self.phase {
-            Phase::Live if !self.is_full && now.at >= self.heard_at + self.config.silence() => {
+            Phase::Live if !self.is_full && now.at >= self.silent_at() => {
                 self.close(now, CloseCode::Silent.notice("nothing was heard for 2.5 heartbeats"));
             }
             // The session stays: with a new token its client can resume it and has lost nothing.
-            Phase::Live if self.expiry.is_some_and(|expiry| now.at >= expiry) => {
+            Phase::Live if self.expiry.is_some_and(|expiry| now.at >= expiry.time()) => {
                 self.close(now, CloseCode::TokenExpired.notice("the token expired and was not refreshed"));
             }
             Phase::Lost(since) if now.at >= since + self.config.resume_window => {

@@ -7,14 +7,15 @@ use std::time::Duration;
 pub(crate) struct Bucket {
     /// A frame takes 10^9; a nanosecond brings as many as the rate per second says.
     level: u64,
-    at: Option<Duration>,
+    /// When it was looked at last, in nanoseconds. A new bucket is full, so that the time before counts for nothing.
+    at_ns: u64,
 }
 
 const FRAME: u64 = 1_000_000_000;
 
 impl Bucket {
     pub(crate) fn new(burst: u32) -> Self {
-        Bucket { level: full(burst), at: None }
+        Bucket { level: full(burst), at_ns: 0 }
     }
 
     /// Takes a frame, or says when there is one to take. A rate of 0 never limits.
@@ -23,9 +24,9 @@ impl Bucket {
             return Ok(());
         }
         let rate = u64::from(per_second);
-        let passed = now.saturating_sub(self.at.unwrap_or(now)).as_nanos();
-        let passed = u64::try_from(passed).unwrap_or(u64::MAX);
-        self.at = Some(now);
+        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let passed = now.saturating_sub(self.at_ns);
+        self.at_ns = now;
         self.level = self.level.saturating_add(passed.saturating_mul(rate)).min(full(burst));
         if self.level >= FRAME {
             self.level -= FRAME;

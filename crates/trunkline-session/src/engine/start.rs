@@ -8,7 +8,7 @@ use trunkline_proto::wire::{
 use trunkline_proto::{CloseCode, DownBody, DownFrame, ErrorCode};
 
 use super::calls::ReplyTo;
-use super::channels::{GoOn, Plan};
+use super::channels::{Begin, GoOn, Plan};
 use super::io::{ChannelStart, Event, Output, StartAccepted, StartFacts, TokenFact};
 use super::{Engine, Link, Phase};
 use crate::Now;
@@ -29,6 +29,10 @@ pub(super) struct Tokens {
 impl Tokens {
     fn issued(&self) -> u64 {
         self.proven + 1
+    }
+
+    pub(super) fn begin(&self) -> Begin {
+        if self.proven == 0 { Begin::Counts } else { Begin::Past }
     }
 
     /// An ack of the newest START's fence: the client has the token that came with it. Further acks of it say no
@@ -108,6 +112,7 @@ impl Engine {
         let resumed = continues != Continues::New;
         if let TokenFact::Generation(given) = facts.token {
             self.tokens.proven = given;
+            self.channels.forget_begin();
         }
         let go_on = if continues == Continues::SameStart { GoOn::FromBegin } else { GoOn::FromAck };
         let Plan { attach, gaps, refused, given } = self.channels.plan(&facts, go_on, self.config.channels);
@@ -123,7 +128,7 @@ impl Engine {
         self.protocol = facts.protocol;
         self.dialect = facts.dialect;
         self.link = Some(Link { connection: facts.connection });
-        self.heard_at = now.at;
+        self.heard_at = now.at.into();
         self.phase = Phase::Starting(Box::new(Starting {
             msg_id: facts.msg_id,
             continues,
@@ -214,12 +219,12 @@ impl Engine {
             starting.gaps.extend(start.gap);
             self.channels.attached(start.channel.clone(), start.kind, start.position, true);
             if let Some(given) = starting.given.get(&start.channel) {
-                self.channels.confirm(&start.channel, *given, start.position);
+                self.channels.confirm(&start.channel, *given, start.position, self.tokens.begin());
             }
             deliver.push((start.channel, start.position));
         }
         self.expires_at(now, starting.expires_at);
-        self.heard_at = now.at;
+        self.heard_at = now.at.into();
         let event = if starting.continues == Continues::New { Event::Started } else { Event::Resumed };
         let response = self.start_response(&starting, positions);
         self.send(DownFrame::new(starting.msg_id, DownBody::StartResp(response)));
