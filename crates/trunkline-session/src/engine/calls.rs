@@ -4,7 +4,7 @@
 //! refused for load runs when it comes again. This file decides; the frames are built in `replies`, the cached
 //! bytes are counted in `cache`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use trunkline_proto::wire::BusinessRequest;
@@ -16,6 +16,7 @@ use super::io::{
     BindAnswer, BindHint, BoundPush, CallHistory, CallOutcome, CallRequest, CallStage, GiveUp, Output,
     Pressure,
 };
+use super::numbers::Numbers;
 use super::refused;
 use super::replies::{self, Answered, Fate};
 use crate::budget::ReplyBudget;
@@ -58,7 +59,7 @@ pub(crate) type Enter<'a> = &'a dyn Fn(usize) -> Result<Place, TurnedAway>;
 /// What a session remembers of its calls.
 #[derive(Debug)]
 pub(crate) struct Calls {
-    slots: BTreeMap<ClientSeq, Slot>,
+    slots: Numbers<Slot>,
     /// The highest number seen; the next expected is one more.
     highest: Option<ClientSeq>,
     /// The highest number that came on a connection of this session: what a client need not send again.
@@ -111,7 +112,7 @@ enum Stage {
 impl Calls {
     pub(crate) fn new(budget: ReplyBudget, pressure: Pressure) -> Self {
         Calls {
-            slots: BTreeMap::new(),
+            slots: Numbers::default(),
             highest: None,
             received: ClientSeq(0),
             sent_before: ClientSeq(0),
@@ -140,7 +141,7 @@ impl Calls {
     }
 
     pub(crate) fn stage(&self, seq: ClientSeq) -> CallStage {
-        match self.slots.get(&seq) {
+        match self.slots.get(seq) {
             Some(Slot::Open(open)) => match open.stage {
                 Stage::Waiting(_) => CallStage::Waiting,
                 Stage::Running => CallStage::Running,
@@ -156,7 +157,7 @@ impl Calls {
     }
 
     pub(crate) fn runs(&self, seq: ClientSeq) -> bool {
-        matches!(self.slots.get(&seq), Some(Slot::Open(_)))
+        matches!(self.slots.get(seq), Some(Slot::Open(_)))
     }
 
     pub(crate) fn receive(&mut self, cx: &mut Cx<'_>, arrival: Arrival, enter: Enter<'_>) {
@@ -164,7 +165,7 @@ impl Calls {
         if self.highest.is_none_or(|highest| arrival.seq.0 <= highest.0.saturating_add(1)) {
             self.received = self.received.max(arrival.seq);
         }
-        match self.slots.get(&arrival.seq) {
+        match self.slots.get(arrival.seq) {
             Some(slot) if slot.hash() != hash => {
                 let error = ErrorCode::SeqReused.message("this call number was used with other content");
                 cx.send(replies::error_frame(arrival.msg_id, arrival.seq, error));
@@ -186,7 +187,7 @@ impl Calls {
 
     fn receive_again(&mut self, cx: &mut Cx<'_>, arrival: Arrival, hash: u64, enter: Enter<'_>) {
         let seq = arrival.seq;
-        match self.slots.get_mut(&seq) {
+        match self.slots.get_mut(seq) {
             Some(Slot::Open(open)) => open.answered.asked_on(cx.to, arrival.msg_id),
             Some(Slot::Ended(_, answered)) => {
                 answered.asked_on(cx.to, arrival.msg_id);
@@ -227,8 +228,8 @@ impl Calls {
             let error = ErrorCode::ResultUnknown.message("this call number is no longer remembered");
             return cx.send(replies::error_frame(arrival.msg_id, seq, error));
         }
-        self.admit(cx, arrival, hash, enter);
         self.trim();
+        self.admit(cx, arrival, hash, enter);
     }
 
     /// Was it sent to a former session, if anywhere? Such a client counts from 1, so 0 is never a retry.
@@ -294,7 +295,7 @@ impl Calls {
                 self.close_call(cx, seq, Fate::Error(refused::message(turned.why, turned.retry_after)));
                 continue;
             }
-            let Some(Slot::Open(open)) = self.slots.get_mut(&seq) else { continue };
+            let Some(Slot::Open(open)) = self.slots.get_mut(seq) else { continue };
             if let Stage::Waiting(call) = std::mem::replace(&mut open.stage, Stage::Running) {
                 self.running += 1;
                 cx.outputs.push_back(Output::Call(call));
@@ -304,7 +305,7 @@ impl Calls {
 
     pub(crate) fn ended(&mut self, cx: &mut Cx<'_>, now: Duration, seq: ClientSeq, outcome: CallOutcome) {
         self.replied_at = now;
-        let Some(Slot::Open(open)) = self.slots.get(&seq) else { return };
+        let Some(Slot::Open(open)) = self.slots.get(seq) else { return };
         if !matches!(open.stage, Stage::Running) {
             return;
         }
@@ -321,7 +322,7 @@ impl Calls {
 
     /// Binds what the answer itself brought. They share its fate: if they do not fit, neither does the answer.
     fn bind_all(&mut self, cx: &Cx<'_>, seq: ClientSeq, bound: Vec<BoundPush>, fate: Fate) -> Fate {
-        let Some(Slot::Open(open)) = self.slots.get_mut(&seq) else { return fate };
+        let Some(Slot::Open(open)) = self.slots.get_mut(seq) else { return fate };
         let before = open.answered.bound_count();
         for push in bound {
             if !open.answered.bind(push, cx.config, cx.dialect) {
@@ -334,7 +335,7 @@ impl Calls {
 
     /// A running or waiting call has its fate; it leaves now, or waits for the earlier ones of its order.
     fn close_call(&mut self, cx: &mut Cx<'_>, seq: ClientSeq, fate: Fate) {
-        let Some(Slot::Open(open)) = self.slots.get_mut(&seq) else { return };
+        let Some(Slot::Open(open)) = self.slots.get_mut(seq) else { return };
         let refused = fate.is_refusal();
         open.stage = Stage::Held;
         open.answered.fate = Some(fate);
@@ -347,7 +348,7 @@ impl Calls {
             self.release(cx, seq);
         }
         while let Some(first) = self.ordered.first().copied() {
-            let Some(Slot::Open(open)) = self.slots.get(&first) else { break };
+            let Some(Slot::Open(open)) = self.slots.get(first) else { break };
             if !matches!(open.stage, Stage::Held) {
                 break;
             }
@@ -358,7 +359,7 @@ impl Calls {
 
     /// The reply leaves: it goes to the connection that asked last, and into the cache.
     fn release(&mut self, cx: &mut Cx<'_>, seq: ClientSeq) {
-        let Some(Slot::Open(open)) = self.slots.remove(&seq) else { return };
+        let Some(Slot::Open(open)) = self.slots.remove(seq) else { return };
         let Open { hash, mut answered, .. } = *open;
         self.outstanding -= 1;
         if answered.msg_id == 0 {
@@ -404,7 +405,7 @@ impl Calls {
 
     fn forget(&mut self, seq: ClientSeq) {
         self.cache.drop_reply(seq);
-        if let Some(slot) = self.slots.get_mut(&seq)
+        if let Some(slot) = self.slots.get_mut(seq)
             && let Slot::Ended(hash, _) = slot
         {
             *slot = Slot::Forgotten(*hash);
@@ -422,8 +423,8 @@ impl Calls {
         if up_to == ClientSeq(0) {
             return;
         }
-        let ended = self.slots.range(..=up_to).filter(|(_, slot)| matches!(slot, Slot::Ended(..)));
-        for seq in ended.map(|(seq, _)| *seq).collect::<Vec<_>>() {
+        let ended = self.slots.iter().filter(|(seq, slot)| *seq <= up_to && matches!(slot, Slot::Ended(..)));
+        for seq in ended.map(|(seq, _)| seq).collect::<Vec<_>>() {
             self.forget(seq);
         }
     }
@@ -436,7 +437,7 @@ impl Calls {
                 Slot::Ended(_, answered) => answered.left && answered.msg_id == *msg_id,
                 _ => false,
             });
-            if let Some(seq) = answered.map(|(seq, _)| *seq) {
+            if let Some((seq, _)) = answered {
                 self.forget(seq);
             }
         }
@@ -448,7 +449,7 @@ impl Calls {
             Slot::Ended(_, answered) => which == GiveUp::All || answered.left,
             _ => false,
         });
-        for seq in given.map(|(seq, _)| *seq).collect::<Vec<_>>() {
+        for seq in given.map(|(seq, _)| seq).collect::<Vec<_>>() {
             self.forget(seq);
         }
     }
@@ -462,11 +463,13 @@ impl Calls {
     fn trim(&mut self) {
         let Some(highest) = self.highest else { return };
         let Some(oldest) = highest.0.saturating_add(1).checked_sub(CALL_WINDOW) else { return };
-        let gone = self.slots.range(..ClientSeq(oldest)).filter(|(_, slot)| !matches!(slot, Slot::Open(_)));
-        for seq in gone.map(|(seq, _)| *seq).collect::<Vec<_>>() {
-            self.forget(seq);
-            self.slots.remove(&seq);
-        }
+        let Calls { slots, cache, .. } = self;
+        let is_open = |slot: &Slot| matches!(slot, Slot::Open(_));
+        slots.trim(ClientSeq(oldest), is_open, |seq, slot| {
+            if let Slot::Ended(..) = slot {
+                cache.drop_reply(seq);
+            }
+        });
     }
 
     /// Joins a push to a call; see `Engine::bind`.
@@ -478,7 +481,7 @@ impl Calls {
         push: BoundPush,
     ) -> BindAnswer {
         let hint = push.hint;
-        let answered = match self.slots.get_mut(&seq) {
+        let answered = match self.slots.get_mut(seq) {
             Some(Slot::Open(open)) => &mut open.answered,
             // Ended, but nobody was there to hear it: the reply has not left.
             Some(Slot::Ended(_, answered)) if !answered.left && answered.msg_id != 0 => answered,
@@ -489,7 +492,7 @@ impl Calls {
         if !answered.bind(push, config, dialect) {
             return BindAnswer::TooLarge;
         }
-        if let Some(Slot::Ended(_, answered)) = self.slots.get(&seq) {
+        if let Some(Slot::Ended(_, answered)) = self.slots.get(seq) {
             let bytes = answered.frame(seq, config, dialect).map_or(0, |frame| replies::cost(&frame));
             self.cache.recharge(seq, self.budget.charge(bytes));
             self.evict(config);
@@ -500,7 +503,7 @@ impl Calls {
     /// Protocol 0, connected again: what ended in between, in that order.
     pub(crate) fn send_unsent(&mut self, cx: &mut Cx<'_>) {
         while let Some(seq) = self.unsent.pop_front() {
-            match self.slots.get_mut(&seq) {
+            match self.slots.get_mut(seq) {
                 Some(Slot::Ended(_, answered)) => {
                     answered.left = true;
                     if let Some(frame) = answered.frame(seq, cx.config, cx.dialect) {

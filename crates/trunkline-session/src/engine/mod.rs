@@ -13,6 +13,7 @@ mod calls;
 mod channels;
 mod frames;
 mod io;
+mod numbers;
 mod rate;
 mod refused;
 mod replies;
@@ -34,8 +35,8 @@ use crate::budget::ReplyBudget;
 use crate::config::{Protocol, SessionConfig};
 use crate::ids::{ClientSeq, ConnectionId, Fence, SessionId};
 use crate::position::{Channel, Position, is_implicit_name};
-use calls::{Calls, Cx};
 use at::At;
+use calls::{Calls, Cx};
 use channels::Channels;
 use frames::Operations;
 use rate::Bucket;
@@ -86,8 +87,8 @@ enum Phase {
     Ended(u32),
 }
 
-/// What an engine has said and nobody has taken. An idle session holds no room for it: four outputs are more than the
-/// rest of the engine.
+/// What an engine has said and nobody has taken. An idle session holds no room for it ([`Engine::rest`]): four outputs
+/// are more than the rest of the engine.
 #[derive(Debug, Default)]
 pub(crate) struct Outputs(Option<Box<Said>>);
 
@@ -100,11 +101,7 @@ impl Outputs {
     }
 
     fn pop_front(&mut self) -> Option<Output> {
-        let output = self.0.as_mut()?.0.pop_front();
-        if output.is_none() {
-            self.0 = None;
-        }
-        output
+        self.0.as_mut()?.0.pop_front()
     }
 }
 
@@ -182,6 +179,14 @@ impl Engine {
     /// The next thing to do; `None` when all is done.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
+    }
+
+    /// Gives back what the engine keeps for its next outputs. To be called when all are taken and no further input is at
+    /// hand: most sessions are idle most of the time.
+    pub fn rest(&mut self) {
+        if self.outputs.0.as_ref().is_some_and(|said| said.0.is_empty()) {
+            self.outputs.0 = None;
+        }
     }
 
     /// When to give [`Input::Timeout`], if nothing else happens before.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use trunkline_proto::wire::{BusinessRequest, BusinessResponse, ErrorMessage};
 use trunkline_proto::{Dialect, DownBody, DownFrame, ErrorCode};
-use xxhash_rust::xxh3::Xxh3Default;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::calls::ReplyTo;
 use super::io::{BindHint, BoundPush};
@@ -184,21 +184,16 @@ pub(crate) fn timeout(headers: &HashMap<String, String>, longest: Duration) -> D
 
 /// Of action, params and data: the same number with another hash is another call.
 pub(crate) fn content_hash(request: &BusinessRequest) -> u64 {
-    let mut hash = Xxh3Default::new();
-    // Lengths first, so that fields cannot run into each other; params sorted, since a map has no order.
-    let mut field = |bytes: &[u8]| {
-        hash.update(&(bytes.len() as u64).to_le_bytes());
-        hash.update(bytes);
-    };
-    field(request.action.as_bytes());
+    // Each field's hash, which knows the field's length, seeds the next one's, so that fields cannot run into each other;
+    // params sorted, since a map has no order.
+    let mut hash = xxh3_64(request.action.as_bytes());
     let mut params: Vec<_> = request.params.iter().collect();
     params.sort();
     for (name, value) in params {
-        field(name.as_bytes());
-        field(value.as_bytes());
+        hash = xxh3_64_with_seed(name.as_bytes(), hash);
+        hash = xxh3_64_with_seed(value.as_bytes(), hash);
     }
-    field(&request.data);
-    hash.digest()
+    xxh3_64_with_seed(&request.data, hash)
 }
 
 #[cfg(test)]
