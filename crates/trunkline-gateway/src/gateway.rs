@@ -6,12 +6,14 @@ mod lease;
 mod timers;
 mod waiting;
 
-use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, Guard};
+use hashbrown::HashTable;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -376,33 +378,43 @@ async fn keep_lease(node: Arc<Node>) {
     }
 }
 
-/// The live connections of a node, by id.
+/// The live connections of a node, by their ids, which they have themselves.
 #[derive(Default)]
 pub(crate) struct Connections {
-    handles: Mutex<HashMap<ConnectionId, Arc<Handle>>>,
+    hasher: RandomState,
+    handles: Mutex<HashTable<Arc<Handle>>>,
 }
 
 impl Connections {
+    /// Takes a connection in, once.
     pub(crate) fn insert(&self, handle: &Arc<Handle>) {
-        self.handles.lock().insert(handle.id, Arc::clone(handle));
+        let hash = |handle: &Arc<Handle>| self.hasher.hash_one(handle.id);
+        self.handles.lock().insert_unique(hash(handle), Arc::clone(handle), hash);
     }
 
     pub(crate) fn remove(&self, id: ConnectionId) {
-        self.handles.lock().remove(&id);
+        let mut handles = self.handles.lock();
+        let gone = handles.find_entry(self.hasher.hash_one(id), |handle| handle.id == id);
+        // Dropped behind the lock, should it be the last one.
+        let gone = gone.map(|known| known.remove().0).ok();
+        drop(handles);
+        drop(gone);
+    }
+
+    fn get(&self, id: ConnectionId) -> Option<Arc<Handle>> {
+        self.handles.lock().find(self.hasher.hash_one(id), |handle| handle.id == id).cloned()
     }
 
     /// Wakes a connection's actor, if it is still there.
     fn wake(&self, id: ConnectionId) {
-        let handle = self.handles.lock().get(&id).cloned();
-        if let Some(handle) = handle {
+        if let Some(handle) = self.get(id) {
             handle.wake();
         }
     }
 
     /// Ends a connection that may be gone already.
     pub(crate) fn end(&self, id: ConnectionId, ending: Ending) {
-        let handle = self.handles.lock().get(&id).cloned();
-        if let Some(handle) = handle {
+        if let Some(handle) = self.get(id) {
             handle.end(ending);
         }
     }
@@ -418,6 +430,6 @@ impl Connections {
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Handle>> {
-        self.handles.lock().values().cloned().collect()
+        self.handles.lock().iter().cloned().collect()
     }
 }

@@ -1,15 +1,15 @@
 //! Sessions by a name that each of them has itself, mostly one a name: a user, or a device.
 //!
-//! An entry is 16 bytes, since there is one for every session: the table has no copy of the name. It locks nothing and
-//! knows no policy.
+//! An entry is one reference, since there is one for every session: the table has no copy of the name. It locks nothing
+//! and knows no policy.
 
+use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
-use trunkline_session::SessionId;
 
 use crate::session::Session;
 
@@ -17,85 +17,58 @@ use crate::session::Session;
 pub(super) struct ByName {
     name: fn(&Session) -> &str,
     hasher: RandomState,
-    table: HashTable<Named>,
+    /// Names that one session has.
+    one: HashTable<Arc<Session>>,
+    /// Names that several have, in the order in which they came. No name is in both.
+    more: HashMap<Box<str>, Vec<Arc<Session>>>,
 }
-
-/// The sessions of one name.
-enum Named {
-    One(Arc<Session>),
-    /// In the order in which they came, never empty.
-    More(Box<Several>),
-}
-
-struct Several(Vec<Arc<Session>>);
 
 impl ByName {
     /// Sessions by this name of theirs, which never changes.
     pub(super) fn new(name: fn(&Session) -> &str) -> Self {
-        ByName { name, hasher: RandomState::new(), table: HashTable::new() }
+        ByName { name, hasher: RandomState::new(), one: HashTable::new(), more: HashMap::new() }
     }
 
     /// The sessions with this name, in the order in which they came.
     pub(super) fn get(&self, name: &str) -> &[Arc<Session>] {
-        let is_it = |named: &Named| named.name(self.name) == name;
-        self.table.find(self.hasher.hash_one(name), is_it).map(Named::sessions).unwrap_or_default()
+        let one = self.one.find(self.hasher.hash_one(name), |session| (self.name)(session) == name);
+        match one {
+            Some(session) => std::slice::from_ref(session),
+            None => self.more.get(name).map(Vec::as_slice).unwrap_or_default(),
+        }
     }
 
     pub(super) fn insert(&mut self, session: &Arc<Session>) {
-        let ByName { name: of, hasher, table } = self;
+        let of = self.name;
+        let ByName { hasher, one, more, .. } = self;
         let name = of(session);
-        let is_it = |named: &Named| named.name(*of) == name;
-        match table.entry(hasher.hash_one(name), is_it, |named| hasher.hash_one(named.name(*of))) {
-            Entry::Occupied(mut named) => named.get_mut().push(Arc::clone(session)),
-            Entry::Vacant(new) => drop(new.insert(Named::One(Arc::clone(session)))),
+        if let Some(several) = more.get_mut(name) {
+            return several.push(Arc::clone(session));
+        }
+        let is_it = |known: &Arc<Session>| of(known) == name;
+        match one.entry(hasher.hash_one(name), is_it, |known| hasher.hash_one(of(known))) {
+            Entry::Occupied(first) => {
+                let (first, _) = first.remove();
+                more.insert(name.into(), vec![first, Arc::clone(session)]);
+            }
+            Entry::Vacant(new) => drop(new.insert(Arc::clone(session))),
         }
     }
 
     /// Takes a session out, and its name with the last session that has it.
     pub(super) fn remove(&mut self, session: &Session) {
-        let ByName { name: of, hasher, table } = self;
-        let name = of(session);
-        if let Ok(mut named) = table.find_entry(hasher.hash_one(name), |named| named.name(*of) == name)
-            && named.get_mut().take(session.id)
-        {
-            named.remove();
+        let of = self.name;
+        let ByName { hasher, one, more, .. } = self;
+        let (name, hash) = (of(session), hasher.hash_one(of(session)));
+        if let Ok(known) = one.find_entry(hash, |known| known.id == session.id) {
+            known.remove();
+            return;
         }
-    }
-}
-
-impl Named {
-    fn sessions(&self) -> &[Arc<Session>] {
-        match self {
-            Named::One(session) => std::slice::from_ref(session),
-            Named::More(sessions) => &sessions.0,
-        }
-    }
-
-    fn name(&self, of: fn(&Session) -> &str) -> &str {
-        self.sessions().first().map_or("", |first| of(first))
-    }
-
-    fn push(&mut self, session: Arc<Session>) {
-        match self {
-            Named::One(first) => *self = Named::More(Box::new(Several(vec![Arc::clone(first), session]))),
-            Named::More(sessions) => sessions.0.push(session),
-        }
-    }
-
-    /// Takes a session out. True: none is left.
-    fn take(&mut self, id: SessionId) -> bool {
-        let rest = match self {
-            Named::One(session) => return session.id == id,
-            Named::More(sessions) => &mut sessions.0,
-        };
-        rest.retain(|session| session.id != id);
-        match &rest[..] {
-            [] => true,
-            [last] => {
-                *self = Named::One(Arc::clone(last));
-                false
-            }
-            _ => false,
+        let Some(several) = more.get_mut(name) else { return };
+        several.retain(|known| known.id != session.id);
+        if let [last] = &several[..] {
+            one.insert_unique(hash, Arc::clone(last), |known| hasher.hash_one(of(known)));
+            more.remove(name);
         }
     }
 }
@@ -117,7 +90,7 @@ mod tests {
             users.remove(&all[gone]);
             assert_eq!(ids(&users), left, "without {gone}");
         }
-        assert_eq!(users.table.len(), 0);
+        assert_eq!((users.one.len(), users.more.len()), (0, 0));
         users.insert(&all[1]);
         assert_eq!(ids(&users), [1]);
     }
