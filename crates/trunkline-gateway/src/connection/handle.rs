@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use parking_lot::Mutex;
+use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use trunkline_broker::{Cursor, Log, Unpark};
 use trunkline_proto::codes::Advice;
 use trunkline_proto::wire::CloseNotice;
@@ -60,10 +60,15 @@ pub(crate) struct Handle {
     pub(crate) peer: Option<SocketAddr>,
     /// The actor's own. It is here because the actor's task has no room: tasks come in steps of 128 B.
     reading: Reading,
-    write: Mutex<WriteState>,
-    /// Boxed, since most connections do not end yet.
-    ending: Mutex<Option<Box<Ending>>>,
+    write: Mutex<Writing>,
     waker: AtomicWaker,
+}
+
+/// The write side, and why nothing more is queued there.
+struct Writing {
+    state: WriteState,
+    /// Boxed, since most connections do not end yet.
+    ending: Option<Box<Ending>>,
 }
 
 /// A gateway's connections come by no protocol that is not listed; one that did would count as memory.
@@ -86,8 +91,7 @@ impl Handle {
             protocol: place(info.protocol),
             peer: info.peer,
             reading,
-            write: Mutex::new(WriteState::new(framing, queue)),
-            ending: Mutex::new(None),
+            write: Mutex::new(Writing { state: WriteState::new(framing, queue), ending: None }),
             waker: AtomicWaker::new(),
         })
     }
@@ -103,40 +107,40 @@ impl Handle {
 
     /// From here on frames are written in this form.
     pub(crate) fn set_form(&self, form: WireForm) {
-        self.write.lock().set_form(form);
+        self.write_state().set_form(form);
     }
 
     /// Numbers what is written from here on: protocol 0.
     pub(crate) fn set_ledger(&self, ledger: Arc<Mutex<Ledger>>) {
-        self.write.lock().set_ledger(ledger);
+        self.write_state().set_ledger(ledger);
     }
 
     pub(crate) fn form(&self) -> WireForm {
-        self.write.lock().form()
+        self.write_state().form()
     }
 
     /// Protocol 0: nothing more is numbered here. What is queued, and what is sent from here on, waits in the ledger
     /// for the session's next connection.
     pub(crate) fn stop_numbering(&self) {
-        self.write.lock().stop_numbering();
+        self.write_state().stop_numbering();
     }
 
     /// Queues a frame and wakes the actor. Behind a connection's last frame nothing is queued.
     pub(crate) fn send(&self, frame: &DownFrame) {
-        let ending = self.ending.lock();
-        let mut write = self.write.lock();
-        if ending.is_none() {
-            write.send(frame);
-        } else {
-            write.park(frame);
+        {
+            let Writing { state, ending } = &mut *self.write.lock();
+            if ending.is_none() {
+                state.send(frame);
+            } else {
+                state.park(frame);
+            }
         }
-        drop((write, ending));
         self.waker.wake();
     }
 
     /// Queues what a seed client has not acked, with the numbers that it knows.
     pub(crate) fn send_again(&self, frames: Vec<(Seq, Bytes)>) {
-        let mut write = self.write.lock();
+        let mut write = self.write_state();
         for (seq, body) in frames {
             write.send_again(seq, body);
         }
@@ -151,39 +155,39 @@ impl Handle {
 
     /// Queues bytes that are complete as they are.
     pub(crate) fn send_raw(&self, bytes: Bytes) {
-        self.write.lock().send_raw(bytes);
+        self.write_state().send_raw(bytes);
         self.waker.wake();
     }
 
     /// Delivers a channel to this connection from a cursor on.
     pub(crate) fn follow(&self, log: &Arc<Log>, cursor: Cursor) {
-        let ending = self.ending.lock();
-        if ending.is_none() {
-            self.write.lock().follow(log, cursor);
+        {
+            let Writing { state, ending } = &mut *self.write.lock();
+            if ending.is_none() {
+                state.follow(log, cursor);
+            }
         }
-        drop(ending);
         self.waker.wake();
     }
 
     /// Stops delivering a channel at once.
     pub(crate) fn unfollow(&self, channel: &str) {
-        self.write.lock().unfollow(channel);
+        self.write_state().unfollow(channel);
     }
 
     /// How far a channel was written to this connection.
     pub(crate) fn sent(&self, channel: &str) -> Option<Position> {
-        self.write.lock().sent(channel)
+        self.write_state().sent(channel)
     }
 
     /// Ends the connection: its channels stop, what is queued is still written, then the client is told why. The
     /// first reason counts.
     pub(crate) fn end(&self, ending: Ending) {
         {
-            let mut slot = self.ending.lock();
+            let Writing { state: write, ending: slot } = &mut *self.write.lock();
             if slot.is_some() {
                 return;
             }
-            let mut write = self.write.lock();
             write.unfollow_all();
             if ending.code.advice() == Advice::Resume {
                 write.stop_numbering();
@@ -206,11 +210,10 @@ impl Handle {
     /// The peer ends the connection: what is queued is still written, and WebSocket's closing handshake is answered
     /// with the peer's own code.
     pub(super) fn answer_close(&self, code: Option<u16>) {
-        let mut slot = self.ending.lock();
+        let Writing { state: write, ending: slot } = &mut *self.write.lock();
         if slot.is_some() {
             return;
         }
-        let mut write = self.write.lock();
         write.unfollow_all();
         write.stop_numbering();
         // Without a code the answer has none either, which is what 1005 stands for.
@@ -223,17 +226,17 @@ impl Handle {
 
     /// The actor is gone: nothing is followed or kept for it any more.
     pub(super) fn abandon(&self) {
-        let mut slot = self.ending.lock();
-        slot.get_or_insert_with(|| Box::new(Ending::new(CloseCode::GoingAway, "the connection is gone")));
-        self.write.lock().abandon();
+        let Writing { state, ending } = &mut *self.write.lock();
+        ending.get_or_insert_with(|| Box::new(Ending::new(CloseCode::GoingAway, "the connection is gone")));
+        state.abandon();
     }
 
     pub(crate) fn ending(&self) -> Option<Ending> {
-        self.ending.lock().as_deref().cloned()
+        self.write.lock().ending.as_deref().cloned()
     }
 
     pub(crate) fn is_ending(&self) -> bool {
-        self.ending.lock().is_some()
+        self.write.lock().ending.is_some()
     }
 
     pub(super) fn reading(&self) -> &Reading {
@@ -244,44 +247,44 @@ impl Handle {
         &self.waker
     }
 
-    pub(super) fn write_state(&self) -> parking_lot::MutexGuard<'_, WriteState> {
-        self.write.lock()
+    pub(super) fn write_state(&self) -> MappedMutexGuard<'_, WriteState> {
+        MutexGuard::map(self.write.lock(), |writing| &mut writing.state)
     }
 
     /// Frames and bytes that wait to be written, without those in channels' logs.
     pub(crate) fn queued(&self) -> (u64, u64) {
-        self.write.lock().queued()
+        self.write_state().queued()
     }
 
     /// Does a frame that answers the call with this `msg_id` wait to be written?
     pub(crate) fn has_queued(&self, msg_id: u32) -> bool {
-        self.write.lock().has_queued(msg_id)
+        self.write_state().has_queued(msg_id)
     }
 
     /// Is so much queued that the connection should read no further and start no call?
     pub(crate) fn is_full(&self) -> bool {
-        self.write.lock().is_full()
+        self.write_state().is_full()
     }
 
     /// Has the outbox filled up, or emptied, since [`Handle::take_pressure`] said so last?
     pub(super) fn is_pressure_new(&self) -> bool {
-        self.write.lock().is_pressure_new()
+        self.write_state().is_pressure_new()
     }
 
     /// What the session's engine is to be told of the outbox, once.
     pub(super) fn take_pressure(&self) -> Option<Pressure> {
-        self.write.lock().take_pressure()
+        self.write_state().take_pressure()
     }
 
     /// The same as [`Handle::is_full`], for who stops until there is room: the actor then tells the session
     /// ([`Self::take_room`]).
     pub(crate) fn wait_while_full(&self) -> bool {
-        self.write.lock().wait_while_full()
+        self.write_state().wait_while_full()
     }
 
     /// Is there room that the session waits for? Says so once.
     pub(super) fn take_room(&self) -> bool {
-        self.write.lock().take_room()
+        self.write_state().take_room()
     }
 }
 
