@@ -287,7 +287,7 @@ impl Actor {
         let session = hold.session().map(|(session, _)| session.id);
         let tracer = Tracer { trace: &hold.node.trace, session };
         loop {
-            let mut state = hold.handle.write_state();
+            let mut state = hold.handle.write_next();
             let pending = state.gather(&|| Arc::clone(&hold.handle) as Arc<dyn Unpark>, tracer);
             let written = state.take_written();
             hold.node.stats.deliveries.add(written.deliveries);
@@ -526,6 +526,6 @@ mod tests {
         // With its tracker's token and what the runtime has beside it (104 B) a task is to fit into 256 B.
         let (task, handle) = (size_of::<Serving>(), size_of::<Handle>());
         assert!(task <= 144, "an idle connection's future has {task} B");
-        assert!(handle <= 176, "an idle connection's handle has {handle} B");
+        assert!(handle <= 168, "an idle connection's handle has {handle} B");
     }
 }

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
@@ -61,6 +62,8 @@ pub(crate) struct Handle {
     /// The actor's own. It is here because the actor's task has no room: tasks come in steps of 128 B.
     reading: Reading,
     write: Mutex<Writing>,
+    /// A channel was unparked. It is set before the actor is woken.
+    news: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -92,6 +95,7 @@ impl Handle {
             peer: info.peer,
             reading,
             write: Mutex::new(Writing { state: WriteState::new(framing, queue), ending: None }),
+            news: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         })
     }
@@ -251,6 +255,17 @@ impl Handle {
         MutexGuard::map(self.write.lock(), |writing| &mut writing.state)
     }
 
+    /// The same, for who looks what there is to write next. Whatever was unparked until now is looked at.
+    pub(super) fn write_next(&self) -> MappedMutexGuard<'_, WriteState> {
+        // Before the logs are looked at: what is unparked behind this look says so again.
+        let news = self.news.swap(false, SeqCst);
+        let mut state = self.write_state();
+        if news {
+            state.unparked();
+        }
+        state
+    }
+
     /// Frames and bytes that wait to be written, without those in channels' logs.
     pub(crate) fn queued(&self) -> (u64, u64) {
         self.write_state().queued()
@@ -290,6 +305,7 @@ impl Handle {
 
 impl Unpark for Handle {
     fn unpark(&self) {
+        self.news.store(true, SeqCst);
         self.waker.wake();
     }
 }

@@ -104,6 +104,9 @@ pub(crate) struct WriteState {
     is_numbering: bool,
     /// Somebody found the outbox full and waits for room in it.
     room_wanted: bool,
+    /// Every channel was parked at its head when they were looked at last, so that there is nothing to look for until
+    /// one of them is unparked. Protocol 1 only.
+    is_parked: bool,
     /// What the session's engine was last told of the outbox.
     told: Pressure,
     channels: Vec<Live>,
@@ -143,6 +146,7 @@ impl WriteState {
             turn: 0,
             ledger: None,
             room_wanted: false,
+            is_parked: false,
             told: Pressure::Room,
             work: None,
         }
@@ -255,6 +259,7 @@ impl WriteState {
             ledger.lock().attached(name, to_session(cursor.position()));
         }
         self.channels.push(Live { subscription: log.subscribe(), cursor });
+        self.is_parked = false;
     }
 
     /// Stops at once; a frame that is begun is finished.
@@ -322,6 +327,11 @@ impl WriteState {
             .map(|live| to_session(live.cursor.position()))
     }
 
+    /// A channel was unparked.
+    pub(crate) fn unparked(&mut self) {
+        self.is_parked = false;
+    }
+
     /// Chooses what is written next, in order: the begun frame, the outbox, then the channels in turn by bytes.
     /// Channels at their head are parked, so that the next publication wakes this connection once.
     pub(crate) fn gather(&mut self, unparks: Unparks<'_>, tracer: Tracer<'_>) -> Pending {
@@ -344,13 +354,17 @@ impl WriteState {
                 room.take(&mut gathered, Gathered { bytes: outgoing.bytes.clone(), source: Source::Outbox });
             }
         }
-        for step in 0..self.channels.len() {
+        let unlooked = if self.is_parked { 0 } else { self.channels.len() };
+        let before = gathered.len();
+        for step in 0..unlooked {
             if room.is_used() {
                 break;
             }
             let index = (self.turn + step) % self.channels.len();
             self.gather_channel(index, &mut room, &mut gathered, &encode, unparks);
         }
+        // What was gathered is read again if it cannot be written.
+        self.is_parked = gathered.len() == before && !room.is_used();
         self.count_encoded(&encode);
         if gathered.is_empty() {
             self.give_room_back();
