@@ -116,7 +116,7 @@ impl Session {
                 Protocol::Trunkline => 1,
             },
             connected: handle.is_some(),
-            calls_running: self.calling.load(std::sync::atomic::Ordering::Relaxed) as u64,
+            calls_running: self.calling.load(std::sync::atomic::Ordering::Relaxed).into(),
             channels,
             session_id,
         }

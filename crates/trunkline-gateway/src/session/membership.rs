@@ -30,22 +30,43 @@ pub(crate) struct Joining {
     settled: bool,
 }
 
+/// The channels of a session's [`Joining`]s. Boxed, since most sessions never join anything again.
+#[derive(Default)]
+pub(super) struct UnderWay(Option<Box<Names>>);
+
+#[derive(Default)]
+struct Names(Vec<Channel>);
+
+impl UnderWay {
+    fn add(&mut self, channel: &Channel) {
+        self.0.get_or_insert_default().0.push(Channel::clone(channel));
+    }
+
+    fn take(&mut self, channel: &Channel) {
+        let Some(Names(joining)) = self.0.as_deref_mut() else { return };
+        if let Some(at) = joining.iter().position(|joining| joining == channel) {
+            joining.swap_remove(at);
+        }
+        if joining.is_empty() {
+            self.0 = None;
+        }
+    }
+
+    fn contains(&self, channel: &str) -> bool {
+        self.0.iter().flat_map(|names| &names.0).any(|joining| **joining == *channel)
+    }
+}
+
 impl Joining {
     fn begin(node: &Arc<Node>, session: &Arc<Session>, channel: &str) -> Self {
         let channel = Channel::from(channel);
-        session.inner.lock().joining.push(Channel::clone(&channel));
+        session.inner.lock().joining.add(&channel);
         Joining { node: Arc::clone(node), session: Arc::clone(session), channel, settled: false }
     }
 
     fn settle(&mut self, inner: &mut Inner) {
         self.settled = true;
-        if let Some(at) = inner.joining.iter().position(|channel| *channel == self.channel) {
-            inner.joining.swap_remove(at);
-        }
-        if inner.joining.is_empty() {
-            // Most sessions never join anything again.
-            inner.joining = Vec::new();
-        }
+        inner.joining.take(&self.channel);
     }
 }
 
@@ -85,7 +106,7 @@ impl Inner {
         let present = |of: Option<&Attached>| of.is_some_and(|attached| attached.present);
         present(self.attached.get(channel))
             || present(self.former.as_ref().and_then(|former| former.get(channel)))
-            || self.joining.iter().any(|joining| **joining == *channel)
+            || self.joining.contains(channel)
     }
 }
 
