@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use trunkline_broker::Unpark;
-use trunkline_proto::{CloseCode, Dialect, DownBody, DownFrame, UpBody};
+use trunkline_proto::{CloseCode, DecodeError, Dialect, DownBody, DownFrame, UpBody, UpFrame};
 use trunkline_session::Fence;
 use trunkline_transport::{
     ByteWriter, Connection, ConnectionInfo, Frame, FrameKind, FrameReader, Framing, Incoming, ReadError,
@@ -37,6 +37,10 @@ use write_state::Tracer;
 
 /// What a peer may take to read the last frames of a connection that ends.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// So many frames of one read are given to their session together: the calls among them that a service of the process
+/// answers end before the next come, and no more than may run at once wait for room to be answered.
+const FRAMES_AT_ONCE: usize = trunkline_session::defaults::RUNNING_CALLS;
 
 /// What a moment is counted in.
 const TICK: Duration = Duration::from_millis(1);
@@ -187,6 +191,9 @@ struct Actor {
     further: Option<Box<Further>>,
 }
 
+/// A frame of a session's client.
+type Decoded = Result<UpFrame, DecodeError>;
+
 /// What the actor has to deal with next.
 enum Step {
     Read(Result<Option<Incoming>, ReadError>),
@@ -209,16 +216,7 @@ impl Actor {
             self.tell_pressure();
             self.arm_timer();
             match ready!(self.poll_step(cx)) {
-                Step::Read(Ok(Some(Incoming::Frame(frame)))) => {
-                    self.keep_pace();
-                    self.on_frame(frame);
-                }
-                Step::Read(Ok(Some(Incoming::Ping(payload)))) => {
-                    self.keep_pace();
-                    self.on_ping(&payload);
-                }
-                Step::Read(Ok(Some(Incoming::Pong(_)))) => {}
-                Step::Read(Ok(Some(Incoming::Close { code, .. }))) => self.hold.handle.answer_close(code),
+                Step::Read(Ok(Some(incoming))) => self.on_read(incoming),
                 Step::Read(Ok(None) | Err(ReadError::Io(_))) | Step::WriteFailed => {
                     return Poll::Ready((CloseCode::GoingAway.number(), "the connection was lost".into()));
                 }
@@ -268,8 +266,7 @@ impl Actor {
         }
         self.poll_pause(cx);
         if !is_ending
-            && !self.hold.handle.is_full()
-            && !self.is_paused()
+            && self.has_room()
             && let Poll::Ready(read) = self.reader.poll_next(cx)
         {
             return Poll::Ready(Step::Read(read));
@@ -326,8 +323,11 @@ impl Actor {
         }
     }
 
-    fn is_paused(&self) -> bool {
-        self.pause.is_some() || self.hold.session().is_some_and(|(session, _)| session.is_reading_paused())
+    /// Is there nothing that keeps the next frame waiting?
+    fn has_room(&self) -> bool {
+        self.pause.is_none()
+            && !self.hold.handle.is_full()
+            && self.hold.session().is_none_or(|(session, _)| !session.is_reading_paused())
     }
 
     /// A frame takes its place; what comes too fast waits.
@@ -409,14 +409,54 @@ impl Actor {
         }
     }
 
-    fn on_frame(&mut self, frame: Frame) {
-        self.hold.node.stats.frames_in.one();
-        self.hold.node.stats.bytes_in.add(frame.bytes.len() as u64);
-        match &self.hold.stage {
-            Stage::Holder(session, fence) => {
-                let (session, fence) = (Arc::clone(session), *fence);
-                self.on_session_frame(&session, fence, &frame);
+    /// Deals with all that one read has brought, before the write side is looked at again; unless nothing more is to be
+    /// read before that. The session gets frames several at a time.
+    fn on_read(&mut self, first: Incoming) {
+        let mut frames = Vec::new();
+        let (mut count, mut bytes) = (0, 0);
+        let mut next = Some(Ok(first));
+        while let Some(read) = next {
+            match read {
+                Ok(Incoming::Frame(frame)) => {
+                    count += 1;
+                    bytes += frame.bytes.len() as u64;
+                    self.keep_pace();
+                    self.on_frame(frame, &mut frames);
+                }
+                Ok(Incoming::Ping(payload)) => {
+                    self.keep_pace();
+                    self.on_ping(&payload);
+                }
+                Ok(Incoming::Pong(_)) => {}
+                Ok(Incoming::Close { code, .. }) => {
+                    self.hand_over(&mut frames);
+                    self.hold.handle.answer_close(code);
+                }
+                Err(error) => {
+                    self.hand_over(&mut frames);
+                    self.on_bad_frame(&error);
+                }
             }
+            if frames.len() >= FRAMES_AT_ONCE {
+                self.hand_over(&mut frames);
+            }
+            // While some wait nothing else of this connection can have changed that matters to the next.
+            let goes_on = self.pause.is_none() && (!frames.is_empty() || self.reads_on());
+            next = if goes_on { self.reader.next_buffered() } else { None };
+        }
+        self.hand_over(&mut frames);
+        self.hold.node.stats.frames_in.add(count);
+        self.hold.node.stats.bytes_in.add(bytes);
+    }
+
+    /// Has the connection a session that takes frames now?
+    fn reads_on(&self) -> bool {
+        self.hold.session().is_some() && !self.hold.handle.is_ending() && self.has_room()
+    }
+
+    fn on_frame(&mut self, frame: Frame, frames: &mut Vec<Decoded>) {
+        match &self.hold.stage {
+            Stage::Holder(..) => self.on_session_frame(&frame, frames),
             Stage::Stranger { .. } => {
                 let dialect = self.dialect_of(&frame);
                 let (node, handle) = (Arc::clone(&self.hold.node), Arc::clone(&self.hold.handle));
@@ -443,19 +483,22 @@ impl Actor {
         };
     }
 
-    fn on_session_frame(&mut self, session: &Arc<Session>, fence: Fence, frame: &Frame) {
+    fn on_session_frame(&self, frame: &Frame, frames: &mut Vec<Decoded>) {
         let dialect = self.hold.handle.form().dialect;
-        if self.dialect_of(frame) != dialect {
-            let text = "a frame in another dialect than START's: one connection speaks one dialect";
-            self.hold.handle.end(Ending::new(CloseCode::DialectMixed, text));
-            return;
+        if self.dialect_of(frame) == dialect {
+            return frames.push(dialect.decode_up(&frame.bytes));
         }
-        match dialect.decode_up(&frame.bytes) {
-            Ok(frame) => session.frame(&self.hold.node, fence, frame),
-            Err(error) => {
-                self.hold.node.stats.frames_malformed.one();
-                session.undecodable(&self.hold.node, fence, &error);
-            }
+        self.hand_over(frames);
+        let text = "a frame in another dialect than START's: one connection speaks one dialect";
+        self.hold.handle.end(Ending::new(CloseCode::DialectMixed, text));
+    }
+
+    /// Gives the session what was decoded for it.
+    fn hand_over(&self, frames: &mut Vec<Decoded>) {
+        if let Some((session, fence)) = self.hold.session()
+            && !frames.is_empty()
+        {
+            session.frames(&self.hold.node, fence, frames.drain(..));
         }
     }
 
@@ -505,7 +548,7 @@ async fn first_frame(node: Arc<Node>, handle: Arc<Handle>, dialect: Dialect, fra
             UpBody::Start(request) => {
                 let begin = Instant::now();
                 let started = start::start(&node, &handle, dialect, frame.msg_id, request).await;
-                node.stats.start_durations.observe(begin.elapsed());
+                node.stats.start_durations.observe(begin.elapsed(), 1);
                 started
             }
             _ => Err(Ending::new(CloseCode::StartExpected, "the first frame must be START")),

@@ -9,7 +9,7 @@ mod waiting;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst, fence};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, Guard};
@@ -93,6 +93,8 @@ pub(crate) struct Node {
     /// Calls that run: the drain lets them end.
     calls: TaskTracker,
     stopping: CancellationToken,
+    /// The same for who asks very often: the token has a lock.
+    is_stopping: AtomicBool,
 }
 
 impl Gateway {
@@ -129,6 +131,7 @@ impl Gateway {
             serving: TaskTracker::new(),
             calls: TaskTracker::new(),
             stopping: CancellationToken::new(),
+            is_stopping: AtomicBool::new(false),
             options: ArcSwap::from_pointee(options),
             broker,
             authenticator,
@@ -172,7 +175,7 @@ impl Gateway {
     pub fn serve(&self, connection: Connection) {
         let node = Arc::clone(&self.node);
         let full = node.connections.len() >= node.options().max_connections;
-        if full || node.stopping.is_cancelled() {
+        if full || node.is_stopping() {
             return self.refuse(connection, if full { Refusal::Full } else { Refusal::Stopping });
         }
         node.stats.connections_accepted.one();
@@ -273,6 +276,9 @@ impl Gateway {
     pub async fn drain(&self, end: Instant) -> Cut {
         let node = &self.node;
         let calls_end = end - end.saturating_duration_since(Instant::now()) / 2;
+        node.is_stopping.store(true, SeqCst);
+        // Calls look in the other order: whoever is not counted yet sees that the node stops.
+        fence(SeqCst);
         node.stopping.cancel();
         node.tasks.close();
         node.serving.close();
@@ -332,7 +338,7 @@ impl Node {
 
     /// Whether it has begun.
     pub(crate) fn is_stopping(&self) -> bool {
-        self.stopping.is_cancelled()
+        self.is_stopping.load(SeqCst)
     }
 
     /// The time for an engine.

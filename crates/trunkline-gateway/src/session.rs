@@ -6,6 +6,7 @@
 
 mod attached;
 mod bound_keys;
+mod calls;
 mod figures;
 mod gate;
 mod jobs;
@@ -17,8 +18,9 @@ mod replies;
 mod traced;
 mod waiters;
 
+use std::cell::OnceCell;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use trunkline_session::protocol0::{Acked, LedgerError, Replay, is_numbered, lost_publication};
 
@@ -33,19 +35,19 @@ use trunkline_session::engine::{
     Pressure, SentPositions, StartAccepted, StartFacts, TokenlessStart,
 };
 use trunkline_session::{
-    Channel, ClientSeq, ConnectionId, Engine, Fence, Ledger, Position, Protocol, RequestRefusal, Seq,
+    Channel, ClientSeq, ConnectionId, Engine, Fence, Ledger, Now, Position, Protocol, RequestRefusal, Seq,
     SessionId,
 };
 
 pub(crate) use attached::Attached;
 use attached::AttachedSet;
 use bound_keys::BoundKeys;
+use calls::Round;
 pub use figures::{QueueFigures, SessionFigures, SessionPage};
 use gate::Gate;
 use jobs::{Job, Jobs};
 pub(crate) use membership::Arriving;
 use membership::UnderWay;
-use operations::{Ended, begin_call};
 pub(crate) use operations::{error_message, reserve};
 use owner::Owner;
 pub(crate) use owner::SharedRights;
@@ -82,8 +84,6 @@ pub(crate) struct Session {
     /// Calls that run now.
     calling: AtomicU32,
     jobs: Jobs,
-    /// The user's share of the node's calls, once the session has called.
-    share: OnceLock<Arc<UserShare>>,
     inner: Mutex<Inner>,
 }
 
@@ -96,6 +96,8 @@ struct Inner {
     /// Channels that it is being joined to: it is a member of them already, or will be in a moment.
     joining: UnderWay,
     owner: Owner,
+    /// The user's share of the node's calls, once the session has called.
+    share: OnceCell<Arc<UserShare>>,
     ledger: Option<Arc<Mutex<Ledger>>>,
     waiters: AckWaiters,
     bound_keys: BoundKeys,
@@ -159,7 +161,6 @@ impl Session {
             reserving: AtomicBool::new(false),
             calling: AtomicU32::new(0),
             jobs: Jobs::default(),
-            share: OnceLock::new(),
             inner: Mutex::new(Inner {
                 engine,
                 link: None,
@@ -167,6 +168,7 @@ impl Session {
                 former: None,
                 joining: UnderWay::default(),
                 owner: Owner::default(),
+                share: OnceCell::new(),
                 ledger,
                 waiters: AckWaiters::default(),
                 bound_keys: BoundKeys::default(),
@@ -323,6 +325,7 @@ impl Session {
                 other => inner.carry_out(node, self, other, &mut effects),
             }
         }
+        inner.engine.rest();
         drop(inner);
         self.carry_out(node, effects);
         match &answer {
@@ -422,25 +425,31 @@ impl Session {
         inner.engine.channels().any(|(name, kind)| **name == *channel && kind == ChannelKind::Joined)
     }
 
-    /// One frame of the connection with this fence.
-    pub(crate) fn frame(self: &Arc<Self>, node: &Arc<Node>, fence: Fence, frame: UpFrame) {
+    /// Frames of the connection with this fence, as they were read.
+    pub(crate) fn frames(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        fence: Fence,
+        frames: impl Iterator<Item = Result<UpFrame, DecodeError>>,
+    ) {
+        let now = node.now();
         let mut inner = self.inner.lock();
         let Some(link) = inner.link.clone().filter(|link| link.fence == fence) else { return };
-        if matches!(frame.body, UpBody::Heartbeat(_)) && !self.is_calling() {
-            inner.owner.rest();
+        let mut effects = Vec::new();
+        for frame in frames {
+            match frame {
+                Ok(frame) => inner.frame(node, self, now, &link, frame),
+                Err(error) => {
+                    node.stats.frames_malformed.one();
+                    let input = Input::Undecodable { fence, detail: error.to_string() };
+                    inner.engine.handle_input(now, input);
+                }
+            }
+            inner.drain(node, self, &mut effects);
         }
-        if node.trace.is_on() {
-            self.trace_read(node, &frame);
-            inner.trace_replies_acked(node, self, &frame);
-        }
-        let sent = Sent { handle: &link.handle, ledger: inner.ledger.clone() };
-        let gate = Gate { node, session: self };
-        self.apply_locked(node, inner, Input::Frame { fence, frame, sent: &sent, gate: &gate });
-    }
-
-    /// A frame that does not decode.
-    pub(crate) fn undecodable(self: &Arc<Self>, node: &Arc<Node>, fence: Fence, error: &DecodeError) {
-        self.apply(node, Input::Undecodable { fence, detail: error.to_string() });
+        inner.engine.rest();
+        drop(inner);
+        self.carry_out(node, effects);
     }
 
     /// The engine's time has come.
@@ -494,7 +503,7 @@ impl Session {
         if answer == BindAnswer::Bound {
             inner.bound_keys.remember(seq, key);
         }
-        let effects = inner.drain(node, self);
+        let effects = inner.drain_and_rest(node, self);
         drop(inner);
         self.carry_out(node, effects);
         answer
@@ -521,44 +530,47 @@ impl Session {
 
     fn apply_locked(self: &Arc<Self>, node: &Arc<Node>, mut inner: MutexGuard<'_, Inner>, input: Input<'_>) {
         inner.engine.handle_input(node.now(), input);
-        let effects = inner.drain(node, self);
+        let effects = inner.drain_and_rest(node, self);
         drop(inner);
         self.carry_out(node, effects);
     }
 
     /// Calls have ended.
-    fn calls_ended(self: &Arc<Self>, node: &Arc<Node>, mut ended: Vec<Ended>) {
+    fn calls_ended(self: &Arc<Self>, node: &Arc<Node>, mut round: Round) {
         loop {
+            let (now, outcomes) = (node.now(), round.take_outcomes());
+            let mut effects = Vec::new();
             let mut inner = self.inner.lock();
-            for input in ended.iter_mut().filter_map(Ended::input) {
-                inner.engine.handle_input(node.now(), input);
+            for (seq, outcome) in outcomes {
+                inner.engine.handle_input(now, Input::CallEnded { seq, outcome });
+                inner.drain(node, self, &mut effects);
             }
-            let effects = inner.drain(node, self);
+            inner.engine.rest();
             drop(inner);
             replies::make_room(node);
             let next = self.run_effects(node, effects);
             // Only now, when those that waited for them have begun, they are no longer under way.
-            drop(std::mem::replace(&mut ended, next));
-            if ended.is_empty() {
-                return;
+            drop(round);
+            match next {
+                Some(next) => round = next,
+                None => return,
             }
         }
     }
 
     /// Carries out what the engine said, and what it says then to calls that end at once.
     fn carry_out(self: &Arc<Self>, node: &Arc<Node>, effects: Vec<Effect>) {
-        let ended = self.run_effects(node, effects);
-        if !ended.is_empty() {
-            self.calls_ended(node, ended);
+        if let Some(round) = self.run_effects(node, effects) {
+            self.calls_ended(node, round);
         }
     }
 
     /// Carries out what the engine said; the calls that have ended by that.
-    fn run_effects(self: &Arc<Self>, node: &Arc<Node>, effects: Vec<Effect>) -> Vec<Ended> {
-        let mut ended = Vec::new();
+    fn run_effects(self: &Arc<Self>, node: &Arc<Node>, effects: Vec<Effect>) -> Option<Round> {
+        let mut round: Option<Round> = None;
         for effect in effects {
             match effect {
-                Effect::Call(call) => ended.extend(begin_call(node, self, *call)),
+                Effect::Call(call) => round.get_or_insert_with(|| Round::begin(node, self)).call(node, *call),
                 Effect::CallRefused(why) => {
                     node.stats.calls_refused.one();
                     node.stats.calls_refused_by.one(RequestRefusal::ALL, &why);
@@ -573,7 +585,7 @@ impl Session {
                 Effect::End(connection, ending) => node.connections.end(connection, ending),
             }
         }
-        ended
+        round.and_then(|round| round.begun(node))
     }
 }
 
@@ -603,11 +615,32 @@ impl Inner {
         self.waiters.acked(&acked);
     }
 
-    fn drain(&mut self, node: &Node, session: &Session) -> Vec<Effect> {
-        let mut effects = Vec::new();
-        while let Some(output) = self.engine.poll_output() {
-            self.carry_out(node, session, output, &mut effects);
+    /// One frame of the connection that holds the session.
+    fn frame(&mut self, node: &Node, session: &Session, now: Now, link: &Link, frame: UpFrame) {
+        if matches!(frame.body, UpBody::Heartbeat(_)) && !session.is_calling() {
+            self.owner.rest();
         }
+        if node.trace.is_on() {
+            session.trace_read(node, &frame);
+            self.trace_replies_acked(node, session, &frame);
+        }
+        let sent = Sent { handle: &link.handle, ledger: self.ledger.as_deref() };
+        let gate = Gate { node, user: &session.user, share: &self.share };
+        let input = Input::Frame { fence: link.fence, frame, sent: &sent, gate: &gate };
+        self.engine.handle_input(now, input);
+    }
+
+    fn drain(&mut self, node: &Node, session: &Session, effects: &mut Vec<Effect>) {
+        while let Some(output) = self.engine.poll_output() {
+            self.carry_out(node, session, output, effects);
+        }
+    }
+
+    /// What the engine has to say, when it will not be given more at once.
+    fn drain_and_rest(&mut self, node: &Node, session: &Session) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.drain(node, session, &mut effects);
+        self.engine.rest();
         effects
     }
 
@@ -768,7 +801,7 @@ impl Inner {
 /// What the connection has sent, for the engine's judgement of acks.
 struct Sent<'a> {
     handle: &'a Handle,
-    ledger: Option<Arc<Mutex<Ledger>>>,
+    ledger: Option<&'a Mutex<Ledger>>,
 }
 
 impl SentPositions for Sent<'_> {
@@ -777,7 +810,7 @@ impl SentPositions for Sent<'_> {
     }
 
     fn highest_seq(&self) -> Seq {
-        self.ledger.as_ref().map_or(Seq(0), |ledger| ledger.lock().highest())
+        self.ledger.map_or(Seq(0), |ledger| ledger.lock().highest())
     }
 }
 
@@ -798,6 +831,6 @@ mod tests {
     #[test]
     fn p1_a_session_is_small() {
         let (session, engine) = (size_of::<Session>(), size_of::<Engine>());
-        assert!(session <= 512, "a session has {session} B, {engine} of them its engine");
+        assert!(session <= 496, "a session has {session} B, {engine} of them its engine");
     }
 }

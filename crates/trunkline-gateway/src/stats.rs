@@ -310,7 +310,7 @@ mod tests {
             stats.gauge(Protocol::Tcp).up();
             stats.refused_by.one(&Refusal::ALL, &refusal);
             stats.calls_failed_by.one(ErrorCode::ALL, &ErrorCode::Conflict);
-            stats.call_durations.observe(Duration::from_millis(millis));
+            stats.call_durations.observe(Duration::from_millis(millis), 1);
             let mut snapshot = Snapshot {
                 connections: stats.connections(),
                 counters: stats.counters(),

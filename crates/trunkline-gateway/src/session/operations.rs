@@ -1,34 +1,23 @@
-//! What takes time for a session: calls and channel operations, each in a task of the node, each ending as an input to
-//! the session's engine. A session that ends meanwhile ignores the answer.
+//! What takes time for a session beside its calls: channel operations, each ending as an input to the session's engine.
+//! A session that ends meanwhile ignores the answer.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use parking_lot::Mutex;
-use tokio::time::Instant;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 use trunkline_broker::{BrokerError, Condition, Direction, Life, Written};
 use trunkline_proto::ErrorCode;
 use trunkline_proto::wire::{self, BusinessResponse, ChannelResponse, ErrorMessage, Publication};
-use trunkline_service::{Call, Code, Push, Reply, Service, Status, SyncHint, Target};
-use trunkline_session::engine::{
-    Answer, BindHint, BindTarget, BoundPush, CallHistory, CallOutcome, CallRequest, Input, Operation,
-    OperationId,
-};
-use trunkline_session::{Channel, ClientSeq, Ledger, RequestRefusal};
+use trunkline_service::{Code, Status};
+use trunkline_session::engine::{Answer, BindTarget, Input, Operation, OperationId};
+use trunkline_session::{Channel, Ledger};
 
 use super::membership::Arriving;
 use super::{Session, refresh, to_broker};
 use crate::auth::May;
 use crate::channels::{self, broker_error, channel_name};
-use crate::defaults::RETRY_AFTER;
 use crate::gateway::Node;
-use crate::limits::jittered_ms;
 use crate::push;
-use crate::trace::{self, Step};
 
 /// A page of history has at most so many publications, whatever the client asks for.
 const MAX_HISTORY_PAGE: u32 = 1_000;
@@ -41,203 +30,6 @@ const RESERVE_AGAIN: Duration = Duration::from_secs(1);
 
 /// The most members that one answer names.
 const MAX_MEMBERS: usize = 1_000;
-
-/// A call that has ended. It counts as under way until the engine knows its outcome and this is dropped.
-pub(super) struct Ended {
-    seq: ClientSeq,
-    outcome: Option<CallOutcome>,
-    running: Running,
-}
-
-/// A call under way, which a drain waits for.
-struct Running {
-    session: Arc<Session>,
-    _node: TaskTrackerToken,
-}
-
-impl Ended {
-    /// What the engine is told, once.
-    pub(super) fn input(&mut self) -> Option<Input<'static>> {
-        Some(Input::CallEnded { seq: self.seq, outcome: self.outcome.take()? })
-    }
-}
-
-impl Running {
-    /// Counted before it is looked whether the node stops: the drain looks in the other order, so that it sees every
-    /// call that starts.
-    fn begin(node: &Node, session: &Arc<Session>) -> Self {
-        session.calling.fetch_add(1, SeqCst);
-        Running { session: Arc::clone(session), _node: node.call_begins() }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.session.calling.fetch_sub(1, SeqCst);
-    }
-}
-
-/// Runs a call: one that a service of the process answers at once has ended then, any other goes on in a task of its
-/// own and tells the session.
-pub(super) fn begin_call(node: &Arc<Node>, session: &Arc<Session>, call: CallRequest) -> Option<Ended> {
-    let service = node.services.local(&call.request.action);
-    let may_end_at_once = service.is_some();
-    let running = Running::begin(node, session);
-    let mut call = Box::pin(whole_call(Arc::clone(node), running, service, call));
-    // A task for each would cost more than all the rest of a short call. This look has nobody to wake; the task
-    // looks again.
-    if may_end_at_once && let Some(ended) = call.as_mut().now_or_never() {
-        return Some(ended);
-    }
-    let of = Arc::clone(node);
-    node.spawn(async move {
-        let ended = call.await;
-        let session = Arc::clone(&ended.running.session);
-        session.calls_ended(&of, vec![ended]);
-    });
-    None
-}
-
-async fn whole_call(
-    node: Arc<Node>,
-    running: Running,
-    service: Option<Arc<dyn Service>>,
-    call: CallRequest,
-) -> Ended {
-    let (begin, seq) = (Instant::now(), call.seq);
-    let outcome = match may_run(&node, &call) {
-        Ok(()) => {
-            running.session.trace(&node, || Step::Started { call: seq.0 });
-            counted(&node, begin, run_call(&node, &running.session, service, call)).await
-        }
-        Err(error) => {
-            node.stats.calls_refused.one();
-            CallOutcome::Error(error)
-        }
-    };
-    running.session.trace(&node, || end_step(seq, &outcome));
-    Ended { seq, outcome: Some(outcome), running }
-}
-
-/// How a call ended, for the trace.
-fn end_step(seq: ClientSeq, outcome: &CallOutcome) -> Step {
-    let (outcome, bytes) = match outcome {
-        CallOutcome::Reply { response, .. } => {
-            (format!("reply {}", response.code).into(), response.data.len())
-        }
-        CallOutcome::Error(error) => (trace::name(&error.name), 0),
-    };
-    Step::Ended { call: seq.0, outcome, bytes }
-}
-
-/// A call that runs, in the node's figures. `begin` is its arrival.
-async fn counted(node: &Node, begin: Instant, call: impl Future<Output = CallOutcome>) -> CallOutcome {
-    node.stats.calls.one();
-    node.stats.calls_running.up();
-    let outcome = call.await;
-    node.stats.calls_running.down();
-    node.stats.call_durations.observe(begin.elapsed());
-    if let CallOutcome::Error(error) = &outcome {
-        node.stats.calls_failed.one();
-        let code = ErrorCode::from_name(&error.name).unwrap_or(ErrorCode::Internal);
-        node.stats.calls_failed_by.one(ErrorCode::ALL, &code);
-    }
-    outcome
-}
-
-/// The last look before it runs: since it was let in it may have waited for its session's turn.
-fn may_run(node: &Node, call: &CallRequest) -> Result<(), ErrorMessage> {
-    if node.is_stopping() {
-        node.stats.calls_refused_by.one(RequestRefusal::ALL, &RequestRefusal::Stopping);
-        return Err(stopping());
-    }
-    let retry = call.history == CallHistory::MayHaveRun;
-    if retry && !node.services.is_idempotent(&call.request.action) {
-        let text = "the call may have run in a session that is gone: its action is not declared idempotent";
-        return Err(ErrorCode::ResultUnknown.message(text));
-    }
-    Ok(())
-}
-
-/// A node that stops starts no call: its number stays good for the next node. By then the client has been told to
-/// come back elsewhere.
-fn stopping() -> ErrorMessage {
-    let mut error = ErrorCode::Overloaded.message(RequestRefusal::Stopping.text());
-    error.retry_after_ms = jittered_ms(RETRY_AFTER);
-    error
-}
-
-async fn run_call(
-    node: &Arc<Node>,
-    session: &Session,
-    service: Option<Arc<dyn Service>>,
-    call: CallRequest,
-) -> CallOutcome {
-    // Its place is given back when it has ended.
-    let CallRequest { seq, request, headers, timeout, history, place: _place } = call;
-    let call = Call {
-        action: request.action,
-        params: request.params,
-        data: request.data,
-        headers,
-        client_seq: seq.0,
-        retry: history == CallHistory::MayHaveRun,
-        deadline: timeout,
-    };
-    let caller = session.caller(node);
-    let answer = AssertUnwindSafe(node.services.call(service, &caller, call)).catch_unwind();
-    match tokio::time::timeout(timeout, answer).await {
-        Ok(Ok(Ok(reply))) => reply_outcome(node, session, reply),
-        Ok(Ok(Err(status))) => CallOutcome::Error(error_message(&status)),
-        Ok(Err(_panic)) => CallOutcome::Error(ErrorCode::Internal.message("the service panicked")),
-        Err(_elapsed) => {
-            let text = format!("no answer within {} ms", timeout.as_millis());
-            CallOutcome::Error(ErrorCode::UpstreamTimeout.message(text))
-        }
-    }
-}
-
-/// Pushes of a reply to the caller itself share its fate; those to others go their own way.
-fn reply_outcome(node: &Arc<Node>, session: &Session, reply: Reply) -> CallOutcome {
-    let (mut bound, mut others) = (Vec::new(), Vec::new());
-    for (target, push) in reply.pushes {
-        let own = match &target {
-            Target::Session(id) if *id == session.id.to_string() => Some(BindTarget::Session),
-            Target::User(user) if **user == *session.user => Some(BindTarget::User),
-            _ => None,
-        };
-        let hint = match push.hint {
-            SyncHint::Immediately => None,
-            SyncHint::BeforeResponse => Some(BindHint::Before),
-            SyncHint::AfterResponse => Some(BindHint::After),
-        };
-        match (own, hint) {
-            (Some(target), Some(hint)) => {
-                bound.push(BoundPush { hint, target, push: push::business_response(push) })
-            }
-            _ => others.push((target, push)),
-        }
-    }
-    if !others.is_empty() {
-        node.spawn(push_in_order(Arc::clone(node), others));
-    }
-    let response = BusinessResponse {
-        code: reply.code,
-        message: reply.message,
-        data: reply.data,
-        ..BusinessResponse::default()
-    };
-    CallOutcome::Reply { response, headers: reply.headers, bound }
-}
-
-/// One after the other, as the reply has them. The reply does not wait for what others are told.
-async fn push_in_order(node: Arc<Node>, pushes: Vec<(Target, Push)>) {
-    for (target, push) in pushes {
-        if let Err(error) = push::publish_to(&node, &target, push).await {
-            tracing::debug!(%error, "a reply's push to another target was not accepted");
-        }
-    }
-}
 
 /// A service's failure, as a client sees it.
 pub(crate) fn error_message(status: &Status) -> ErrorMessage {

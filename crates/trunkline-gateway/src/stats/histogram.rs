@@ -25,11 +25,12 @@ pub(crate) struct Histogram {
 }
 
 impl Histogram {
-    pub(crate) fn observe(&self, took: Duration) {
+    /// So many things took so long.
+    pub(crate) fn observe(&self, took: Duration, things: u64) {
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let at = BOUNDS_US.iter().position(|bound| us <= *bound).unwrap_or(BOUNDS_US.len());
-        self.buckets[at].one();
-        self.sum_us.add(us);
+        self.buckets[at].add(things);
+        self.sum_us.add(us.saturating_mul(things));
     }
 
     pub(crate) fn read(&self) -> Durations {
@@ -74,10 +75,13 @@ mod tests {
         }
         let histogram = Histogram::default();
         for us in [0, 500, 501, 10_000_000, 10_000_001] {
-            histogram.observe(Duration::from_micros(us));
+            histogram.observe(Duration::from_micros(us), 1);
         }
         let read = histogram.read();
         assert_eq!((read.buckets[0], read.buckets[1], read.buckets[13], read.buckets[14]), (2, 1, 1, 1));
         assert_eq!((read.count(), read.sum_us), (5, 20_001_002));
+        histogram.observe(Duration::from_micros(700), 3);
+        let read = histogram.read();
+        assert_eq!((read.buckets[1], read.sum_us), (4, 20_003_102));
     }
 }

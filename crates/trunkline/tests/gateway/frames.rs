@@ -46,6 +46,37 @@ async fn w2_a_hundred_frames_in_one_write_are_a_hundred_frames() {
 }
 
 #[tokio::test]
+async fn w2_frames_in_one_write_are_dealt_with_in_their_order_up_to_the_one_that_ends_the_connection() {
+    let (server, _upstream) = open_server().await;
+    let mut client = client(&server, "alice").await;
+    let call = |number: u32| {
+        let request = wire::BusinessRequest {
+            action: "trunkline.echo".into(),
+            data: number.to_string().into_bytes().into(),
+            ..wire::BusinessRequest::default()
+        };
+        framed(&Dialect::Protobuf.encode_up(&UpFrame::new(number, number.into(), UpBody::Business(request))))
+    };
+    let mut bytes: Vec<u8> = (1..=30).flat_map(call).collect();
+    bytes.extend(framed(b"\xff\xff\xff"));
+    bytes.extend(framed(&heartbeat(77)));
+    bytes.extend(framed(br#"{"msg_id":99,"type":"heartbeat"}"#));
+    bytes.extend(call(31));
+    client.send_raw(&bytes).await.unwrap();
+    for number in 1..=30 {
+        let frame = client.frame_where(|frame| frame.msg_id > 0).await.unwrap();
+        assert_eq!(frame.msg_id, number);
+        assert_eq!(business(frame).data, number.to_string());
+    }
+    assert_eq!(error(client.push().await.unwrap()).error_code, 400);
+    assert!(matches!(client.reply(77).await.unwrap().body, DownBody::HeartbeatResp(_)));
+    match client.frame().await.unwrap().body {
+        DownBody::Close(notice) => assert_eq!(notice.code, 4404),
+        other => panic!("the frame behind the end was answered: {other:?}"),
+    }
+}
+
+#[tokio::test]
 async fn w2_a_frame_of_exactly_the_limit_passes_and_one_byte_more_is_4401() {
     let (server, _upstream) = open_server().await;
     let mut alice = client(&server, "alice").await;
