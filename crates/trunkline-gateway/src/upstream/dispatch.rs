@@ -3,26 +3,24 @@
 //! A request is repeated where nothing of it was sent, or where running twice is allowed; never otherwise, and
 //! never beyond its deadline. What is known of each attempt goes into the instance's judgement.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use prost::Message;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use tonic::{Request, Response};
-use trunkline_proto::wire::upstream_service_client::UpstreamServiceClient;
 use trunkline_service::grpc::convert;
 use trunkline_service::{Code, Status};
 
 use super::defaults;
 use super::health::Outcome;
 use super::keeper::jittered;
-use super::link::Way;
 use super::options::UpstreamOptions;
 use super::peer::{Peer, Permit};
 use super::pick::{Pick, Terms, pick};
 use super::registry::{Entry, Group, Registry};
+use super::unary::{Failure, Method};
 
 /// Attempts that an instance refused or that never left: each is cheap, but an instance that accepts and closes
 /// for ever must not keep a call busy.
@@ -72,9 +70,6 @@ pub(super) struct Dispatch {
     pub(super) traffic: Traffic,
 }
 
-/// The stub of one attempt.
-pub(super) type Client = UpstreamServiceClient<Way>;
-
 /// Counts a request as running while it lives.
 struct InFlight<'a>(&'a Traffic);
 
@@ -102,36 +97,30 @@ impl Traffic {
 }
 
 impl Dispatch {
-    /// Sends a request until it is answered or may not be repeated. `rpc` makes one attempt; `judge` says what an
-    /// answer means for the instance. Dropping the future cancels the attempt that runs.
-    pub(super) async fn send<M, R, F>(
+    /// Sends a request until it is answered or may not be repeated. `read` says what an answer means for the instance.
+    /// Dropping the future cancels the attempt that runs.
+    pub(super) async fn send<M: Message, R: Message + Default>(
         &self,
         plan: Plan<'_>,
+        method: &Method<M, R>,
         message: impl Fn(Duration, bool) -> M,
-        rpc: impl Fn(Client, Request<M>) -> F,
-        judge: impl Fn(&R) -> Outcome,
-    ) -> Result<R, Status>
-    where
-        F: Future<Output = Result<Response<R>, tonic::Status>>,
-    {
+        read: impl Fn(Result<R, tonic::Status>) -> Result<(R, Outcome), tonic::Status>,
+    ) -> Result<R, Status> {
         let result = match self.enter() {
-            Some(_running) => self.attempts(plan, message, rpc, judge).await,
+            Some(_running) => self.attempts(plan, method, message, read).await,
             None => Err(overloaded("the gateway has as many upstream calls in flight as it may")),
         };
         self.count(&result);
         result
     }
 
-    async fn attempts<M, R, F>(
+    async fn attempts<M: Message, R: Message + Default>(
         &self,
         plan: Plan<'_>,
+        method: &Method<M, R>,
         message: impl Fn(Duration, bool) -> M,
-        rpc: impl Fn(Client, Request<M>) -> F,
-        judge: impl Fn(&R) -> Outcome,
-    ) -> Result<R, Status>
-    where
-        F: Future<Output = Result<Response<R>, tonic::Status>>,
-    {
+        read: impl Fn(Result<R, tonic::Status>) -> Result<(R, Outcome), tonic::Status>,
+    ) -> Result<R, Status> {
         let mut tried: Vec<Arc<Peer>> = Vec::new();
         let (mut broken, mut unsent) = (0, 0);
         let mut last = None;
@@ -143,9 +132,8 @@ impl Dispatch {
             let peer = permit.peer.clone();
             let link = permit.link.clone();
             let remaining = plan.deadline.saturating_duration_since(Instant::now());
-            let mut request = Request::new(message(remaining, broken > 0));
-            request.set_timeout(remaining);
-            match self.attempt(permit, &plan, request, &rpc, &judge).await {
+            let message = message(remaining, broken > 0);
+            match self.attempt(permit, &plan, method, &message, &read).await {
                 Attempt::Answered(answer) => return Ok(answer),
                 Attempt::Final(status) => return Err(status),
                 Attempt::NotRun(status) => {
@@ -206,36 +194,33 @@ impl Dispatch {
         }
     }
 
-    async fn attempt<M, R, F>(
+    async fn attempt<M: Message, R: Message + Default>(
         &self,
         permit: Permit,
         plan: &Plan<'_>,
-        request: Request<M>,
-        rpc: impl Fn(Client, Request<M>) -> F,
-        judge: impl Fn(&R) -> Outcome,
-    ) -> Attempt<R>
-    where
-        F: Future<Output = Result<Response<R>, tonic::Status>>,
-    {
+        method: &Method<M, R>,
+        message: &M,
+        read: impl Fn(Result<R, tonic::Status>) -> Result<(R, Outcome), tonic::Status>,
+    ) -> Attempt<R> {
         let begun = Instant::now();
-        let (client, unsent) = permit.link.client();
-        let Ok(result) = tokio::time::timeout_at(plan.deadline, rpc(client, request)).await else {
+        let remaining = plan.deadline.saturating_duration_since(begun);
+        let call = permit.link.call(method, message, remaining);
+        let Ok(result) = tokio::time::timeout_at(plan.deadline, call).await else {
             permit.end(late(begun, plan.patience));
             return Attempt::Final(timed_out(begun.elapsed()));
         };
         let (outcome, attempt) = match result {
-            Ok(response) => {
-                let response = response.into_inner();
-                (judge(&response), Attempt::Answered(response))
-            }
-            Err(grpc) if unsent.is_certain() => {
+            Err(Failure { status: grpc, unsent: true }) => {
                 tracing::debug!(address = %permit.peer.address, %grpc, "call not sent");
                 (Outcome::Neutral, Attempt::NotRun(overloaded("the upstream's connection was lost")))
             }
-            Err(grpc) => {
-                tracing::debug!(address = %permit.peer.address, %grpc, "call failed");
-                self.read_failure(&grpc, begun, plan.patience)
-            }
+            result => match read(result.map_err(|failure| failure.status)) {
+                Ok((answer, outcome)) => (outcome, Attempt::Answered(answer)),
+                Err(grpc) => {
+                    tracing::debug!(address = %permit.peer.address, %grpc, "call failed");
+                    self.read_failure(&grpc, begun, plan.patience)
+                }
+            },
         };
         permit.end(outcome);
         attempt
@@ -259,7 +244,7 @@ impl Dispatch {
         }
         let say = |code, what: &str| Attempt::Final(Status::new(code, format!("the upstream {what}")));
         match grpc.code() {
-            // tonic's own word for an answer over the limit.
+            // Ours, and tonic's own word, for an answer over the limit.
             tonic::Code::OutOfRange => {
                 let limit = self.options.max_response;
                 (Outcome::Good, say(Code::TooLarge, &format!("answered more than {limit} bytes")))

@@ -16,6 +16,7 @@ use super::defaults;
 use super::keeper::jittered;
 use super::peer::Peer;
 use super::signal::Changes;
+use super::unary::SESSION_EVENTS;
 
 /// Events that one instance has not taken yet.
 #[derive(Default)]
@@ -91,10 +92,9 @@ async fn send(peer: &Peer, changes: &Changes, batch: wire::SessionEventsRequest)
             changed.changed().await;
             continue;
         };
-        let (mut client, _) = link.client();
-        let mut request = tonic::Request::new(batch.clone());
-        request.set_timeout(defaults::EVENTS_TIMEOUT);
-        match tokio::time::timeout(defaults::EVENTS_TIMEOUT, client.session_events(request)).await {
+        let answer = link.call(&SESSION_EVENTS, &batch, defaults::EVENTS_TIMEOUT);
+        let answer = tokio::time::timeout(defaults::EVENTS_TIMEOUT, answer).await;
+        match answer.map(|answer| answer.map_err(|failure| failure.status)) {
             Ok(Ok(_)) => return,
             Ok(Err(status)) if status.code() == tonic::Code::Unimplemented => {
                 tracing::warn!(address = %peer.address, "registered for session events, but does not take them");

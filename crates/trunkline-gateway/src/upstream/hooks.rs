@@ -14,6 +14,7 @@ use super::defaults;
 use super::dispatch::{Dispatch, Plan};
 use super::health::Outcome;
 use super::registration::AUTH_SERVICE;
+use super::unary::{AUTHENTICATE, AUTHORIZE};
 use crate::zone::Zone;
 
 /// Asks the instances of service `auth` whose START this is.
@@ -32,9 +33,10 @@ pub(super) async fn authenticate(
         patience: dispatch.options.authenticate_timeout,
         idempotent: &|_| true,
     };
-    let rpc =
-        |mut client: super::dispatch::Client, request| async move { client.authenticate(request).await };
-    let answer = dispatch.send(plan, |_, _| request.clone(), rpc, |_| Outcome::Good).await;
+    let good = |answer: Result<wire::AuthenticateResponse, tonic::Status>| {
+        answer.map(|answer| (answer, Outcome::Good))
+    };
+    let answer = dispatch.send(plan, &AUTHENTICATE, |_, _| request.clone(), good).await;
     answer.map_err(|status| {
         // An authenticator that fails has not refused anybody.
         super::dispatch::overloaded(&format!("the authenticator does not answer: {}", status.message))
@@ -55,21 +57,20 @@ pub(super) async fn authorize(
         patience: dispatch.options.authorize_timeout,
         idempotent: &|_| true,
     };
-    let rpc = |mut client: super::dispatch::Client, request| async move {
-        match client.authorize(request).await {
-            // Upstreams of the seed have no such method. That is an answer, and no fault of theirs.
-            Err(status) if status.code() == tonic::Code::Unimplemented => {
-                let error = wire::ErrorMessage {
-                    error_message: "the upstream of this zone authorizes nothing".to_owned(),
-                    ..refusal()
-                };
-                let error = Some(error);
-                Ok(tonic::Response::new(wire::AuthorizeResponse { allowed: false, error, cache_ms: 0 }))
-            }
-            result => result,
+    let read = |answer: Result<wire::AuthorizeResponse, tonic::Status>| match answer {
+        Ok(answer) => Ok((answer, Outcome::Good)),
+        // Upstreams of the seed have no such method. That is an answer, and no fault of theirs.
+        Err(status) if status.code() == tonic::Code::Unimplemented => {
+            let error = wire::ErrorMessage {
+                error_message: "the upstream of this zone authorizes nothing".to_owned(),
+                ..refusal()
+            };
+            let answer = wire::AuthorizeResponse { allowed: false, error: Some(error), cache_ms: 0 };
+            Ok((answer, Outcome::Good))
         }
+        Err(status) => Err(status),
     };
-    dispatch.send(plan, |_, _| request.clone(), rpc, |_| Outcome::Good).await
+    dispatch.send(plan, &AUTHORIZE, |_, _| request.clone(), read).await
 }
 
 fn refusal() -> wire::ErrorMessage {

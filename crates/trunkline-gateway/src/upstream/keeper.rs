@@ -17,6 +17,7 @@ use super::link::{Dial, Link};
 use super::options::UpstreamOptions;
 use super::peer::Peer;
 use super::signal::Changes;
+use super::unary::GET_STATUS;
 
 /// The first pause after a failed connection; short, since whoever registers listens a moment later.
 const BACK_OFF_MIN: Duration = Duration::from_millis(50);
@@ -150,14 +151,15 @@ impl Keeper {
         let Some(link) = self.peer.link() else {
             return Probe::Failed("the connection was closed".to_owned());
         };
-        let (mut client, _) = link.client();
         let timeout = self.options.health.probe_timeout;
-        let mut request = tonic::Request::new(wire::StatusRequest { service_name: self.service.clone() });
-        request.set_timeout(timeout);
-        match tokio::time::timeout(timeout, client.get_status(request)).await {
+        let request = wire::StatusRequest { service_name: self.service.clone() };
+        let answer = link.call(&GET_STATUS, &request, timeout);
+        match tokio::time::timeout(timeout, answer)
+            .await
+            .map(|answer| answer.map_err(|failure| failure.status))
+        {
             Err(_) => Probe::Late,
-            Ok(Ok(response)) => {
-                let status = response.into_inner().status;
+            Ok(Ok(wire::StatusResponse { status, .. })) => {
                 if GOOD.iter().any(|good| status.trim().eq_ignore_ascii_case(good)) {
                     Probe::Passed
                 } else {

@@ -1,31 +1,36 @@
 //! One HTTP/2 connection to an instance, and how it is dialled.
 //!
-//! tonic's own channel queues calls while it reconnects and hides whether a request has left. Here a connection
+//! A channel that reconnects by itself queues calls meanwhile and hides whether a request has left. Here a connection
 //! is either there or not, and a failed call says whether anything of it was sent: only then may it be repeated
-//! without asking.
+//! without asking. It frames nothing and decodes nothing.
 
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use http::Uri;
-use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::body::Body;
-use tonic::codegen::Service;
-use trunkline_proto::wire::upstream_service_client::UpstreamServiceClient;
 
+use super::driver::{Driver, Exchange, QUEUE};
 use super::registration::Address;
-use crate::tracked::Tracked;
+use super::unary::{self, Failure, Head, Method};
+
+/// What one answer may fill before it is taken up: the largest one, so that none waits for the window in the middle.
+const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
+/// The same for all calls of a connection.
+const CONNECTION_WINDOW: u32 = 5 * 1024 * 1024;
+/// Calls that may run before the peer has said how many it takes: what RFC 9113 section 6.5.2 asks of every peer.
+const FIRST_STREAMS: usize = 100;
+/// Headers and trailers of an answer: gRPC's own default is 8 KiB.
+const MAX_HEADERS: u32 = 16 * 1024;
+
+/// What small DATA frames that lie in memory may cost beside their bytes: up to 256 B each, and every call that runs may
+/// have one. More than 65,536 at once are an attack, and end the connection.
+const DATA_FRAMES: usize = 65_536 * 256;
 
 /// A byte stream to an instance.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -57,10 +62,8 @@ impl Dial for SocketDial {
 /// A connection. Clones share it; it ends when the peer closes it, or when all clones and calls are gone.
 #[derive(Clone)]
 pub(super) struct Link {
-    sender: SendRequest<Body>,
-    origin: Uri,
+    queue: mpsc::Sender<Exchange>,
     closed: CancellationToken,
-    max_response: usize,
 }
 
 impl Link {
@@ -77,28 +80,27 @@ impl Link {
         let stream = tokio::time::timeout(timeout, dial.dial(address))
             .await
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no connection in time"))??;
-        let (sender, connection) = Builder::new(Tracked { tasks: tasks.clone(), cancel: cancel.clone() })
-            .timer(TokioTimer::new())
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(io::Error::other)?;
+        let mut http2 = h2::client::Builder::new();
+        http2
+            .enable_push(false)
+            .initial_max_send_streams(FIRST_STREAMS)
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(MAX_HEADERS)
+            .data_frame_budget(DATA_FRAMES);
+        let (sender, connection) = http2.handshake(stream).await.map_err(io::Error::other)?;
+        let (queue, waiting) = mpsc::channel(QUEUE);
         let closed = CancellationToken::new();
-        let at_end = closed.clone().drop_guard();
-        tasks.spawn(async move {
-            let _at_end = at_end;
-            tokio::select! {
-                () = cancel.cancelled() => {}
-                // How it ended is told by the calls that it broke, and by the probe.
-                _ = connection => {}
-            }
-        });
+        let open = closed.clone().drop_guard();
         let authority = if address.unix_path().is_some() { "localhost" } else { address.as_str() };
-        let origin = Uri::builder().scheme("http").authority(authority).path_and_query("/").build();
-        Ok(Link { sender, origin: origin.map_err(io::Error::other)?, closed, max_response })
+        let authority = authority.parse().map_err(io::Error::other)?;
+        let driver = Driver::new(sender, connection, waiting, authority, max_response, open);
+        tasks.spawn(async move { cancel.run_until_cancelled_owned(driver).await.unwrap_or_default() });
+        Ok(Link { queue, closed })
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.closed.is_cancelled() || self.sender.is_closed()
+        self.closed.is_cancelled()
     }
 
     /// Resolves when the connection is gone. Cancel-safe.
@@ -106,68 +108,18 @@ impl Link {
         self.closed.cancelled().await;
     }
 
-    /// A client for one call, with what will be known of the call's way.
-    pub(super) fn client(&self) -> (UpstreamServiceClient<Way>, Unsent) {
-        let unsent = Unsent(Arc::new(AtomicBool::new(false)));
-        let way = Way { sender: self.sender.clone(), unsent: unsent.clone() };
-        let client = UpstreamServiceClient::with_origin(way, self.origin.clone());
-        (client.max_decoding_message_size(self.max_response), unsent)
+    /// One call, which the instance is told to answer within `timeout`; whoever calls keeps to it. Dropping the future
+    /// cancels the call.
+    pub(super) async fn call<M: Message, R: Message + Default>(
+        &self,
+        method: &Method<M, R>,
+        message: &M,
+        timeout: Duration,
+    ) -> Result<R, Failure> {
+        let (exchange, answer) = Exchange::new(Head::new(method, timeout), unary::body(message));
+        // One that is not taken says so when it is dropped here.
+        drop(self.queue.send(exchange).await);
+        let cut = || Failure::broken(tonic::Status::unavailable("the connection was cut off"));
+        unary::decode(answer.await.unwrap_or_else(|_gone| Err(cut()))?)
     }
-}
-
-/// Whether a failed call is known not to have reached the instance's code.
-#[derive(Debug, Clone)]
-pub(super) struct Unsent(Arc<AtomicBool>);
-
-impl Unsent {
-    pub(super) fn is_certain(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-}
-
-/// The way of one call over a link.
-#[derive(Clone)]
-pub(super) struct Way {
-    sender: SendRequest<Body>,
-    unsent: Unsent,
-}
-
-type Sending =
-    Pin<Box<dyn Future<Output = Result<http::Response<hyper::body::Incoming>, hyper::Error>> + Send>>;
-
-impl Service<http::Request<Body>> for Way {
-    type Response = http::Response<hyper::body::Incoming>;
-    type Error = hyper::Error;
-    type Future = Sending;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        // A closed connection is found by sending, which gives the request back.
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let sending = self.sender.try_send_request(request);
-        let unsent = self.unsent.clone();
-        Box::pin(async move {
-            sending.await.map_err(|mut error| {
-                let returned = error.take_message().is_some();
-                let error = error.into_error();
-                if returned || is_refused(&error) {
-                    unsent.0.store(true, Ordering::Release);
-                }
-                error
-            })
-        })
-    }
-}
-
-/// The peer says that it has not begun the request: RFC 9113 section 8.7, REFUSED_STREAM, or a GOAWAY without
-/// error whose last stream lies before the request's.
-fn is_refused(error: &hyper::Error) -> bool {
-    let source = std::error::Error::source(error);
-    source.and_then(|source| source.downcast_ref::<h2::Error>()).is_some_and(|error| {
-        error.is_remote()
-            && (error.reason() == Some(h2::Reason::REFUSED_STREAM)
-                || (error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR)))
-    })
 }

@@ -10,6 +10,7 @@ mod dispatch;
 mod hooks;
 mod pick;
 
+mod driver;
 mod events;
 mod health;
 mod keeper;
@@ -17,6 +18,7 @@ mod link;
 mod pace;
 mod peer;
 mod signal;
+mod unary;
 
 mod registration;
 mod registrations;

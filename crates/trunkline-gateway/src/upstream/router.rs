@@ -19,7 +19,7 @@ use trunkline_service::grpc::convert;
 use trunkline_service::{Call, Caller, Code, Reply, SessionEvent, Status};
 
 use super::defaults;
-use super::dispatch::{Client, Dispatch, Plan, Traffic, overloaded};
+use super::dispatch::{Dispatch, Plan, Traffic, overloaded};
 use super::health::{Outcome, Slowness};
 use super::hooks::{self, AuthorizeCache};
 use super::link::{Dial, SocketDial};
@@ -29,6 +29,7 @@ use super::registration::{RegisterError, Registration, names_action, parse_zone,
 use super::registrations::Registrations;
 use super::registry::{Entry, Registry};
 use super::snapshot::{InstanceSnapshot, TrafficSnapshot, UpstreamsSnapshot};
+use super::unary::PROCESS_REQUEST;
 use crate::zone::Zone;
 
 /// The header with which a client lowers its call's deadline.
@@ -120,12 +121,13 @@ impl Upstreams {
             request.retry |= again;
             request
         };
-        let rpc = |mut client: Client, request| async move { client.process_request(request).await };
-        let judge = |response: &wire::UpstreamResponse| match response.code {
-            500..=599 => Outcome::ServerError,
-            _ => Outcome::Good,
+        let read = |answer: Result<wire::UpstreamResponse, tonic::Status>| {
+            answer.map(|response| match response.code {
+                500..=599 => (response, Outcome::ServerError),
+                _ => (response, Outcome::Good),
+            })
         };
-        let response = self.dispatch.send(plan, message, rpc, judge).await?;
+        let response = self.dispatch.send(plan, &PROCESS_REQUEST, message, read).await?;
         if (200..300).contains(&response.code) {
             self.pace.saw(&call.action, begun.elapsed());
         }
