@@ -3,6 +3,7 @@
 //! A request is repeated where nothing of it was sent, or where running twice is allowed; never otherwise, and
 //! never beyond its deadline. What is known of each attempt goes into the instance's judgement.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use super::peer::{Peer, Permit};
 use super::pick::{Pick, Terms, pick};
 use super::registry::{Entry, Group, Registry};
 use super::unary::{Failure, Method};
+use crate::zone::Zone;
 
 /// Attempts that an instance refused or that never left: each is cheap, but an instance that accepts and closes
 /// for ever must not keep a call busy.
@@ -30,13 +32,28 @@ const MAX_UNSENT: u32 = 8;
 pub(super) struct Plan<'a> {
     /// The group now; asked again after each change.
     pub(super) group: &'a (dyn Fn(&Registry) -> Group + Send + Sync),
-    /// For messages: `zone 003`, `the service auth`.
-    pub(super) whom: &'a str,
+    pub(super) whom: Whom<'a>,
     pub(super) deadline: Instant,
     /// It is slow when it runs longer.
     pub(super) patience: Duration,
     /// May it run twice, at this instance?
     pub(super) idempotent: &'a (dyn Fn(&Entry) -> bool + Send + Sync),
+}
+
+/// Where a request goes, for messages.
+#[derive(Clone, Copy)]
+pub(super) enum Whom<'a> {
+    Service(&'a str),
+    Zone(&'a Zone),
+}
+
+impl fmt::Display for Whom<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Whom::Service(service) => write!(f, "the service {service}"),
+            Whom::Zone(zone) => write!(f, "zone {zone}"),
+        }
+    }
 }
 
 /// What is known of one attempt.
@@ -161,36 +178,52 @@ impl Dispatch {
         }
     }
 
-    /// Waits for a place at an instance, as long as one may come.
+    /// Finds a place at an instance.
     async fn choose(&self, plan: &Plan<'_>, tried: &[Arc<Peer>]) -> Result<(Permit, Arc<Entry>), Status> {
+        if let Pick::Go(permit, entry) = self.look(plan, tried)? {
+            return Ok((permit, entry));
+        }
+        // Apart: it is larger than all the rest of a request, and most have no need of it.
+        Box::pin(self.wait(plan, tried)).await
+    }
+
+    /// Waits for a place, as long as one may come.
+    async fn wait(&self, plan: &Plan<'_>, tried: &[Arc<Peer>]) -> Result<(Permit, Arc<Entry>), Status> {
+        // Before it looks again: what came before it listened, it does not hear.
         let mut changes = self.registry.changes.subscribe();
         let mut give_up = plan.deadline;
         loop {
-            let group = (plan.group)(&self.registry);
-            let random = |below: usize| rand::random_range(0..below);
-            let terms = Terms {
-                tried,
-                panic_percent: self.options.health.panic_percent,
-                patience: plan.patience,
-                now: Instant::now(),
-            };
-            let picked = match pick(&group, &terms, random) {
-                // What the broker keeps has not been read: whoever is missing may be there.
-                Pick::Nobody if !self.registry.table().loaded => Pick::Wait(None),
-                picked => picked,
-            };
-            match picked {
+            match self.look(plan, tried)? {
                 Pick::Go(permit, entry) => return Ok((permit, entry)),
-                Pick::Full => return Err(overloaded(&format!("the upstreams of {} are busy", plan.whom))),
-                Pick::Nobody => return Err(nobody(plan.whom, group.is_empty())),
-                Pick::Wait(None) => {}
                 Pick::Wait(Some(until)) => give_up = give_up.min(until),
+                Pick::Wait(None) | Pick::Full | Pick::Nobody => {}
             }
             tokio::select! {
                 biased;
                 () = changes.changed() => {}
-                () = tokio::time::sleep_until(give_up) => return Err(nobody(plan.whom, group.is_empty())),
+                () = tokio::time::sleep_until(give_up) => {
+                    return Err(nobody(plan.whom, (plan.group)(&self.registry).is_empty()));
+                }
             }
+        }
+    }
+
+    /// One look at the instances: there is a place, or one may come.
+    fn look(&self, plan: &Plan<'_>, tried: &[Arc<Peer>]) -> Result<Pick, Status> {
+        let group = (plan.group)(&self.registry);
+        let random = |below: usize| rand::random_range(0..below);
+        let terms = Terms {
+            tried,
+            panic_percent: self.options.health.panic_percent,
+            patience: plan.patience,
+            now: Instant::now(),
+        };
+        match pick(&group, &terms, random) {
+            // What the broker keeps has not been read: whoever is missing may be there.
+            Pick::Nobody if !self.registry.table().loaded => Ok(Pick::Wait(None)),
+            Pick::Nobody => Err(nobody(plan.whom, group.is_empty())),
+            Pick::Full => Err(overloaded(&format!("the upstreams of {} are busy", plan.whom))),
+            picked => Ok(picked),
         }
     }
 
@@ -308,7 +341,7 @@ pub(super) fn overloaded(message: &str) -> Status {
     Status { code: Code::Overloaded, message: message.to_owned(), retry_after }
 }
 
-fn nobody(whom: &str, none_registered: bool) -> Status {
+fn nobody(whom: Whom<'_>, none_registered: bool) -> Status {
     if none_registered {
         overloaded(&format!("no upstream is registered for {whom}"))
     } else {

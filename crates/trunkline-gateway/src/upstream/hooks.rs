@@ -11,7 +11,7 @@ use trunkline_proto::wire;
 use trunkline_service::{Code, Status};
 
 use super::defaults;
-use super::dispatch::{Dispatch, Plan};
+use super::dispatch::{Dispatch, Plan, Whom};
 use super::health::Outcome;
 use super::registration::AUTH_SERVICE;
 use super::unary::{AUTHENTICATE, AUTHORIZE};
@@ -28,7 +28,7 @@ pub(super) async fn authenticate(
     let plan = Plan {
         // Its instances are registered for zone *, which every zone's group has.
         group: &|registry| registry.table().group(Some(AUTH_SERVICE), &Zone::numbered(1)),
-        whom: "the service auth",
+        whom: Whom::Service(AUTH_SERVICE),
         deadline: Instant::now() + dispatch.options.authenticate_timeout,
         patience: dispatch.options.authenticate_timeout,
         idempotent: &|_| true,
@@ -49,10 +49,9 @@ pub(super) async fn authorize(
     zone: &Zone,
     request: &wire::AuthorizeRequest,
 ) -> Result<wire::AuthorizeResponse, Status> {
-    let whom = format!("zone {zone}");
     let plan = Plan {
         group: &|registry| registry.table().group(None, zone),
-        whom: &whom,
+        whom: Whom::Zone(zone),
         deadline: Instant::now() + dispatch.options.authorize_timeout,
         patience: dispatch.options.authorize_timeout,
         idempotent: &|_| true,

@@ -19,7 +19,7 @@ use trunkline_service::grpc::convert;
 use trunkline_service::{Call, Caller, Code, Reply, SessionEvent, Status};
 
 use super::defaults;
-use super::dispatch::{Dispatch, Plan, Traffic, overloaded};
+use super::dispatch::{Dispatch, Plan, Traffic, Whom, overloaded};
 use super::health::{Outcome, Slowness};
 use super::hooks::{self, AuthorizeCache};
 use super::link::{Dial, SocketDial};
@@ -103,15 +103,11 @@ impl Upstreams {
         let live = self.dispatch.registry.live();
         let service = live.service_of(&call.action);
         let zone = options.zones.zone_of(&caller.user);
-        let whom = match service {
-            Some(service) => format!("the service {service}"),
-            None => format!("zone {zone}"),
-        };
         let everywhere = names_action(&live.idempotent_actions, &call.action);
         let begun = Instant::now();
         let plan = Plan {
             group: &|registry| registry.table().group(service, &zone),
-            whom: &whom,
+            whom: service.map_or(Whom::Zone(&zone), Whom::Service),
             deadline: begun + time,
             patience: self.patience(&call.action),
             idempotent: &|entry| everywhere || entry.registration.is_idempotent(&call.action),
