@@ -21,7 +21,7 @@ use super::options::UpstreamOptions;
 use super::peer::{Peer, Permit};
 use super::pick::{Pick, Terms, pick};
 use super::registry::{Entry, Group, Registry};
-use super::unary::{Failure, Method};
+use super::unary::{Failure, Method, Request};
 use crate::zone::Zone;
 
 /// Attempts that an instance refused or that never left: each is cheap, but an instance that accepts and closes
@@ -124,7 +124,7 @@ impl Dispatch {
         read: impl Fn(Result<R, tonic::Status>) -> Result<(R, Outcome), tonic::Status>,
     ) -> Result<R, Status> {
         let result = match self.enter() {
-            Some(_running) => self.attempts(plan, method, message, read).await,
+            Some(_running) => self.attempts(&plan, method, &message, &read).await,
             None => Err(overloaded("the gateway has as many upstream calls in flight as it may")),
         };
         self.count(&result);
@@ -133,24 +133,24 @@ impl Dispatch {
 
     async fn attempts<M: Message, R: Message + Default>(
         &self,
-        plan: Plan<'_>,
+        plan: &Plan<'_>,
         method: &Method<M, R>,
-        message: impl Fn(Duration, bool) -> M,
-        read: impl Fn(Result<R, tonic::Status>) -> Result<(R, Outcome), tonic::Status>,
+        message: &impl Fn(Duration, bool) -> M,
+        read: &impl Fn(Result<R, tonic::Status>) -> Result<(R, Outcome), tonic::Status>,
     ) -> Result<R, Status> {
         let mut tried: Vec<Arc<Peer>> = Vec::new();
         let (mut broken, mut unsent) = (0, 0);
         let mut last = None;
         loop {
-            let (permit, entry) = match self.choose(&plan, &tried).await {
+            let (permit, entry) = match self.choose(plan, &tried).await {
                 Ok(chosen) => chosen,
                 Err(status) => return Err(last.unwrap_or(status)),
             };
             let peer = permit.peer.clone();
             let link = permit.link.clone();
             let remaining = plan.deadline.saturating_duration_since(Instant::now());
-            let message = message(remaining, broken > 0);
-            match self.attempt(permit, &plan, method, &message, &read).await {
+            let request = method.request(&message(remaining, broken > 0), remaining);
+            match self.attempt(permit, plan, request, read).await {
                 Attempt::Answered(answer) => return Ok(answer),
                 Attempt::Final(status) => return Err(status),
                 Attempt::NotRun(status) => {
@@ -227,17 +227,15 @@ impl Dispatch {
         }
     }
 
-    async fn attempt<M: Message, R: Message + Default>(
+    async fn attempt<R: Message + Default>(
         &self,
         permit: Permit,
         plan: &Plan<'_>,
-        method: &Method<M, R>,
-        message: &M,
-        read: impl Fn(Result<R, tonic::Status>) -> Result<(R, Outcome), tonic::Status>,
+        request: Request<R>,
+        read: &impl Fn(Result<R, tonic::Status>) -> Result<(R, Outcome), tonic::Status>,
     ) -> Attempt<R> {
         let begun = Instant::now();
-        let remaining = plan.deadline.saturating_duration_since(begun);
-        let call = permit.link.call(method, message, remaining);
+        let call = permit.link.call(request);
         let Ok(result) = tokio::time::timeout_at(plan.deadline, call).await else {
             permit.end(late(begun, plan.patience));
             return Attempt::Final(timed_out(begun.elapsed()));

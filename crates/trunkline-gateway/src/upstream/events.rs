@@ -92,7 +92,7 @@ async fn send(peer: &Peer, changes: &Changes, batch: wire::SessionEventsRequest)
             changed.changed().await;
             continue;
         };
-        let answer = link.call(&SESSION_EVENTS, &batch, defaults::EVENTS_TIMEOUT);
+        let answer = link.call(SESSION_EVENTS.request(&batch, defaults::EVENTS_TIMEOUT));
         let answer = tokio::time::timeout(defaults::EVENTS_TIMEOUT, answer).await;
         match answer.map(|answer| answer.map_err(|failure| failure.status)) {
             Ok(Ok(_)) => return,

@@ -153,7 +153,7 @@ impl Keeper {
         };
         let timeout = self.options.health.probe_timeout;
         let request = wire::StatusRequest { service_name: self.service.clone() };
-        let answer = link.call(&GET_STATUS, &request, timeout);
+        let answer = link.call(GET_STATUS.request(&request, timeout));
         match tokio::time::timeout(timeout, answer)
             .await
             .map(|answer| answer.map_err(|failure| failure.status))

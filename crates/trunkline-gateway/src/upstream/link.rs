@@ -11,13 +11,13 @@ use async_trait::async_trait;
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::driver::{Driver, Exchange, QUEUE};
 use super::registration::Address;
-use super::unary::{self, Failure, Head, Method};
+use super::unary::{self, Failure, Request};
 
 /// What one answer may fill before it is taken up: the largest one, so that none waits for the window in the middle.
 const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
@@ -108,17 +108,14 @@ impl Link {
         self.closed.cancelled().await;
     }
 
-    /// One call, which the instance is told to answer within `timeout`; whoever calls keeps to it. Dropping the future
-    /// cancels the call.
-    pub(super) async fn call<M: Message, R: Message + Default>(
-        &self,
-        method: &Method<M, R>,
-        message: &M,
-        timeout: Duration,
-    ) -> Result<R, Failure> {
-        let (exchange, answer) = Exchange::new(Head::new(method, timeout), unary::body(message));
-        // One that is not taken says so when it is dropped here.
-        drop(self.queue.send(exchange).await);
+    /// One call. Whoever calls keeps to its time. Dropping the future cancels it.
+    pub(super) async fn call<R: Message + Default>(&self, request: Request<R>) -> Result<R, Failure> {
+        let (exchange, answer) = Exchange::new(request.head, request.body);
+        if let Err(TrySendError::Full(exchange)) = self.queue.try_send(exchange) {
+            // Apart, since it is large and rare.
+            drop(Box::pin(self.queue.send(exchange)).await);
+        }
+        // One that was not taken has said so when it was dropped.
         let cut = || Failure::broken(tonic::Status::unavailable("the connection was cut off"));
         unary::decode(answer.await.unwrap_or_else(|_gone| Err(cut()))?)
     }

@@ -48,10 +48,22 @@ pub(super) struct Method<M, R> {
     messages: PhantomData<fn(M) -> R>,
 }
 
-impl<M, R> Method<M, R> {
+impl<M: Message, R> Method<M, R> {
     const fn new(path: &'static str) -> Self {
         Method { path, messages: PhantomData }
     }
+
+    /// A call with this message, to be answered within `timeout`.
+    pub(super) fn request(&self, message: &M, timeout: Duration) -> Request<R> {
+        Request { head: Head { path: self.path, timeout }, body: body(message), answer: PhantomData }
+    }
+}
+
+/// A call as it leaves: its message is bytes already, which a call waits with for less than with its fields.
+pub(super) struct Request<R> {
+    pub(super) head: Head,
+    pub(super) body: Bytes,
+    answer: PhantomData<fn() -> R>,
 }
 
 /// A call that failed.
@@ -95,10 +107,6 @@ pub(super) struct Head {
 }
 
 impl Head {
-    pub(super) fn new<M, R>(method: &Method<M, R>, timeout: Duration) -> Self {
-        Head { path: method.path, timeout }
-    }
-
     pub(super) fn request(&self, authority: &Authority) -> http::Request<()> {
         let mut uri = http::uri::Parts::default();
         uri.scheme = Some(Scheme::HTTP);
@@ -129,7 +137,7 @@ fn timeout_value(timeout: Duration) -> HeaderValue {
 }
 
 /// The message with its prefix.
-pub(super) fn body(message: &impl Message) -> Bytes {
+fn body(message: &impl Message) -> Bytes {
     let length = message.encoded_len();
     let mut body = BytesMut::with_capacity(PREFIX + length);
     body.put_u8(0);

@@ -88,6 +88,15 @@ async fn the_longest_route_wins_and_its_service_gets_nothing_else() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn p9_a_call_waits_with_a_small_future() {
+    let bench = Bench::new(|_| {});
+    let caller = caller();
+    let size = size_of_val(&bench.router.call(&caller, call("echo")));
+    // 32,768 calls may be under way on a node, and each waits with one: 48 MiB.
+    assert!(size <= 1_536, "a call waits with {size} bytes");
+}
+
 /// Starts calls that hang, each seen before the next begins.
 async fn hanging(bench: &Bench, fakes: &[Arc<Fake>], count: usize) -> JoinSet<Result<Reply, Status>> {
     let mut calls = JoinSet::new();
