@@ -126,6 +126,10 @@ impl Checks<'_> {
             }
             (None, None) => {}
         }
+        self.readable("tls.upstream_authority", tls.upstream_authority.as_deref());
+        if self.config.tls.mode == Some(TlsMode::Off) {
+            self.useless("tls.upstream_authority", "tls.mode is \"off\"");
+        }
         let listen = &self.config.listen;
         let quic = listen.surfaces().iter().any(|(name, at)| *name == "quic" && at.is_some());
         if self.config.tls.mode == Some(TlsMode::Off) && !quic {

@@ -68,6 +68,8 @@ section! {
         key: Option<PathBuf> = None,
         /// Further names and addresses in the self-made certificate, besides localhost, 127.0.0.1 and ::1.
         names: Vec<String> = Vec::new(),
+        /// PEM file with the authority of upstreams: who shows a certificate of it on the gRPC port needs no token.
+        upstream_authority: Option<PathBuf> = None,
     }
 }
 

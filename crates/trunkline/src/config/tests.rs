@@ -248,6 +248,11 @@ fn keys_without_effect_and_contradictions_are_errors() {
             "[listen]\nquic = \"off\"\n[tls]\nmode = \"off\"\nnames = [\"a\"]",
             "tls.names (line 5): has no effect: tls.mode is \"off\"",
         ),
+        ("[tls]\nupstream_authority = \"nowhere.pem\"", "nowhere.pem cannot be read"),
+        (
+            "[tls]\nmode = \"off\"\nupstream_authority = \"/dev/null\"",
+            "tls.upstream_authority (line 3): has no effect: tls.mode is \"off\"",
+        ),
         (
             "[auth]\nmode = \"upstream\"\njwt.issuer = \"me\"",
             "auth.jwt.issuer (line 3): has no effect: auth.mode is not \"jwt\"",

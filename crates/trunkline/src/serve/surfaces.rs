@@ -225,7 +225,14 @@ impl Binder<'_> {
     }
 
     async fn grpc(&self, address: SocketAddr, token: &str) -> anyhow::Result<GrpcServer> {
-        let StreamOptions { policy, tls, .. } = self.stream_options(address, &["h2"])?;
+        let StreamOptions { policy, mut tls, .. } = self.stream_options(address, &["h2"])?;
+        if let Some(path) = &self.config.tls.upstream_authority {
+            let unusable = || format!("tls.upstream_authority: {} cannot be used", path.display());
+            let authority = std::fs::read(path).with_context(unusable)?;
+            let certificate = &self.certificate.certificate;
+            let verifying = ServerTls::verifying_clients(certificate, &["h2"], None, &authority);
+            tls = Some(verifying.with_context(unusable)?);
+        }
         let options = GrpcOptions { tls_policy: policy, tls, ..GrpcOptions::new(token) };
         Ok(grpc::serve(self.gateway, Socket::Address(address), options).await?)
     }

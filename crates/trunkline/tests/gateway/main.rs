@@ -3,6 +3,7 @@
 
 mod bound_pushes;
 mod calls;
+mod certified;
 mod churn;
 mod common;
 mod defects;
