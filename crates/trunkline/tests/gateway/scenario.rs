@@ -16,6 +16,10 @@ async fn the_scenario_passes_over_every_transport_and_dialect() {
     }
 }
 
+/// What a waiting session's window keeps for it, and so what it misses of so many: the history of `short:` is shorter.
+const KEPT: usize = 256;
+const TOO_MANY: usize = 300;
+
 struct Story<'a> {
     server: &'a TestServer,
     upstream: &'a TestUpstream,
@@ -34,17 +38,25 @@ impl Story<'_> {
         self.calls(&mut alice).await;
         self.pushes(&mut alice).await;
         let (room, plain) = (format!("room:{}", self.user), format!("plain:{}", self.user));
+        let short = format!("short:{}", self.user);
         let mut bob = client(self.server, &format!("bob-{}", self.user)).await;
         let mut seen = self.publishes(&mut alice, &mut bob, &room).await;
         seen.push(channel_position(&channel(alice.subscribe(&plain, None).await.unwrap())));
+        let lost_from = channel_position(&channel(alice.subscribe(&short, None).await.unwrap()));
+        seen.push(lost_from.clone());
         let own = self.drain_pushes(&mut alice).await;
         seen.extend(own);
 
         drop(alice);
         self.while_away(&mut bob, &room, &plain).await;
+        let lost_to = self.too_much(&mut bob, &short).await;
         let (mut alice, resumed) =
             come_back(self.server.ready(), self.way, again(&start, &started, seen)).await;
-        self.is_well_resumed(&mut alice, &started, &resumed, &room, &plain).await;
+        assert_eq!(resumed.verdict(), Verdict::Gap, "{resumed:?}");
+        let [gap] = &resumed.gaps[..] else { panic!("one channel lost something: {:?}", resumed.gaps) };
+        assert_eq!((&gap.channel, gap.epoch, gap.offset), (&short, lost_from.epoch, lost_from.offset));
+        assert_eq!(gap.next.as_ref().expect("delivery goes on").offset, lost_to);
+        self.is_well_resumed(&mut alice, &started, &resumed, [&room, &plain, &short]).await;
         self.stops(&mut alice).await;
     }
 
@@ -129,10 +141,19 @@ impl Story<'_> {
         for data in ["away 1", "away 2", "away 3"] {
             channel(bob.publish(room, data).await.unwrap());
         }
-        channel(bob.publish(plain, "lost").await.unwrap());
+        channel(bob.publish(plain, "live").await.unwrap());
         let outcome = self.upstream.push_to_user(&self.user, "while away").await.unwrap();
         // The gateway may not have noticed the cut yet; either way the push is not lost.
         assert!(outcome.success, "{outcome:?}");
+    }
+
+    /// More than is kept for her; where the last is that she loses.
+    async fn too_much(&self, bob: &mut TestClient, short: &str) -> u64 {
+        let mut offsets = Vec::new();
+        for number in 0..TOO_MANY {
+            offsets.push(channel(bob.publish(short, number.to_string()).await.unwrap()).offset);
+        }
+        offsets[TOO_MANY - KEPT - 1]
     }
 
     async fn is_well_resumed(
@@ -140,28 +161,25 @@ impl Story<'_> {
         alice: &mut TestClient,
         started: &wire::StartResponse,
         resumed: &wire::StartResponse,
-        room: &str,
-        plain: &str,
+        [room, plain, short]: [&str; 3],
     ) {
         assert!(resumed.success, "{resumed:?}");
         assert_eq!(resumed.session_id, started.session_id);
         assert!(resumed.fence > started.fence && resumed.resume_token != started.resume_token);
         assert_eq!(resumed.last_client_seq, 6, "calls so far");
-        if resumed.verdict() == Verdict::Gap {
-            assert_eq!(resumed.gaps.len(), 1, "{:?}", resumed.gaps);
-            assert_eq!(resumed.gaps[0].channel, plain, "only what has no history may be lost");
-        }
-        let (mut in_room, mut own, mut in_plain) = (Vec::new(), Vec::new(), 0);
-        while in_room.len() < 3 || own.is_empty() || (resumed.verdict() == Verdict::Resumed && in_plain == 0)
-        {
-            let frame = alice.push().await.unwrap();
-            let (at, data) = published(&frame);
+        let (mut in_room, mut in_plain, mut in_short, mut own) = (vec![], vec![], vec![], vec![]);
+        for _ in 0..3 + 1 + KEPT + 1 {
+            let (at, data) = published(&alice.push().await.unwrap());
             match at.channel {
                 name if name == room => in_room.push(data),
-                name if name == plain => in_plain += 1,
+                name if name == plain => in_plain.push(data),
+                name if name == short => in_short.push(data),
                 name => own.push((name, data)),
             }
         }
+        assert_eq!(in_plain, ["live"], "what is sent while she is away waits for her without any history");
+        let kept: Vec<_> = (TOO_MANY - KEPT..TOO_MANY).map(|number| number.to_string()).collect();
+        assert_eq!(in_short, kept, "what follows the gap");
         assert_eq!(in_room, ["away 1", "away 2", "away 3"], "each once and in order");
         assert_eq!(own, [(format!("user:{}", self.user), "while away".into())]);
         alice.next_client_seq = resumed.last_client_seq + 1;
