@@ -75,18 +75,19 @@ def test_w5_resume_brings_exactly_the_replies_that_were_not_acked(seed, open_nod
                 echo(client, b"n%d" % n)
             frames = [await client.receive() for _ in range(20)]
             assert [frame.seq_id for frame in frames] == list(range(2, 22))
-            acked = 21 - unacked
-            client.ack(acked)
+            # The heartbeat's answer says that the ack has been dealt with; START acks it too, or not.
+            acked = 22 - unacked
+            client.ack(min(acked, 21))
             client.send(seed.REQUEST_HEARTBEAT, seed.HeartbeatRequest())
-            beat = await client.receive()
-            assert beat.seq_id == 22
+            frames.append(await client.receive())
+            assert frames[-1].seq_id == 22
             calls = client.calls
         async with way(seed, open_node) as client:
             push, response = await client.start("alice", last_acked=acked, client_id=client_id)
             assert response.success and push.seq_id == 0 and not response.HasField("error")
-            again = [await client.receive() for _ in range(unacked + 1)]
+            again = [await client.receive() for _ in range(unacked)]
             assert [frame.seq_id for frame in again] == list(range(acked + 1, 23))
-            assert again[:unacked] == frames[20 - unacked:]
+            assert again == frames[21 - unacked:]
             client.calls = calls
             echo(client, b"after")
             push, reply = await client.business()
