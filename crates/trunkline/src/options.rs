@@ -285,6 +285,9 @@ mod tests {
         config.auth.default_rights = vec![Right { pattern: "news".into(), may: vec![May::Subscribe] }];
         let namespace = |count| crate::config::Namespace {
             history_count: count,
+            history_bytes: crate::config::ByteSize(7_000),
+            history_ttl: Duration::from_secs(8),
+            presence: false,
             rights: vec![May::History],
             ..Default::default()
         };
@@ -300,6 +303,9 @@ mod tests {
         assert!(!options.default_rights.allow("news", auth::May::Publish));
         let counts: Vec<usize> = options.namespaces.iter().map(|namespace| namespace.history.count).collect();
         assert_eq!(counts, [2, 1]);
+        let history = &options.namespaces[0].history;
+        assert_eq!((history.bytes, history.ttl), (7_000, Duration::from_secs(8)));
+        assert!(!options.namespaces[0].presence);
         assert!(options.namespaces[1].rights.allow("room:1", auth::May::History));
         assert!(!options.namespaces[1].rights.allow("hall:1", auth::May::History));
     }

@@ -152,7 +152,7 @@ async fn c8_what_was_pushed_before_start_arrives_as_whole_frames() {
 }
 
 #[tokio::test]
-async fn c11_the_heartbeat_that_is_told_keeps_every_transport_alive() {
+async fn c11_the_heartbeat_that_is_told_is_shorter_than_every_idle_timeout() {
     let server = server().anonymous().start().await.unwrap();
     let alice = client(&server, "alice").await;
     let told = Duration::from_secs(alice.started.as_ref().unwrap().heartbeat_interval.try_into().unwrap());

@@ -3,15 +3,19 @@
 use tokio::time::{Duration, Instant, interval};
 use trunkline_proto::wire::{HeartbeatRequest, StopRequest};
 use trunkline_proto::{UpBody, UpFrame};
-use trunkline_testkit::{DEADLINE, Transport, Way};
+use trunkline_testkit::{DEADLINE, TestServer, Transport, Way};
 
-use crate::common::{business, client, client_by, open_server, server};
+use crate::common::{business, client_by, open_server, server};
 
-#[tokio::test]
-async fn s10_a_client_lives_on_heartbeats_alone_and_a_silent_one_is_4002() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s10_c11_on_every_way_heartbeats_alone_keep_a_client_and_a_silent_one_is_4002() {
     let server = server().anonymous().config("[session]\nheartbeat = \"1s\"").start().await.unwrap();
-    let mut silent = client(&server, "silent").await;
-    let mut idle = client(&server, "idle").await;
+    futures_util::future::join_all(Way::ALL.map(|way| lives_on_heartbeats(&server, way))).await;
+}
+
+async fn lives_on_heartbeats(server: &TestServer, way: Way) {
+    let mut silent = client_by(server, &format!("silent over {way:?}"), way).await;
+    let mut idle = client_by(server, &format!("idle over {way:?}"), way).await;
     assert_eq!(idle.started.as_ref().unwrap().heartbeat_interval, 1);
     // The silent one goes after 2.5 of them; the idle one beats on until then, and after.
     let mut beats = interval(Duration::from_secs(1));
@@ -22,11 +26,11 @@ async fn s10_a_client_lives_on_heartbeats_alone_and_a_silent_one_is_4002() {
             code = &mut closing => break code.unwrap(),
             _ = beats.tick() => {
                 let beat = UpBody::Heartbeat(HeartbeatRequest { client_timestamp: 7 });
-                idle.request(beat).await.unwrap();
+                idle.request(beat).await.unwrap_or_else(|error| panic!("{way:?}: {error:#}"));
             }
         }
     };
-    assert_eq!(code, 4002);
+    assert_eq!(code, 4002, "{way:?}");
     idle.request(UpBody::Heartbeat(HeartbeatRequest { client_timestamp: 8 })).await.unwrap();
 }
 
@@ -41,7 +45,7 @@ async fn s9_stop_closes_within_its_second_on_every_way() {
 }
 
 /// What the node says of itself.
-async fn stats(server: &trunkline_testkit::TestServer) -> serde_json::Value {
+async fn stats(server: &TestServer) -> serde_json::Value {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(server.ready().http().unwrap()).await.unwrap();
     stream.write_all(b"GET /api/status HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").await.unwrap();
