@@ -97,7 +97,7 @@ codes! {
     Slow = 4001, "SLOW";
     /// Nothing was heard for 2.5 heartbeats.
     Silent = 4002, "SILENT";
-    /// Another node serves this session; `redirect` says which.
+    /// Another node serves this session; `redirect` says which. Reserved: no node sends it yet.
     Moved = 4003, "MOVED";
     /// The gateway's own fault.
     Internal = 4004, "INTERNAL";
@@ -119,11 +119,11 @@ codes! {
     TokenExpired = 4303, "TOKEN_EXPIRED";
     /// A service or an operator closed it.
     Kicked = 4304, "KICKED";
-    /// The account is suspended.
+    /// The account is suspended. Reserved: no node sends it yet.
     Suspended = 4305, "SUSPENDED";
     /// The login policy allows no further session.
     DeviceLimit = 4306, "DEVICE_LIMIT";
-    /// The page's origin is not allowed.
+    /// The page's origin is not allowed. Reserved: no node sends it yet.
     OriginRefused = 4307, "ORIGIN_REFUSED";
     /// Frames that do not decode, ten in a row, or a framing error.
     BadFrame = 4400, "BAD_FRAME";
@@ -135,7 +135,7 @@ codes! {
     StartTimeout = 4403, "START_TIMEOUT";
     /// A frame in another dialect than START's.
     DialectMixed = 4404, "DIALECT_MIXED";
-    /// A rule of the protocol was broken.
+    /// A rule of the protocol was broken. Reserved: no node sends it yet.
     ProtocolViolation = 4405, "PROTOCOL_VIOLATION";
     /// Plain connections are not served here.
     TlsRequired = 4406, "TLS_REQUIRED";
