@@ -3,11 +3,12 @@
 //!
 //! It is the only one that touches the connection, so nobody waits for another's write, and calls that come together
 //! leave in one write. It knows nothing of what is called. What waits in its queue has not been sent: that is certain,
-//! and a call is told so. Nothing is sent before the peer has shown that it speaks HTTP/2.
+//! and a call is told so. Nothing is sent before the peer has shown that it speaks HTTP/2, and that within a time.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -16,6 +17,7 @@ use h2::Ping;
 use h2::client::{Connection, SendRequest};
 use http::uri::Authority;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 use tokio_util::sync::DropGuard;
 
 use super::link::Stream;
@@ -51,8 +53,8 @@ impl Drop for Exchange {
     }
 }
 
-/// The ping that a connection begins with.
-type Greeting = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// The ping that a connection begins with; whether the peer said anything within its time.
+type Greeting = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 /// See the module. It ends when the connection does, and ends the connection when nobody can send any more.
 pub(super) struct Driver {
@@ -63,6 +65,10 @@ pub(super) struct Driver {
     sender: Option<SendRequest<Bytes>>,
     queue: mpsc::Receiver<Exchange>,
     running: FuturesUnordered<Running>,
+    /// As many run as the peer takes.
+    full: bool,
+    /// The connection is over; it must not be polled again.
+    ended: bool,
     authority: Authority,
     max_response: usize,
     /// Fires when no more calls can be sent.
@@ -76,11 +82,12 @@ impl Driver {
         queue: mpsc::Receiver<Exchange>,
         authority: Authority,
         max_response: usize,
+        greet_within: Duration,
         open: DropGuard,
     ) -> Self {
         let greeting = connection.ping_pong().map(|mut pings| -> Greeting {
             // Where it fails, so does the connection.
-            Box::pin(async move { drop(pings.ping(Ping::opaque()).await) })
+            Box::pin(async move { timeout(greet_within, pings.ping(Ping::opaque())).await.is_ok() })
         });
         Driver {
             greeting,
@@ -88,6 +95,8 @@ impl Driver {
             sender: Some(sender),
             queue,
             running: FuturesUnordered::new(),
+            full: false,
+            ended: false,
             authority,
             max_response,
             open: Some(open),
@@ -97,12 +106,23 @@ impl Driver {
     /// Sends what waits, as far as the peer lets more calls run.
     fn send_waiting(&mut self, cx: &mut Context<'_>) {
         if let Some(greeting) = &mut self.greeting {
-            if greeting.as_mut().poll(cx).is_pending() {
+            match greeting.as_mut().poll(cx) {
+                Poll::Pending => return,
+                Poll::Ready(true) => self.greeting = None,
+                // Nobody may look at it any more: without an end of its own it would stay as long as the node.
+                Poll::Ready(false) => {
+                    self.ended = true;
+                    return;
+                }
+            }
+        }
+        self.full = false;
+        while let Some(sender) = &mut self.sender {
+            // h2 takes more than the peer does, and what it holds back has no longer certainly not been sent.
+            if self.running.len() >= sender.current_max_send_streams() {
+                self.full = true;
                 return;
             }
-            self.greeting = None;
-        }
-        while let Some(sender) = &mut self.sender {
             match sender.poll_ready(cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(_)) => return self.close(),
@@ -142,7 +162,18 @@ impl Driver {
         // Without it the connection ends with its last call.
         self.sender = None;
         self.queue.close();
-        while self.queue.try_recv().is_ok() {}
+    }
+
+    /// Gives back what waits and can no longer be sent; whether nobody can come any more.
+    fn give_back(&mut self, cx: &mut Context<'_>) -> bool {
+        loop {
+            match self.queue.poll_recv(cx) {
+                Poll::Ready(Some(_unsent)) => {}
+                Poll::Ready(None) => return true,
+                // Somebody has a place in the queue and has yet to use it.
+                Poll::Pending => return false,
+            }
+        }
     }
 }
 
@@ -151,21 +182,26 @@ impl Future for Driver {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        this.send_waiting(cx);
-        let connection = Pin::new(&mut this.connection).poll(cx);
+        if !this.ended {
+            this.send_waiting(cx);
+        }
+        this.ended = this.ended || Pin::new(&mut this.connection).poll(cx).is_ready();
         // The peer may just have said that it takes no more.
         if let Some(sender) = &mut this.sender
-            && let Poll::Ready(Err(_)) = sender.poll_ready(cx)
+            && (this.ended || matches!(sender.poll_ready(cx), Poll::Ready(Err(_))))
         {
             this.close();
         }
+        // If it ended, they hear how.
         while let Poll::Ready(Some(())) = this.running.poll_next_unpin(cx) {}
-        // How it ended, its calls have heard.
-        if connection.is_ready() {
-            this.close();
-            return Poll::Ready(());
+        if let Some(sender) = &this.sender {
+            if this.full && this.running.len() < sender.current_max_send_streams() {
+                cx.waker().wake_by_ref();
+            }
+            return Poll::Pending;
         }
-        Poll::Pending
+        let nobody_comes = this.give_back(cx);
+        if this.ended && nobody_comes { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 

@@ -32,6 +32,10 @@ const MAX_HEADERS: u32 = 16 * 1024;
 /// have one. More than 65,536 at once are an attack, and end the connection.
 const DATA_FRAMES: usize = 65_536 * 256;
 
+/// Calls given up of which h2 remembers that their answers may still come. Of what it has forgotten it takes a frame for a
+/// breach, and a thousand of those in a connection's life for its end: as many as may run at an instance by default.
+const RESET_STREAMS: usize = 1_024;
+
 /// A byte stream to an instance.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
@@ -87,14 +91,15 @@ impl Link {
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(MAX_HEADERS)
-            .data_frame_budget(DATA_FRAMES);
+            .data_frame_budget(DATA_FRAMES)
+            .max_concurrent_reset_streams(RESET_STREAMS);
         let (sender, connection) = http2.handshake(stream).await.map_err(io::Error::other)?;
         let (queue, waiting) = mpsc::channel(QUEUE);
         let closed = CancellationToken::new();
         let open = closed.clone().drop_guard();
         let authority = if address.unix_path().is_some() { "localhost" } else { address.as_str() };
         let authority = authority.parse().map_err(io::Error::other)?;
-        let driver = Driver::new(sender, connection, waiting, authority, max_response, open);
+        let driver = Driver::new(sender, connection, waiting, authority, max_response, timeout, open);
         tasks.spawn(async move { cancel.run_until_cancelled_owned(driver).await.unwrap_or_default() });
         Ok(Link { queue, closed })
     }

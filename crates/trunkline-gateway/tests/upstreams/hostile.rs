@@ -1,5 +1,9 @@
 //! Answers that are too large, garbage or no answers: each a typed failure, and the next call flows.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -74,6 +78,42 @@ async fn a_peer_that_speaks_no_http2_is_down_and_its_calls_are_503() {
         let reply = within("the call", both.call(&caller(), call("put"))).await.unwrap();
         assert_eq!(reply.data, good.address);
     }
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_connections_and_says_nothing_keeps_none_of_them() {
+    let bench = Bench::new(|_| {});
+    let (open, seen) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (now, all) = (Arc::clone(&open), Arc::clone(&seen));
+    let (silent, _life) = listen(move |mut stream| {
+        let (now, all) = (Arc::clone(&now), Arc::clone(&all));
+        async move {
+            now.fetch_add(1, SeqCst);
+            all.fetch_add(1, SeqCst);
+            let _end = stream.read_to_end(&mut Vec::new()).await;
+            now.fetch_sub(1, SeqCst);
+        }
+    })
+    .await;
+    let statics = vec![fixed(&registration(&silent, "*"))];
+    let mut options = UpstreamOptions { statics, ..UpstreamOptions::default() };
+    options.connect_timeout = Duration::from_millis(50);
+    let channels = options.channels;
+    let router = Upstreams::new(options, bench.broker.clone());
+    within("three rounds", async {
+        while seen.load(SeqCst) < 3 * channels {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    within("the former rounds' ends", async {
+        while open.load(SeqCst) > channels {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let status = within("the call", router.call(&caller(), call("get.x"))).await.unwrap_err();
+    assert_eq!(status.code, Code::Overloaded, "nothing was sent: {status}");
 }
 
 /// An HTTP/2 server without gRPC: probes are `UNIMPLEMENTED` for it, calls get `answer`.
