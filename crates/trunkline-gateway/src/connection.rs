@@ -425,6 +425,8 @@ impl Actor {
                 }
                 Ok(Incoming::Ping(payload)) => {
                     self.keep_pace();
+                    // So that the limit of what waits to be written is looked at before the next one.
+                    self.hand_over(&mut frames);
                     self.on_ping(&payload);
                 }
                 Ok(Incoming::Pong(_)) => {}
@@ -486,7 +488,14 @@ impl Actor {
     fn on_session_frame(&self, frame: &Frame, frames: &mut Vec<Decoded>) {
         let dialect = self.hold.handle.form().dialect;
         if self.dialect_of(frame) == dialect {
-            return frames.push(dialect.decode_up(&frame.bytes));
+            let decoded = dialect.decode_up(&frame.bytes);
+            // All else is answered, or ends the session, when it is looked at: calls before it have run by then, or begun.
+            let waits =
+                matches!(&decoded, Ok(frame) if matches!(frame.body, UpBody::Business(_) | UpBody::Ack(_)));
+            if !waits {
+                self.hand_over(frames);
+            }
+            return frames.push(decoded);
         }
         self.hand_over(frames);
         let text = "a frame in another dialect than START's: one connection speaks one dialect";

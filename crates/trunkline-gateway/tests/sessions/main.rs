@@ -9,3 +9,4 @@ mod presence;
 mod refresh;
 mod rights;
 mod seed;
+mod stops;
