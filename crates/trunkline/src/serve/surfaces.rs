@@ -130,11 +130,11 @@ pub(super) async fn bind(
             "tcp" => binder.tcp(address),
             "websocket" => binder.websocket(address),
             "quic" => binder.quic(address, &keys::quic_key(dir)?),
-            _ => binder.grpc(address, &keys::upstream_token(dir)?).await.map(|server| {
-                let bound = server.local_addr();
-                grpc = Some(server);
-                bound
-            }),
+            _ => {
+                let options = binder.grpc_options(address, &keys::upstream_token(dir)?)?;
+                let server = grpc::serve(gateway, Socket::Address(address), options).await;
+                server.map_err(Into::into).map(|server| grpc.insert(server).local_addr())
+            }
         };
         let bound = bound.with_context(|| {
             format!(
@@ -224,17 +224,22 @@ impl Binder<'_> {
         Ok(bound)
     }
 
-    async fn grpc(&self, address: SocketAddr, token: &str) -> anyhow::Result<GrpcServer> {
+    /// How upstreams are served, and whom of them the node believes.
+    fn grpc_options(&self, address: SocketAddr, token: &str) -> anyhow::Result<GrpcOptions> {
         let StreamOptions { policy, mut tls, .. } = self.stream_options(address, &["h2"])?;
         if let Some(path) = &self.config.tls.upstream_authority {
-            let unusable = || format!("tls.upstream_authority: {} cannot be used", path.display());
+            let unusable = || {
+                let path = path.display();
+                format!(
+                    "tls.upstream_authority: {path} is no authority: name a PEM file with its certificate"
+                )
+            };
             let authority = std::fs::read(path).with_context(unusable)?;
             let certificate = &self.certificate.certificate;
             let verifying = ServerTls::verifying_clients(certificate, &["h2"], None, &authority);
             tls = Some(verifying.with_context(unusable)?);
         }
-        let options = GrpcOptions { tls_policy: policy, tls, ..GrpcOptions::new(token) };
-        Ok(grpc::serve(self.gateway, Socket::Address(address), options).await?)
+        Ok(GrpcOptions { tls_policy: policy, tls, ..GrpcOptions::new(token) })
     }
 
     fn quic(&self, address: SocketAddr, key: &Secret) -> anyhow::Result<SocketAddr> {

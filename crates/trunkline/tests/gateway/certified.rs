@@ -37,6 +37,18 @@ async fn a_certificate_of_the_configured_authority_stands_for_the_token() {
     assert!(ask(&server, Some(&stranger)).await.is_err(), "another authority's certificate was taken");
 }
 
+#[tokio::test]
+async fn a_file_that_is_no_authority_is_named_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("authority.pem");
+    std::fs::write(&file, "no certificate").unwrap();
+    let config = format!("[tls]\nupstream_authority = {file:?}");
+    let refused = server().anonymous().config(&config).start().await.err().expect("it started");
+    let said = format!("{refused:#}");
+    assert!(said.contains("tls.upstream_authority: ") && said.contains("is no authority"), "{said}");
+    assert!(!said.contains("cannot be bound"), "{said}");
+}
+
 type Identity = (Certificate, KeyPair);
 
 /// An authority, and an upstream's certificate of it.
