@@ -125,7 +125,7 @@ impl Audience {
             members: links.len(),
             round,
             is_timed,
-            delivery: Latencies::new()?,
+            delivery: Latencies::timed()?,
             tallies: links.iter().map(|_| RefCell::default()).collect(),
             errors: RefCell::default(),
             rounds: RefCell::default(),

@@ -19,7 +19,8 @@ use trunkline_service::{Call, Caller};
 
 use super::callers::{Answer, CALL_TIMEOUT, Callers};
 use super::clock::{Moment, Timer};
-use super::latency::Latencies;
+use super::latency::{Latencies, Percentiles};
+use super::machine::Machine;
 use super::report::Report;
 use super::usage::Usage;
 use super::{Rig, shown, upstream};
@@ -45,6 +46,9 @@ pub(crate) struct Calls {
     pub(crate) direct: bool,
 }
 
+/// A turn of calls through the node and one of direct calls.
+type Pair = (Rc<Latencies>, Rc<Latencies>);
+
 /// Calls straight to the upstream.
 struct Direct {
     client: UpstreamServiceClient<tonic::transport::Channel>,
@@ -66,7 +70,7 @@ impl Calls {
             bail!("a comparison with direct calls needs a rate: both ways get the same");
         }
         let mut callers = Callers::new(rig.sessions(self.clients).await?, action, self.size, answer)?;
-        let (through, late) = (Rc::new(Latencies::new()?), Latencies::new()?);
+        let (through, late) = (Rc::new(Latencies::timed()?), Latencies::new()?);
         callers.record_to(&through);
         // The first call waits until the node has looked at its upstream.
         let direct = match self.direct {
@@ -75,10 +79,10 @@ impl Calls {
         };
         let usage = Usage::begin(rig.server).beside(rig.upstream.as_ref().map(upstream::OwnUpstream::pid));
         let start = Moment::now();
-        let mut measured = BTreeMap::new();
+        let mut pairs = Vec::new();
         let load = async {
             match (&direct, self.rate) {
-                (Some(direct), _) => measured = self.in_turns(&mut callers, direct, &through, &late).await?,
+                (Some(direct), _) => pairs = self.in_turns(&mut callers, direct, &late).await?,
                 (None, 0) => callers.closed(self.lasting).await?,
                 (None, rate) => callers.open(self.lasting, rate, &late).await?,
             }
@@ -109,59 +113,72 @@ impl Calls {
         #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52 calls")]
         let rate = done as f64 / if self.direct { self.lasting.as_secs_f64() } else { seconds.max(0.001) };
         report.per_second = Some(rate);
-        report.measured = measured;
         report.measured.extend(shared.failing().map(|lasted| ("failing_seconds", lasted.as_secs_f64())));
         report.failure = match outcome {
             Err(error) => Some(format!("{error:#}")),
             Ok(()) => (done == 0).then(|| "no call succeeded".to_owned()),
         };
+        pairs.iter().for_each(|(by_node, _)| through.add(by_node));
         report.latency_us = through.percentiles();
+        report.steady_us = through.steady(report.used.machine())?;
         if let Some(direct) = direct {
-            report.counts.insert("direct", direct.done.get());
-            report.errors.extend(direct.errors.take());
-            report.note = Some(
-                "hop: what the way through the node takes longer than the direct one, a median of turns",
-            );
+            direct.compare(&pairs, &mut report)?;
         }
         Ok(report)
     }
 
-    /// Turns of both ways, one after the other; what the node adds in each pair, of which the median counts.
+    /// Turns of both ways, one after the other.
     async fn in_turns(
         &self,
         callers: &mut Callers,
         direct: &Rc<Direct>,
-        through: &Rc<Latencies>,
         late: &Latencies,
-    ) -> anyhow::Result<BTreeMap<&'static str, f64>> {
-        let turns = u32::try_from(self.lasting.as_millis() / TURN.as_millis()).unwrap_or(1).max(1);
-        let straight = Latencies::new()?;
-        let (mut p50, mut p99) = (Vec::new(), Vec::new());
+    ) -> anyhow::Result<Vec<Pair>> {
+        let turns = usize::try_from(self.lasting.as_millis() / TURN.as_millis())?.max(1);
+        let mut pairs = Vec::with_capacity(turns);
         for _ in 0..turns {
-            let by_node = Rc::new(Latencies::new()?);
+            let by_node = Rc::new(Latencies::timed()?);
             callers.record_to(&by_node);
             callers.open(TURN, self.rate, late).await?;
-            let without = Rc::new(Latencies::new()?);
+            let without = Rc::new(Latencies::timed()?);
             direct.latencies.replace(Rc::clone(&without));
             Rc::clone(direct).open(TURN, self.rate, late).await?;
-            let (node, peer) = (by_node.percentiles(), without.percentiles());
-            #[expect(clippy::cast_precision_loss, reason = "a minute has fewer than 2^52 microseconds")]
-            {
-                p50.push(node.p50 as f64 - peer.p50 as f64);
-                p99.push(node.p99 as f64 - peer.p99 as f64);
-            }
-            through.add(&by_node);
-            straight.add(&without);
+            pairs.push((by_node, without));
         }
-        let direct = straight.percentiles();
-        #[expect(clippy::cast_precision_loss, reason = "a minute has fewer than 2^52 microseconds")]
-        Ok(BTreeMap::from([
-            ("hop_p50_us", median(p50)),
-            ("hop_p99_us", median(p99)),
-            ("direct_p50_us", direct.p50 as f64),
-            ("direct_p99_us", direct.p99 as f64),
-        ]))
+        Ok(pairs)
     }
+}
+
+/// What the node adds in each pair of turns, of which the median counts, and what the direct way takes. Only what a slow
+/// machine did not hold up counts, and only pairs of which that is the greater part; without any, nothing is told.
+fn hop(pairs: &[Pair], machine: &Machine) -> anyhow::Result<BTreeMap<&'static str, f64>> {
+    let straight = Latencies::timed()?;
+    let (mut p50, mut p99) = (Vec::new(), Vec::new());
+    for (by_node, without) in pairs {
+        straight.add(without);
+        let steady = |all: &Latencies| -> anyhow::Result<Option<Percentiles>> {
+            let even = all.steady(machine)?;
+            Ok(even.filter(|even| even.count > all.percentiles().count / 2))
+        };
+        let (Some(node), Some(peer)) = (steady(by_node)?, steady(without)?) else { continue };
+        p50.push(micros(node.p50) - micros(peer.p50));
+        p99.push(micros(node.p99) - micros(peer.p99));
+    }
+    let Some(direct) = straight.steady(machine)?.filter(|_| !p50.is_empty()) else {
+        return Ok(BTreeMap::new());
+    };
+    Ok(BTreeMap::from([
+        ("pairs", micros(p50.len() as u64)),
+        ("hop_p50_us", median(p50)),
+        ("hop_p99_us", median(p99)),
+        ("direct_p50_us", micros(direct.p50)),
+        ("direct_p99_us", micros(direct.p99)),
+    ]))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a minute has fewer than 2^52 microseconds")]
+fn micros(count: u64) -> f64 {
+    count as f64
 }
 
 impl Direct {
@@ -188,6 +205,22 @@ impl Direct {
         })
     }
 
+    /// What became of the direct calls, and what the node adds to them.
+    fn compare(&self, pairs: &[Pair], report: &mut Report) -> anyhow::Result<()> {
+        report.counts.insert("direct", self.done.get());
+        report.errors.extend(self.errors.take());
+        report.note = Some(
+            "hop: what the way through the node takes longer than the direct one, a median of turns, of what a slow \
+             machine did not hold up",
+        );
+        let added = hop(pairs, report.used.machine())?;
+        if added.is_empty() && report.failure.is_none() {
+            report.failure = Some("the machine was slow in every pair of turns: measure again".to_owned());
+        }
+        report.measured.extend(added);
+        Ok(())
+    }
+
     async fn open(self: Rc<Self>, lasting: Duration, rate: u32, late: &Latencies) -> anyhow::Result<()> {
         let mut timer = Timer::new()?;
         let start = Moment::now();
@@ -211,8 +244,9 @@ impl Direct {
         request.set_timeout(CALL_TIMEOUT);
         match self.client.clone().process_request(request).await {
             Ok(reply) if reply.get_ref().data.len() == self.request.data.len() => {
-                self.latencies.borrow().record(0, Moment::now().since(due));
-                self.done.set(self.done.get() + 1);
+                let done = self.done.get() + 1;
+                self.latencies.borrow().record(usize::try_from(done).unwrap_or(0), Moment::now().since(due));
+                self.done.set(done);
             }
             Ok(_) => *self.errors.borrow_mut().entry("another's data".to_owned()).or_default() += 1,
             Err(status) => *self.errors.borrow_mut().entry(format!("direct: {status}")).or_default() += 1,

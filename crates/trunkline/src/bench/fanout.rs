@@ -114,6 +114,7 @@ impl Fanout {
         let rate = heard.received as f64 / seconds.max(0.001);
         report.per_second = Some(rate);
         report.latency_us = shared.delivery.percentiles();
+        report.steady_us = shared.delivery.steady(report.used.machine())?;
         report.failure = match (published, publisher.published) {
             (Err(error), _) => Some(format!("the publisher failed: {error:#}")),
             (_, 0) => Some("nothing could be published".to_owned()),

@@ -15,6 +15,7 @@ mod idle;
 mod latency;
 mod link;
 mod listeners;
+mod machine;
 mod node;
 mod pace;
 mod peer;

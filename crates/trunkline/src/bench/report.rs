@@ -35,6 +35,9 @@ pub(crate) struct Report {
     /// How often what failed, by its name.
     pub(super) errors: BTreeMap<String, u64>,
     pub(super) latency_us: Percentiles,
+    /// The same without what the machine itself held up, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) steady_us: Option<Percentiles>,
     #[serde(flatten)]
     pub(super) used: Used,
     /// What to know when reading the figures.
@@ -58,6 +61,7 @@ impl Report {
             measured: BTreeMap::new(),
             errors: BTreeMap::new(),
             latency_us: Percentiles::default(),
+            steady_us: None,
             used,
             note: None,
             failure: None,
@@ -116,6 +120,9 @@ impl fmt::Display for Report {
         }
         if self.latency_us.count > 0 {
             writeln!(f, "  latency   {}", self.latency_us)?;
+        }
+        if let Some(steady) = self.steady_us.as_ref().filter(|steady| steady.count < self.latency_us.count) {
+            writeln!(f, "  steady    {steady}, of the {} that a slow machine did not hold up", steady.count)?;
         }
         if let Some(note) = self.note {
             writeln!(f, "  note      {note}")?;

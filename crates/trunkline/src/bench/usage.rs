@@ -7,6 +7,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::latency::Percentiles;
+use super::machine::{Gauge, Machine};
 use crate::process::{TICKS_PER_SECOND, processor_time};
 
 /// Beyond this share of all cores the machine has nothing left to give.
@@ -23,6 +24,7 @@ pub(super) struct Usage {
     /// What works for the server: its upstream.
     helper: Before,
     machine: Option<Duration>,
+    gauge: Gauge,
 }
 
 /// Processes, and the time of each before; none where one of them cannot be read.
@@ -59,6 +61,11 @@ pub(super) struct Used {
     cores: usize,
     /// How late the generator was, where it had a schedule.
     late_us: Option<Percentiles>,
+    /// The part of the time in which the machine itself was slow, and how often it was.
+    slow_share: f64,
+    slow_episodes: usize,
+    #[serde(skip)]
+    machine: Machine,
 }
 
 impl Usage {
@@ -74,6 +81,7 @@ impl Usage {
             servers: before(servers),
             helper: None,
             machine: machine_time(),
+            gauge: Gauge::start(),
         }
     }
 
@@ -99,6 +107,7 @@ impl Usage {
         let helper = since(&self.helper);
         let helped = server.map(|server| server + helper.unwrap_or_default());
         let others = (busy - generator - helped.unwrap_or_default()).max(0.0);
+        let machine = self.gauge.end();
         Used {
             limit: limit(generator, helped, others, cores, late.as_ref()),
             upstream_cores: helper,
@@ -107,6 +116,9 @@ impl Usage {
             server_cores: server,
             cores,
             late_us: late,
+            slow_share: machine.slow_share(),
+            slow_episodes: machine.episodes(),
+            machine,
         }
     }
 }
@@ -126,6 +138,11 @@ impl Used {
     /// Cores that the servers took, if that is known.
     pub(super) fn server_cores(&self) -> Option<f64> {
         self.server_cores
+    }
+
+    /// When the machine itself was slow.
+    pub(super) fn machine(&self) -> &Machine {
+        &self.machine
     }
 
     /// The server refused a part of the load that counts.
@@ -169,6 +186,14 @@ impl fmt::Display for Used {
         )?;
         if let Some(late) = &self.late_us {
             writeln!(f, "  late      {late}")?;
+        }
+        if self.slow_episodes > 0 {
+            let share = self.slow_share * 100.0;
+            writeln!(
+                f,
+                "  machine   slowed down by others {} times, {share:.0} % of the time",
+                self.slow_episodes
+            )?;
         }
         let said = match self.limit {
             Limit::Generator => {

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
@@ -38,7 +37,8 @@ pub(crate) struct Crowd {
 }
 
 struct Shared {
-    times: Mutex<Histogram<u64>>,
+    /// When each call ended, and how long it took.
+    times: Mutex<Vec<Ended>>,
     calls: AtomicU64,
     heard: AtomicU64,
     /// What went wrong, which must be nothing.
@@ -48,18 +48,18 @@ struct Shared {
     stop: CancellationToken,
 }
 
-/// How long the calls of a phase took.
+/// A call that has ended.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Times {
-    pub(crate) count: u64,
-    pub(crate) p99: Duration,
+pub(crate) struct Ended {
+    pub(crate) at: std::time::Instant,
+    pub(crate) took: Duration,
 }
 
 impl Crowd {
     /// Starts so many clients, their upstream and their publisher; returns when all are at work.
     pub(crate) async fn start(rig: &Rig, clients: usize) -> Crowd {
         let shared = Arc::new(Shared {
-            times: Mutex::new(Histogram::new_with_bounds(1, 60_000_000, 3).expect("bounds")),
+            times: Mutex::default(),
             calls: AtomicU64::new(0),
             heard: AtomicU64::new(0),
             wrong: Mutex::default(),
@@ -80,12 +80,9 @@ impl Crowd {
         Crowd { shared, ended }
     }
 
-    /// What the calls have taken since this was asked before.
-    pub(crate) fn take(&self) -> Times {
-        let mut times = self.shared.times.lock();
-        let taken = Times { count: times.len(), p99: Duration::from_micros(times.value_at_quantile(0.99)) };
-        times.reset();
-        taken
+    /// The calls that have ended since this was asked before.
+    pub(crate) fn take(&self) -> Vec<Ended> {
+        std::mem::take(&mut *self.shared.times.lock())
     }
 
     /// What has gone wrong so far.
@@ -143,8 +140,7 @@ impl Shared {
                 Ok(reply) if reply.code == 200 && reply.data == data => {}
                 other => self.wrong(format!("a call was answered {other:?}")),
             }
-            let micros = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX);
-            self.times.lock().saturating_record(micros);
+            self.times.lock().push(Ended { at: std::time::Instant::now(), took: due.elapsed() });
             self.calls.fetch_add(1, Relaxed);
             due += EVERY;
         }

@@ -7,5 +7,7 @@
 mod acts;
 mod crowd;
 mod figures;
+#[path = "../../src/bench/machine.rs"]
+mod machine;
 mod rig;
 mod undisturbed;
