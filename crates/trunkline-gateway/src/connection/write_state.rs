@@ -4,28 +4,28 @@
 //! Protocol 0 numbers its frames here, at the edge (`numbered`). Everything that reaches a client goes through this one value, behind one short lock.
 //! It decides what is written next, never what a frame means.
 
+mod live;
 mod numbered;
 mod outbox;
 mod tracer;
 
 use std::io::IoSlice;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use parking_lot::Mutex;
-use trunkline_broker::{ChannelName, Cursor, Encode, Entry, Log, Piece, ReadOutcome, Subscription, Unpark};
-use trunkline_proto::wire::ChannelGap;
-use trunkline_proto::{Dialect, DownBody, DownFrame};
+use trunkline_broker::{Cursor, Log, Piece, ReadOutcome, Unpark};
+use trunkline_proto::{Dialect, DownFrame};
 use trunkline_session::engine::Pressure;
 use trunkline_session::protocol0::{LedgerError, answers, down_for_protocol0, is_numbered};
-use trunkline_session::{Channel, Ledger, Position, Protocol, Seq};
+use trunkline_session::{Ledger, Position, Protocol, Seq};
 use trunkline_transport::Framing;
 
 use crate::encode::WireForm;
 use crate::limits::ReplyQueue;
 use crate::session::to_session;
 use crate::trace;
+use live::{Counting, Cut, Live, cut, gap_frame};
 use outbox::{Numbering, Outbox, Outgoing};
 pub(crate) use tracer::Tracer;
 
@@ -38,22 +38,6 @@ const MAX_GATHER_SLICES: usize = 256;
 
 /// A channel takes its turn with this much, so that a busy channel can't starve the others of its connection.
 const TURN_BYTES: usize = 64 * 1024;
-
-/// A channel of this connection: the place at its log that wakes the connection, and how far it was written.
-struct Live {
-    subscription: Subscription,
-    cursor: Cursor,
-}
-
-impl Live {
-    fn log(&self) -> &Arc<Log> {
-        self.subscription.log()
-    }
-
-    fn name(&self) -> &Channel {
-        self.log().channel().as_shared()
-    }
-}
 
 /// Who is woken by the publications of a parked channel.
 pub(crate) type Unparks<'a> = &'a dyn Fn() -> Arc<dyn Unpark>;
@@ -512,62 +496,6 @@ impl WriteState {
     }
 }
 
-/// Where a run of publications was cut: what came before is delivered, the tail of the one that was cut is the begun
-/// frame, and what follows is read again later.
-struct Cut {
-    cursor: Cursor,
-    entries: u32,
-    tail: Bytes,
-}
-
-/// Finds the publication that a write ended in, by reading the run again. `None`: the log has lost it meanwhile, so
-/// the whole run has to stay begun.
-fn cut(live: &Live, encode: &Counting, mut left: usize) -> Option<Cut> {
-    let mut cursor = live.cursor;
-    let mut found = Cut { cursor, entries: 0, tail: Bytes::new() };
-    let mut pieces = Vec::new();
-    while left > 0 {
-        let outcome = live.log().read(&mut cursor, encode.form.variant(), encode, left, &mut pieces);
-        if matches!(outcome, ReadOutcome::Gap { .. }) || pieces.is_empty() {
-            return None;
-        }
-        for piece in pieces.drain(..) {
-            found.entries += piece.entries;
-            found.cursor = Cursor::at(piece.last);
-            if piece.bytes.len() >= left {
-                // More than asked for comes only as a single publication: the one that was cut.
-                found.tail = Bytes::copy_from_slice(&piece.bytes[left..]);
-                return Some(found);
-            }
-            left -= piece.bytes.len();
-        }
-    }
-    Some(found)
-}
-
-/// A form that counts what is made in it: the first reader of a publication makes its bytes for all.
-struct Counting {
-    form: WireForm,
-    made: AtomicU64,
-}
-
-impl Counting {
-    fn new(form: WireForm) -> Self {
-        Counting { form, made: AtomicU64::new(0) }
-    }
-
-    fn take(&self) -> u64 {
-        self.made.swap(0, Relaxed)
-    }
-}
-
-impl Encode for Counting {
-    fn encode(&self, channel: &ChannelName, entry: &Entry, out: &mut BytesMut) {
-        self.made.fetch_add(1, Relaxed);
-        self.form.encode(channel, entry, out);
-    }
-}
-
 /// What is left of one vectored write while it is gathered.
 struct Room {
     bytes: usize,
@@ -584,17 +512,4 @@ impl Room {
         self.slices = self.slices.saturating_sub(1);
         gathered.push(frame);
     }
-}
-
-/// The frame that stands in a channel's place for what is lost.
-fn gap_frame(channel: &str, from: trunkline_broker::Position, next: trunkline_broker::Position) -> DownFrame {
-    DownFrame::new(
-        0,
-        DownBody::Gap(ChannelGap {
-            channel: channel.to_owned(),
-            epoch: from.epoch.0,
-            offset: from.offset.0,
-            next: Some(to_session(next).to_wire(channel)),
-        }),
-    )
 }
