@@ -77,11 +77,14 @@ type Answer = std::thread::Result<Result<Reply, Status>>;
 
 impl Round {
     pub(super) fn begin(node: &Node, session: &Arc<Session>) -> Self {
-        Round::of(Running::begin(node, session), Instant::now())
-    }
-
-    fn of(running: Running, begin: Instant) -> Self {
-        Round { running, begin, caller: None, last: None, ended: Vec::new(), places: Vec::new() }
+        Round {
+            running: Running::begin(node, session),
+            begin: Instant::now(),
+            caller: None,
+            last: None,
+            ended: Vec::new(),
+            places: Vec::new(),
+        }
     }
 
     /// Runs a call.
@@ -121,7 +124,8 @@ impl Round {
             let outcome = outcome(node, &self.running.session, answer);
             return self.end(node, seq, outcome);
         }
-        let alone = Round::of(Running::begin(node, &self.running.session), self.begin);
+        // Its time counts from here: what the calls before it in the round took is not its own.
+        let alone = Round::begin(node, &self.running.session);
         node.spawn(alone.wait(Arc::clone(node), seq, timeout, place, answer));
     }
 

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use trunkline_broker::HistoryLimits;
 use trunkline_gateway::Namespace;
 use trunkline_gateway::auth::{ChannelPattern, Rights};
-use trunkline_proto::wire::HistoryRequest;
+use trunkline_proto::wire::{BusinessRequest, HistoryRequest};
 use trunkline_proto::{Dialect, DownBody, UpBody, UpFrame};
 use trunkline_service::{Push, Reply, Target};
 
@@ -32,15 +32,58 @@ async fn a_reply_queue_that_fills_and_drains_unseen_stops_no_operation() -> Resu
     for _ in 0..ASKED {
         let msg_id = client.msg_id();
         let request = HistoryRequest { channel: "room:1".into(), limit: 10, ..Default::default() };
-        let frame = Dialect::Protobuf.encode_up(&UpFrame::new(msg_id, 0, UpBody::History(request)));
-        together.extend(u32::try_from(frame.len())?.to_be_bytes());
-        together.extend(frame);
+        together.extend(framed(&UpFrame::new(msg_id, 0, UpBody::History(request)))?);
         asked.push(msg_id);
     }
     client.send_raw(&together).await?;
     for msg_id in asked {
         match client.reply(msg_id).await?.body {
             DownBody::ChannelResp(page) => assert_eq!(page.publications.len(), 2, "{:?}", page.error),
+            other => bail!("{other:?}"),
+        }
+    }
+    node.stop(client).await
+}
+
+/// As it goes over TCP.
+fn framed(frame: &UpFrame) -> Result<Vec<u8>> {
+    let frame = Dialect::Protobuf.encode_up(frame);
+    let mut bytes = u32::try_from(frame.len())?.to_be_bytes().to_vec();
+    bytes.extend(frame);
+    Ok(bytes)
+}
+
+/// Two calls that begin together: the first keeps its thread for longer than the second may take.
+#[tokio::test]
+async fn a_call_s_time_counts_from_itself_and_not_from_what_came_with_it() -> Result<()> {
+    const MAY_TAKE: Duration = Duration::from_secs(1);
+    let node = Node::start().await?;
+    node.gateway.mount(std::sync::Arc::new(Scripted::new(|_, call| async move {
+        if call.action == "block" {
+            // Nobody sends: it is a wait that keeps the thread.
+            let (_sender, nothing) = std::sync::mpsc::channel::<()>();
+            let _nothing = nothing.recv_timeout(MAY_TAKE * 3 / 2);
+        } else {
+            // The look at the round's begin, and the first one of the call's own task.
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+        }
+        Ok(Reply::ok(""))
+    })));
+    let mut client = node.client("alice").await?;
+    let (mut asked, mut together) = (Vec::new(), Vec::new());
+    for (seq, action) in [(1, "block"), (2, "yield")] {
+        let msg_id = client.msg_id();
+        let request = BusinessRequest { action: action.into(), ..Default::default() };
+        let mut frame = UpFrame::new(msg_id, seq, UpBody::Business(request));
+        frame.headers.insert("x-timeout-ms".into(), MAY_TAKE.as_millis().to_string());
+        together.extend(framed(&frame)?);
+        asked.push(msg_id);
+    }
+    client.send_raw(&together).await?;
+    for msg_id in asked {
+        match client.reply(msg_id).await?.body {
+            DownBody::BusinessData(reply) => assert_eq!(reply.code, 200, "{reply:?}"),
             other => bail!("{other:?}"),
         }
     }
