@@ -25,6 +25,8 @@ const BACK_OFF_MIN: Duration = Duration::from_millis(50);
 const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 /// Late probes in a row after which a connection is given up for a new one: it may lead to a host that is gone.
 const LATE_PROBES: u32 = 2;
+/// What is shown of an instance's own words.
+const SHOWN: usize = 64;
 /// What `GetStatus` may say for good, in any case.
 const GOOD: [&str; 4] = ["healthy", "ok", "serving", "running"];
 
@@ -163,15 +165,21 @@ impl Keeper {
                 if GOOD.iter().any(|good| status.trim().eq_ignore_ascii_case(good)) {
                     Probe::Passed
                 } else {
-                    Probe::Failed(format!("its status is {:?}", status.chars().take(32).collect::<String>()))
+                    Probe::Failed(format!("its status is {:?}", shown(&status)))
                 }
             }
             // It speaks gRPC, which is all that one without GetStatus can show.
             Ok(Err(status)) if status.code() == Code::Unimplemented => Probe::Passed,
             Ok(Err(status)) if status.code() == Code::DeadlineExceeded => Probe::Late,
-            Ok(Err(status)) => Probe::Failed(format!("GetStatus failed: {}", status.code())),
+            Ok(Err(status)) => {
+                Probe::Failed(format!("GetStatus failed: {:?}, {:?}", status.code(), shown(status.message())))
+            }
         }
     }
+}
+
+fn shown(text: &str) -> String {
+    text.chars().take(SHOWN).collect()
 }
 
 /// Within a quarter of it, so that the gateways and instances of a fleet do not tick together.

@@ -167,8 +167,9 @@ impl Answering {
                 Answering::Head(response) => {
                     let response = ready!(Pin::new(response).poll(cx)).map_err(Failure::lost)?;
                     let (head, body) = response.into_parts();
-                    check_head(&head)?;
-                    *self = Answering::Body(body, Incoming::default());
+                    let told = head_status(&head)?;
+                    *self =
+                        Answering::Body(body, Incoming { told: told.map(Box::new), ..Incoming::default() });
                 }
                 Answering::Body(body, incoming) => {
                     while let Some(chunk) = ready!(body.poll_data(cx)) {
@@ -177,7 +178,8 @@ impl Answering {
                         incoming.take(&chunk, limit)?;
                     }
                     let trailers = ready!(body.poll_trailers(cx)).map_err(Failure::lost)?;
-                    return Poll::Ready(match trailers.as_ref().and_then(status) {
+                    let told = trailers.as_ref().and_then(status);
+                    return Poll::Ready(match told.or_else(|| incoming.only_head()) {
                         Some(status) if status.code() == Code::Ok => std::mem::take(incoming).message(),
                         Some(status) => Err(Failure::broken(status)),
                         None => Err(Failure::broken(Status::unknown("the answer ended without a status"))),
@@ -188,21 +190,17 @@ impl Answering {
     }
 }
 
-/// An answer that is only a head has its status there.
-fn check_head(head: &http::response::Parts) -> Result<(), Failure> {
+/// The status that a head has. It counts where the head is all that comes (Trailers-Only of the protocol); of what has
+/// a body, trailers say how it ended.
+fn head_status(head: &http::response::Parts) -> Result<Option<Status>, Failure> {
+    let told = status(&head.headers);
     let code = match head.status {
-        StatusCode::OK => match status(&head.headers) {
-            None => return Ok(()),
-            Some(status) if status.code() == Code::Ok => {
-                return Err(Failure::broken(Status::internal("the answer has no message")));
-            }
-            Some(status) => return Err(Failure::broken(status)),
-        },
-        // As gRPC maps what is not its own.
+        StatusCode::OK => return Ok(told),
+        // As gRPC maps what is not its own, but for 404: its UNIMPLEMENTED would say that an instance speaks gRPC and
+        // lacks a method, and who says 404 may be any server of the web.
         StatusCode::BAD_REQUEST => Code::Internal,
         StatusCode::UNAUTHORIZED => Code::Unauthenticated,
         StatusCode::FORBIDDEN => Code::PermissionDenied,
-        StatusCode::NOT_FOUND => Code::Unimplemented,
         StatusCode::TOO_MANY_REQUESTS
         | StatusCode::BAD_GATEWAY
         | StatusCode::SERVICE_UNAVAILABLE
@@ -210,7 +208,7 @@ fn check_head(head: &http::response::Parts) -> Result<(), Failure> {
         _ => Code::Unknown,
     };
     let other = || Status::new(code, format!("the answer is no gRPC: HTTP status {}", head.status.as_u16()));
-    Err(Failure::broken(status(&head.headers).unwrap_or_else(other)))
+    Err(Failure::broken(told.filter(|told| told.code() != Code::Ok).unwrap_or_else(other)))
 }
 
 /// What trailers say, if they have a status at all.
@@ -226,6 +224,8 @@ fn status(trailers: &HeaderMap) -> Option<Status> {
 /// An answer's message as it comes in.
 #[derive(Default)]
 pub(super) struct Incoming {
+    /// The status that the head had already.
+    told: Option<Box<Status>>,
     prefix: [u8; PREFIX],
     /// Bytes of the prefix that are there.
     begun: usize,
@@ -260,6 +260,11 @@ impl Incoming {
         }
         self.message.extend_from_slice(chunk);
         Ok(())
+    }
+
+    /// The head's status, if nothing came after it.
+    fn only_head(&mut self) -> Option<Status> {
+        self.told.take().filter(|_| self.begun == 0).map(|told| *told)
     }
 
     fn message(self) -> Result<Bytes, Failure> {

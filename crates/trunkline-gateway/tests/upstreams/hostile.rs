@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use trunkline_gateway::upstream::{UpstreamOptions, Upstreams};
+use trunkline_gateway::upstream::{InstanceSnapshot, UpstreamOptions, Upstreams};
 use trunkline_service::Code;
 
 use crate::fake::{Bench, Fake, Mode, call, caller, fixed, registration, within};
@@ -70,9 +70,7 @@ async fn a_peer_that_speaks_no_http2_is_down_and_its_calls_are_503() {
     assert_eq!(status.code, Code::Overloaded, "{status}");
     let good = Fake::listen_tcp().await;
     let both = self::router(&bench, &[&garbage, &good.address]);
-    let states = |all: &[trunkline_gateway::upstream::InstanceSnapshot]| {
-        all.iter().filter(|one| one.state == "up").count() == 1
-    };
+    let states = |all: &[InstanceSnapshot]| all.iter().filter(|one| one.state == "up").count() == 1;
     within("the good one's being up", both.until(states)).await;
     for _ in 0..20 {
         let reply = within("the call", both.call(&caller(), call("put"))).await.unwrap();
@@ -116,38 +114,65 @@ async fn a_peer_that_takes_connections_and_says_nothing_keeps_none_of_them() {
     assert_eq!(status.code, Code::Overloaded, "nothing was sent: {status}");
 }
 
+type Responding = h2::server::SendResponse<Bytes>;
+
+/// What an instance says to a request.
+type Answer = fn(Responding);
+
 /// An HTTP/2 server without gRPC: probes are `UNIMPLEMENTED` for it, calls get `answer`.
-async fn http2(answer: fn(h2::server::SendResponse<Bytes>)) -> (String, JoinSet<()>) {
+async fn http2(answer: Answer) -> (String, JoinSet<()>) {
+    let unimplemented = |mut respond: Responding| {
+        let _gone = respond.send_response(head(200, Some("12")), true);
+    };
+    http2_probed(unimplemented, answer).await
+}
+
+/// The same with this answer to probes.
+async fn http2_probed(probe: Answer, answer: Answer) -> (String, JoinSet<()>) {
     listen(move |stream| async move {
         let Ok(mut connection) = h2::server::handshake(stream).await else { return };
-        while let Some(Ok((request, mut respond))) = connection.accept().await {
-            if request.uri().path().ends_with("ProcessRequest") {
-                answer(respond);
-                continue;
+        while let Some(Ok((request, respond))) = connection.accept().await {
+            match request.uri().path().ends_with("ProcessRequest") {
+                true => answer(respond),
+                false => probe(respond),
             }
-            let response = http::Response::builder()
-                .header("content-type", "application/grpc")
-                .header("grpc-status", "12")
-                .body(())
-                .unwrap();
-            let _gone = respond.send_response(response, true);
         }
     })
     .await
 }
 
-fn grpc_body(mut respond: h2::server::SendResponse<Bytes>, body: &'static [u8]) {
-    let response = http::Response::builder().header("content-type", "application/grpc").body(()).unwrap();
-    let mut stream = respond.send_response(response, false).unwrap();
-    stream.send_data(Bytes::from_static(body), false).unwrap();
-    let mut trailers = http::HeaderMap::new();
-    trailers.insert("grpc-status", "0".parse().unwrap());
-    stream.send_trailers(trailers).unwrap();
+/// A head of gRPC's, with a status or without one.
+fn head(http: u16, status: Option<&'static str>) -> http::Response<()> {
+    let head = http::Response::builder().status(http).header("content-type", "application/grpc");
+    match status {
+        Some(status) => head.header("grpc-status", status).body(()).unwrap(),
+        None => head.body(()).unwrap(),
+    }
+}
+
+/// A head, a body, and trailers with a status or none.
+fn answer(
+    mut respond: Responding,
+    head: http::Response<()>,
+    body: &'static [u8],
+    status: Option<&'static str>,
+) {
+    let mut stream = respond.send_response(head, false).unwrap();
+    stream.send_data(Bytes::from_static(body), status.is_none()).unwrap();
+    if let Some(status) = status {
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("grpc-status", http::HeaderValue::from_static(status));
+        stream.send_trailers(trailers).unwrap();
+    }
+}
+
+fn grpc_body(respond: Responding, body: &'static [u8]) {
+    answer(respond, head(200, None), body, Some("0"));
 }
 
 #[tokio::test]
 async fn garbage_in_an_answer_is_502_and_not_repeated() {
-    let answers: [fn(h2::server::SendResponse<Bytes>); 6] = [
+    let answers: [Answer; 6] = [
         // A message whose bytes are no protobuf.
         |respond| grpc_body(respond, b"\0\0\0\0\x05\xff\xff\xff\xff\xff"),
         // A message that is cut.
@@ -157,11 +182,7 @@ async fn garbage_in_an_answer_is_502_and_not_repeated() {
         // A flag that does not exist.
         |respond| grpc_body(respond, b"\x09\0\0\0\x01x"),
         // A web page.
-        |mut respond| {
-            let response = http::Response::builder().header("content-type", "text/html").body(()).unwrap();
-            let mut stream = respond.send_response(response, false).unwrap();
-            stream.send_data(Bytes::from_static(b"<html>no upstream here</html>"), true).unwrap();
-        },
+        |respond| answer(respond, page(200), b"<html>no upstream here</html>", None),
         // A stream that is cut off.
         |mut respond| respond.send_reset(h2::Reason::INTERNAL_ERROR),
     ];
@@ -173,6 +194,101 @@ async fn garbage_in_an_answer_is_502_and_not_repeated() {
         let status = within("the call", router.call(&caller(), call("put"))).await.unwrap_err();
         assert_eq!(status.code, Code::UpstreamFailed, "answer {at}: {status}");
         assert_eq!(router.snapshot().instances[0].calls, 1, "answer {at}");
+    }
+}
+
+/// A web page's head.
+fn page(http: u16) -> http::Response<()> {
+    http::Response::builder().status(http).header("content-type", "text/html").body(()).unwrap()
+}
+
+#[tokio::test]
+async fn a_server_of_the_web_passes_no_probe() {
+    let probes: [(Answer, &str); 4] = [
+        (|respond| answer(respond, page(404), b"<html>not found</html>", None), "HTTP status 404"),
+        (
+            |mut respond| {
+                let _gone = respond.send_response(page(404), true);
+            },
+            "HTTP status 404",
+        ),
+        (|respond| answer(respond, page(200), b"<html>hello</html>", None), "Internal"),
+        (|respond| answer(respond, page(404), b"", Some("0")), "HTTP status 404"),
+    ];
+    for (probe, why) in probes {
+        let bench = Bench::new(|_| {});
+        let (address, _life) = http2_probed(probe, |respond| grpc_body(respond, MESSAGE)).await;
+        let good = Fake::listen_tcp().await;
+        let router = router(&bench, &[&address, &good.address]);
+        let of = |all: &[InstanceSnapshot]| -> InstanceSnapshot {
+            all.iter().find(|one| one.address == address).expect("it is listed").clone()
+        };
+        let up = |all: &[InstanceSnapshot]| all.iter().filter(|one| one.state == "up").count();
+        let judged = router.until(|all| of(all).state == "down" && up(all) == 1);
+        within("its being down", judged).await;
+        let told = of(&router.snapshot().instances).why;
+        assert!(told.contains(why), "{told}");
+        for _ in 0..20 {
+            let reply = within("the call", router.call(&caller(), call("put"))).await.unwrap();
+            assert_eq!(reply.data, good.address);
+        }
+        assert_eq!(of(&router.snapshot().instances).calls, 0, "nothing was sent there");
+    }
+}
+
+/// `UNIMPLEMENTED` is gRPC's own word, wherever it stands: who says so speaks gRPC.
+#[tokio::test]
+async fn an_instance_without_get_status_passes_by_saying_so_in_grpc() {
+    let probes: [Answer; 3] = [
+        |respond| answer(respond, head(200, None), b"", Some("12")),
+        |respond| answer(respond, head(200, Some("12")), b"", None),
+        |mut respond| {
+            let _gone = respond.send_response(head(404, Some("12")), true);
+        },
+    ];
+    for probe in probes {
+        let bench = Bench::new(|_| {});
+        let (address, _life) = http2_probed(probe, |respond| grpc_body(respond, MESSAGE)).await;
+        let router = router(&bench, &[&address]);
+        within("its being up", router.until(|all| all[0].state == "up")).await;
+        assert_eq!(within("the call", router.call(&caller(), call("put"))).await.unwrap().code, 200);
+    }
+}
+
+/// An UpstreamResponse with code 200, in its frame.
+const MESSAGE: &[u8] = b"\0\0\0\0\x03\x08\xc8\x01";
+
+/// The protocol knows a status in a head only where nothing follows it (Trailers-Only); of an answer with a body the
+/// trailers say how it ended, and without them nobody does.
+#[tokio::test]
+async fn a_status_in_the_head_counts_where_the_head_is_all() {
+    let answers: [(Answer, Result<i32, Code>); 8] = [
+        (|respond| answer(respond, head(200, Some("0")), MESSAGE, Some("0")), Ok(200)),
+        (|respond| answer(respond, head(200, Some("5")), MESSAGE, Some("0")), Ok(200)),
+        (|respond| answer(respond, head(200, Some("0")), MESSAGE, Some("5")), Err(Code::NotFound)),
+        (|respond| answer(respond, head(200, Some("0")), MESSAGE, None), Err(Code::UpstreamFailed)),
+        (|respond| answer(respond, head(200, Some("5")), MESSAGE, None), Err(Code::UpstreamFailed)),
+        (|respond| answer(respond, head(200, Some("5")), b"", None), Err(Code::NotFound)),
+        (
+            |mut respond| {
+                let _gone = respond.send_response(head(200, Some("5")), true);
+            },
+            Err(Code::NotFound),
+        ),
+        (
+            |mut respond| {
+                let _gone = respond.send_response(head(200, Some("0")), true);
+            },
+            Err(Code::UpstreamFailed),
+        ),
+    ];
+    for (at, (answer, expected)) in answers.into_iter().enumerate() {
+        let bench = Bench::new(|_| {});
+        let (address, _life) = http2(answer).await;
+        let router = router(&bench, &[&address]);
+        within("its being up", router.until(|all| all[0].state == "up")).await;
+        let said = within("the call", router.call(&caller(), call("put"))).await;
+        assert_eq!(said.map(|reply| reply.code).map_err(|status| status.code), expected, "answer {at}");
     }
 }
 
