@@ -59,6 +59,10 @@ pub const CHANNELS: usize = 1024;
 /// Publishes, subscriptions and the like of one session that the gateway works on at once: as many as calls.
 pub const OPERATIONS: usize = OUTSTANDING_CALLS;
 
+/// Bytes of an operation up to which the node is not asked for room: of as many as may wait in a session they are 64 KiB,
+/// and what most sessions ask for (a subscription, a new token) leaves nothing behind that counts it.
+pub const SMALL_OPERATION: usize = 1024;
+
 /// Protocol 0: frames begun and not acked before 4001, the seed's heap limit.
 pub const UNACKED_FRAMES: usize = 1000;
 

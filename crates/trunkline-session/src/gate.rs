@@ -1,7 +1,7 @@
-//! What a node says of a call before it runs, beside the session's own limits, and why calls are refused.
+//! What a node says of a call or a large operation before it runs, beside the session's own limits, and why they are
+//! refused.
 //!
-//! The engine asks the gate once for each call that would run, and carries the place that it got with the call. It
-//! knows neither the node's limits nor its other sessions; the gate knows nothing of numbers, windows and replies.
+//! The engine asks the gate once for each of them, and carries the place that it got with the work. It knows neither the node's limits nor its other sessions; the gate knows nothing of numbers, windows and replies.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::Now;
 
-/// The node's word on calls.
+/// The node's word on calls, and on what else may wait with many bytes.
 pub trait CallGate {
     /// A call whose request has so many bytes would run: it gets a place, or is turned away before it has cost
     /// anything. A call that is sent again is asked for again; one that is answered from the cache is not.
@@ -17,6 +17,13 @@ pub trait CallGate {
     /// # Errors
     /// Why not now, and when to come again.
     fn enter(&self, now: Now, bytes: usize) -> Result<Place, TurnedAway>;
+
+    /// A channel operation with so many bytes would wait for its turn and run. It is no call: rates and numbers of calls
+    /// are not its own.
+    ///
+    /// # Errors
+    /// Why not now, and when to come again.
+    fn hold(&self, bytes: usize) -> Result<Place, TurnedAway>;
 }
 
 /// A gate that is always open.
@@ -27,6 +34,10 @@ impl CallGate for OpenGate {
     fn enter(&self, _: Now, _: usize) -> Result<Place, TurnedAway> {
         Ok(Place::default())
     }
+
+    fn hold(&self, _: usize) -> Result<Place, TurnedAway> {
+        Ok(Place::default())
+    }
 }
 
 /// Whoever counts places.
@@ -35,7 +46,8 @@ pub trait Places: fmt::Debug + Send + Sync {
     fn leave(&self, bytes: usize);
 }
 
-/// A call's place on its node. It travels with the call: drop gives it back, wherever the call has got to.
+/// The place of a call, or of an operation, on its node. It travels with the work: drop gives it back, wherever the work
+/// has got to.
 #[derive(Debug, Default)]
 pub struct Place {
     held: Option<(Arc<dyn Places>, usize)>,
@@ -112,7 +124,7 @@ refusals! {
     InFlight = "in_flight", "as many calls are under way as may be";
     /// This user has as many calls under way as there are places left.
     UserInFlight = "user_in_flight", "as many calls of this user are under way as may be now";
-    /// The requests of the calls under way have as many bytes as may be, the user's own or all.
+    /// The requests under way have as many bytes as may be, the user's own or all.
     CallBytes = "call_bytes", "the requests under way have as many bytes as may be";
     /// The process has as much memory as it may.
     Memory = "memory", "the node is short of memory";

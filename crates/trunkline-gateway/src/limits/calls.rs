@@ -1,4 +1,5 @@
-//! Places for calls: how many are under way on the node, and with how many bytes of requests.
+//! Places for calls: how many are under way on the node, and with how many bytes of requests, large operations on channels
+//! included.
 //!
 //! The counts are exact: no more calls ever hold a place than there are. **Fairness** needs no list of users: a user
 //! may hold at most as many places as are free (the dynamic threshold of Choudhury and Hahne, IEEE/ACM Transactions on
@@ -159,6 +160,29 @@ impl UserShare {
     }
 }
 
+impl UserShare {
+    /// Lets an operation with so many bytes wait and run.
+    ///
+    /// # Errors
+    /// There is no room, and when to come again.
+    pub(crate) fn hold(self: &Arc<Self>, bytes: usize) -> Result<Place, TurnedAway> {
+        match self.node.bytes.take(bytes as u64, &self.bytes) {
+            Ok(()) => Ok(Place::held(Arc::new(Bytes(Arc::clone(self))), bytes)),
+            Err(_) => Err(TurnedAway { why: RequestRefusal::CallBytes, retry_after: jittered(PLACE_WAIT) }),
+        }
+    }
+}
+
+/// What an operation has of its user's share.
+#[derive(Debug)]
+struct Bytes(Arc<UserShare>);
+
+impl Places for Bytes {
+    fn leave(&self, bytes: usize) {
+        self.0.node.bytes.give(bytes as u64, &self.0.bytes);
+    }
+}
+
 impl Places for UserShare {
     fn leave(&self, bytes: usize) {
         self.node.places.give(1, &self.places);
@@ -267,6 +291,20 @@ mod tests {
         assert_eq!(limits.places().taken(), 1, "who is refused holds nothing");
         drop(whole);
         assert_eq!(user.enter(Duration::ZERO, 101).unwrap_err().why, RequestRefusal::CallBytes);
+    }
+
+    #[test]
+    fn operations_share_the_bytes_and_take_no_call_s_place() {
+        let limits = limits(1, 100);
+        let user = user(&limits, "a");
+        let call = user.enter(Duration::ZERO, 20).unwrap();
+        let held = user.hold(40).unwrap();
+        assert_eq!((limits.places().taken(), limits.bytes().taken()), (1, 60));
+        assert_eq!(user.hold(41).unwrap_err().why, RequestRefusal::CallBytes);
+        drop(call);
+        assert_eq!(user.enter(Duration::ZERO, 61).unwrap_err().why, RequestRefusal::CallBytes);
+        drop(held);
+        assert_eq!((limits.places().taken(), limits.bytes().taken()), (0, 0));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The node's word on a session's calls: what holds for everybody first, then the share of the session's user.
+//! The node's word on a session's calls and large operations: what holds for everybody first, then the share of the
+//! session's user.
 
 use std::cell::OnceCell;
 use std::sync::Arc;
@@ -32,5 +33,10 @@ impl CallGate for Gate<'_> {
         }
         let share = share.get_or_init(|| node.limits.calls.share(user));
         Arc::clone(share).enter(now.at, bytes)
+    }
+
+    fn hold(&self, bytes: usize) -> Result<Place, TurnedAway> {
+        let Gate { node, user, share } = self;
+        share.get_or_init(|| node.limits.calls.share(user)).hold(bytes)
     }
 }

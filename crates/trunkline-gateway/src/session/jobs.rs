@@ -1,23 +1,29 @@
 //! A session's channel operations, one after the other: what a client published first has the lower offset. A new
 //! token comes before them all.
 //!
-//! The queue is bounded by the engine, which refuses operations beyond its limit. One task works while there is
-//! something to do; an idle session has none.
+//! The queue is bounded by the engine, which refuses operations beyond its limit, by the node in the bytes that they hold,
+//! and in time: what has waited for as long as a call may take is answered 503 and not begun. One task works while there
+//! is something to do; an idle session has none.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use trunkline_proto::ErrorCode;
 use trunkline_proto::wire::BusinessResponse;
 use trunkline_session::Channel;
-use trunkline_session::engine::{BindTarget, Operation, OperationId};
+use trunkline_session::engine::{BindTarget, Input, Operation, OperationId};
 
 use super::{Session, operations};
+use crate::defaults::RETRY_AFTER;
 use crate::gateway::Node;
+use crate::limits::jittered_ms;
 
 /// One piece of work, in the order in which the engine asked for it.
 pub(super) enum Job {
-    Operation(OperationId, Operation),
+    /// And when the client asked, by the node's clock.
+    Operation(OperationId, Operation, Duration),
     Publish(BindTarget, BusinessResponse),
     /// The session is no longer a member.
     Leave(Channel),
@@ -40,7 +46,7 @@ impl Jobs {
         let mut slot = self.queue.lock();
         let queue = slot.get_or_insert_default();
         // A new token has 60 s to be good, and an upstream that hangs may take that of what waits before it.
-        if matches!(job, Job::Operation(_, Operation::Refresh { .. })) {
+        if matches!(job, Job::Operation(_, Operation::Refresh { .. }, _)) {
             queue.waiting.push_front(job);
         } else {
             queue.waiting.push_back(job);
@@ -78,10 +84,20 @@ impl Jobs {
     }
 }
 
+fn waited_too_long(node: &Node, since: Duration) -> bool {
+    node.uptime().saturating_sub(since) > node.session_config.call_timeout
+}
+
 async fn work(node: Arc<Node>, session: Arc<Session>) {
     while let Some(job) = session.jobs.next(&session) {
         match job {
-            Job::Operation(id, operation) => operations::operate(&node, &session, id, operation).await,
+            Job::Operation(id, _, since) if waited_too_long(&node, since) => {
+                let mut error =
+                    ErrorCode::Overloaded.message("it has waited too long for its turn in the session");
+                error.retry_after_ms = jittered_ms(RETRY_AFTER);
+                session.apply(&node, Input::Answer { id, result: Err(error) });
+            }
+            Job::Operation(id, operation, _) => operations::operate(&node, &session, id, operation).await,
             Job::Publish(target, push) => operations::publish_bound(&node, &session, target, push).await,
             Job::Leave(channel) => session.leave(&node, &channel).await,
         }

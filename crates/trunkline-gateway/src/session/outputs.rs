@@ -162,7 +162,9 @@ impl Inner {
                 effects.push(Effect::CallRefused(why));
             }
             Output::RequestRefused(why) => effects.push(Effect::RequestRefused(why)),
-            Output::Operation { id, operation } => effects.push(Effect::Job(Job::Operation(id, operation))),
+            Output::Operation { id, operation } => {
+                effects.push(Effect::Job(Job::Operation(id, operation, node.uptime())));
+            }
             Output::Publish(target, push) => effects.push(Effect::Job(Job::Publish(target, push))),
             Output::Acked(positions) => {
                 session.trace_acked(node, &positions);

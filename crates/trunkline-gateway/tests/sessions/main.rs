@@ -4,6 +4,7 @@
 mod support;
 
 mod events;
+mod hung_authorizer;
 mod operations;
 mod presence;
 mod refresh;

@@ -14,8 +14,8 @@ use super::refused;
 use super::{Engine, Phase};
 use crate::Now;
 use crate::config::Protocol;
-use crate::defaults::UNDECODABLE_FRAMES;
-use crate::gate::{CallGate, RequestRefusal};
+use crate::defaults::{SMALL_OPERATION, UNDECODABLE_FRAMES};
+use crate::gate::{CallGate, Place, RequestRefusal};
 use crate::ids::{ClientSeq, Fence, Seq};
 use crate::position::{Channel, Position, is_implicit_name};
 
@@ -34,6 +34,8 @@ struct PendingOperation {
     /// Of the connection that asked.
     fence: Fence,
     kind: Pending,
+    /// Given back when it has ended, whatever has become of the session.
+    _place: Place,
 }
 
 #[derive(Debug)]
@@ -78,22 +80,23 @@ impl Engine {
                 self.send(DownFrame::new(msg_id, DownBody::HeartbeatResp(answer)));
             }
             UpBody::Ack(ack) => self.ack(msg_id, &ack, sent),
-            UpBody::Subscribe(request) => self.subscribe(msg_id, request),
+            UpBody::Subscribe(request) => self.subscribe(msg_id, request, gate),
             UpBody::Unsubscribe(request) => self.unsubscribe(msg_id, &request.channel),
             UpBody::Publish(request) => {
                 let channel = request.channel.clone();
-                self.operate(msg_id, Pending::Channel(channel), Operation::Publish(request));
+                self.operate(msg_id, Pending::Channel(channel), Operation::Publish(request), gate);
             }
             UpBody::History(request) => {
                 let channel = request.channel.clone();
-                self.operate(msg_id, Pending::Channel(channel), Operation::History(request));
+                self.operate(msg_id, Pending::Channel(channel), Operation::History(request), gate);
             }
             UpBody::Presence(request) => {
                 let operation = Operation::Presence(Channel::from(request.channel.as_str()));
-                self.operate(msg_id, Pending::Channel(request.channel), operation);
+                self.operate(msg_id, Pending::Channel(request.channel), operation, gate);
             }
             UpBody::Refresh(request) => {
-                self.operate(msg_id, Pending::Refresh, Operation::Refresh { auth_token: request.auth_token });
+                let operation = Operation::Refresh { auth_token: request.auth_token };
+                self.operate(msg_id, Pending::Refresh, operation, gate);
             }
             UpBody::Unknown(_) => self.bad_request(msg_id, "this type of frame is not known here"),
             // Taken above.
@@ -148,7 +151,7 @@ impl Engine {
         }
     }
 
-    fn subscribe(&mut self, msg_id: u32, request: ChannelRequest) {
+    fn subscribe(&mut self, msg_id: u32, request: ChannelRequest, gate: &dyn CallGate) {
         let subscribing = self.subscription_under_way(&request.channel).is_some();
         let error = if request.channel.is_empty() {
             ErrorCode::BadRequest.message("no channel is named")
@@ -162,7 +165,7 @@ impl Engine {
             let channel = Channel::from(request.channel.as_str());
             let since = request.since.as_ref().map(Position::from);
             let pending = Pending::Subscribe { channel: channel.clone(), since, then_leave: None };
-            return self.operate(msg_id, pending, Operation::Subscribe { channel, since });
+            return self.operate(msg_id, pending, Operation::Subscribe { channel, since }, gate);
         };
         self.send_channel_error(msg_id, request.channel, error);
     }
@@ -187,18 +190,28 @@ impl Engine {
         self.send_channel_error(msg_id, channel.to_owned(), error);
     }
 
-    fn operate(&mut self, msg_id: u32, kind: Pending, operation: Operation) {
+    fn operate(&mut self, msg_id: u32, kind: Pending, operation: Operation, gate: &dyn CallGate) {
         if self.operations_pending() >= self.config.operations {
             self.outputs.push_back(Output::RequestRefused(RequestRefusal::Session));
             let error = self.refusal(RequestRefusal::Session, self.config.retry_after);
             return self.answer_error(msg_id, kind, error);
         }
+        let place = match operation.bytes() {
+            ..=SMALL_OPERATION => Place::default(),
+            bytes => match gate.hold(bytes) {
+                Ok(place) => place,
+                Err(turned) => {
+                    self.outputs.push_back(Output::RequestRefused(turned.why));
+                    return self.answer_error(msg_id, kind, refused::message(turned.why, turned.retry_after));
+                }
+            },
+        };
         // Frames are read from a connection only, so there is one.
         let Some((_, fence)) = self.connection() else { return };
         let operations = self.operations.get_or_insert_default();
         let id = OperationId(operations.next);
         operations.next += 1;
-        operations.pending.insert(id, PendingOperation { msg_id, fence, kind });
+        operations.pending.insert(id, PendingOperation { msg_id, fence, kind, _place: place });
         self.outputs.push_back(Output::Operation { id, operation });
     }
 
@@ -216,7 +229,7 @@ impl Engine {
     /// An operation has ended.
     pub(super) fn answer(&mut self, now: Now, id: OperationId, result: Result<Answer, ErrorMessage>) {
         let pending = self.operations.as_mut().and_then(|operations| operations.pending.remove(&id));
-        let Some(PendingOperation { msg_id, fence, kind }) = pending else { return };
+        let Some(PendingOperation { msg_id, fence, kind, .. }) = pending else { return };
         if !matches!(self.phase, Phase::Live) || !self.is_owner(fence) {
             return self.answer_to_nobody(&kind, &result);
         }

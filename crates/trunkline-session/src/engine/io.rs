@@ -126,6 +126,20 @@ pub enum Operation {
     },
 }
 
+impl Operation {
+    /// What it holds on to while it waits and runs.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Operation::Subscribe { channel, .. } | Operation::Presence(channel) => channel.len(),
+            Operation::Publish(request) => {
+                request.channel.len() + request.data.len() + request.idempotency_key.len()
+            }
+            Operation::History(request) => request.channel.len(),
+            Operation::Refresh { auth_token } => auth_token.len(),
+        }
+    }
+}
+
 /// How an [`Operation`] ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {

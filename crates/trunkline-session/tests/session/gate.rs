@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use trunkline_proto::{CloseCode, UpBody, UpFrame, wire};
-use trunkline_session::engine::{CallStage, Input, Output};
+use trunkline_proto::{CloseCode, DownBody, UpBody, UpFrame, wire};
+use trunkline_session::engine::{Answer, CallStage, Input, Output};
 use trunkline_session::{
     CallGate, ClientSeq, Now, Place, Places, ReplyBudget, RequestRefusal, SessionConfig, TurnedAway,
 };
@@ -66,6 +66,41 @@ fn other_requests_that_are_refused_are_counted_too() {
     assert_eq!(error(&refused).error_code, 429);
 }
 
+#[test]
+fn a_large_operation_asks_for_room_and_gives_it_back_when_it_has_ended() {
+    let publish = |bytes: usize| {
+        let data = vec![7; bytes].into();
+        UpBody::Publish(wire::PublishRequest { channel: "room:1".into(), data, ..Default::default() })
+    };
+    let places = Arc::new(Counted::default());
+    let mut rig = Rig::started();
+    rig.gate = Box::new(Limited(Arc::clone(&places), 2));
+    let small = rig.frame(UpFrame::new(1, 0, publish(1_000)));
+    assert!(matches!(&small[..], [Output::Operation { .. }]), "{small:?}");
+    assert_eq!(places.asked(), 0, "as many as a session may have are no load");
+    let large: Vec<Output> =
+        (2..4).flat_map(|msg_id| rig.frame(UpFrame::new(msg_id, 0, publish(2_000)))).collect();
+    assert_eq!((places.held(), places.bytes.load(Relaxed)), (2, 2 * (2_000 + "room:1".len())));
+    let refused = rig.frame(UpFrame::new(4, 0, publish(2_000)));
+    let [Output::RequestRefused(RequestRefusal::CallBytes), Output::Send(frame)] = &refused[..] else {
+        panic!("{refused:?}")
+    };
+    let DownBody::ChannelResp(told) = &frame.body else { panic!("{frame:?}") };
+    let error = told.error.as_ref().expect("a refusal");
+    assert_eq!((error.error_code, error.retry_after_ms), (503, 70), "as the node says");
+    let token = UpBody::Refresh(wire::RefreshRequest { auth_token: "a".repeat(2_000) });
+    let refused = rig.frame(UpFrame::new(5, 0, token));
+    assert!(matches!(&refused[..], [Output::RequestRefused(RequestRefusal::CallBytes), _]), "{refused:?}");
+    // The place is the work's: it ends with that, whatever has become of the session.
+    rig.give(Input::Kick(CloseCode::Kicked.notice("")));
+    assert_eq!(places.held(), 2);
+    for output in large {
+        let Output::Operation { id, .. } = output else { panic!("{output:?}") };
+        rig.give(Input::Answer { id, result: Ok(Answer::Channel(wire::ChannelResponse::default())) });
+    }
+    assert_eq!((places.held(), places.bytes.load(Relaxed)), (0, 0));
+}
+
 /// Counts places.
 #[derive(Debug, Default)]
 struct Counted {
@@ -99,6 +134,19 @@ impl CallGate for Limited {
         self.0.asked.fetch_add(1, Relaxed);
         if self.0.held() >= self.1 {
             return Err(TurnedAway { why: RequestRefusal::InFlight, retry_after: Duration::from_millis(70) });
+        }
+        self.0.held.fetch_add(1, Relaxed);
+        self.0.bytes.fetch_add(bytes, Relaxed);
+        Ok(Place::held(Arc::<Counted>::clone(&self.0), bytes))
+    }
+
+    fn hold(&self, bytes: usize) -> Result<Place, TurnedAway> {
+        self.0.asked.fetch_add(1, Relaxed);
+        if self.0.held() >= self.1 {
+            return Err(TurnedAway {
+                why: RequestRefusal::CallBytes,
+                retry_after: Duration::from_millis(70),
+            });
         }
         self.0.held.fetch_add(1, Relaxed);
         self.0.bytes.fetch_add(bytes, Relaxed);

@@ -379,7 +379,7 @@ section! {
         call_burst: Option<u32> = None,
         /// Calls under way over all sessions, those included that wait for their session's turn; more are answered 503. One user has at most as many as are free.
         calls_in_flight: u32 = gateway::CALLS_IN_FLIGHT,
-        /// Bytes of the requests of these calls, shared the same way.
+        /// Bytes of the requests of these calls, and of requests on channels over 1 KiB, shared the same way; more are answered 503.
         call_bytes: ByteSize = ByteSize(gateway::CALL_BYTES),
         /// Bytes of replies kept for all sessions until they confirm them; none free, and a call is answered 503 before it runs.
         reply_cache: ByteSize = ByteSize(defaults::REPLY_CACHE_PER_NODE),
