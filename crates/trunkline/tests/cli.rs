@@ -201,6 +201,22 @@ fn check_says_everything_that_is_wrong_and_binds_nothing() {
 }
 
 #[test]
+fn check_reads_the_files_that_serve_would_read() {
+    let folder = folder();
+    fs::write(folder.path().join("authority.pem"), "no certificate\n").unwrap();
+    fs::write(folder.path().join("g.toml"), "[tls]\nupstream_authority = \"authority.pem\"\n").unwrap();
+    for command in ["check", "serve"] {
+        let ran = run(folder.path(), &[command, "--config", "g.toml"], &[]);
+        assert_eq!((ran.status, ran.printed.as_str()), (Some(2), ""), "{command}");
+        assert_eq!(
+            ran.said,
+            "trunkline: the configuration is wrong:\n\
+             g.toml: tls.upstream_authority (line 2): authority.pem has no certificate in it (PEM)\n"
+        );
+    }
+}
+
+#[test]
 fn check_prints_what_is_in_force_from_every_source() {
     let folder = folder();
     fs::write(folder.path().join("g.toml"), "[limits]\ndrain = \"5s\"\n").unwrap();

@@ -2,11 +2,11 @@
 //! name what is not there. It reads files that are named and binds nothing.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
+use super::files::{self, Pair};
 use super::problem::Origin;
 use super::sections::{AuthMode, TlsMode};
 use super::{ByteSize, Config, MemoryLimit};
@@ -66,12 +66,10 @@ impl Checks<'_> {
         }
     }
 
-    /// A file that is named has to be there.
-    fn readable(&mut self, path: &str, file: Option<&Path>) {
-        if let Some(file) = file
-            && let Err(error) = File::open(file)
-        {
-            self.wrong(path, &format!("{} cannot be read: {error}", file.display()));
+    /// A file that is named has to be what it is named for.
+    fn file(&mut self, path: &str, file: Option<&Path>, read: fn(&Path) -> Result<(), String>) {
+        if let Some(problem) = file.and_then(|file| read(file).err()) {
+            self.wrong(path, &problem);
         }
     }
 
@@ -120,13 +118,17 @@ impl Checks<'_> {
             (Some(_), None) => self.wrong("tls.certificate", "needs tls.key beside it"),
             (None, Some(_)) => self.wrong("tls.key", "needs tls.certificate beside it"),
             (Some(certificate), Some(key)) => {
-                self.readable("tls.certificate", Some(certificate));
-                self.readable("tls.key", Some(key));
+                for problem in files::certificate(certificate, key).err().into_iter().flatten() {
+                    match problem {
+                        Pair::Certificate(problem) => self.wrong("tls.certificate", &problem),
+                        Pair::Key(problem) => self.wrong("tls.key", &problem),
+                    }
+                }
                 self.useless("tls.names", "tls.certificate has the names that it has");
             }
             (None, None) => {}
         }
-        self.readable("tls.upstream_authority", tls.upstream_authority.as_deref());
+        self.file("tls.upstream_authority", tls.upstream_authority.as_deref(), files::authority);
         if self.config.tls.mode == Some(TlsMode::Off) {
             self.useless("tls.upstream_authority", "tls.mode is \"off\"");
         }
@@ -158,9 +160,9 @@ impl Checks<'_> {
                     &format!("{jwks:?} is no URL such as https://example.org/keys.json"),
                 );
             }
-            self.readable("auth.jwt.jwks_authority", jwt.jwks_authority.as_deref());
+            self.file("auth.jwt.jwks_authority", jwt.jwks_authority.as_deref(), files::authority);
         } else {
-            self.readable("auth.jwt.jwks", jwt.jwks.as_ref().map(Path::new));
+            self.file("auth.jwt.jwks", jwt.jwks.as_ref().map(Path::new), files::key_set);
             self.useless("auth.jwt.jwks_authority", "auth.jwt.jwks is no https URL");
         }
         if self.config.auth.mode != AuthMode::Jwt {

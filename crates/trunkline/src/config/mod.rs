@@ -8,6 +8,7 @@ mod catalogue;
 mod check;
 mod defaults;
 mod document;
+mod files;
 mod live;
 mod memory;
 mod nearest;

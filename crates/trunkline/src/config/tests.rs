@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proptest::prelude::*;
+use trunkline_transport::certificate::self_signed;
 
 use super::catalogue::{Described, sections};
 use super::*;
@@ -330,11 +331,62 @@ fn the_seeds_sample_file_loads_as_it_is() {
 fn the_seeds_certificate_is_used_where_it_exists() {
     let folder = tempfile::tempdir().unwrap();
     let (certificate, key) = (folder.path().join("server.crt"), folder.path().join("server.key"));
-    std::fs::write(&certificate, "").unwrap();
-    std::fs::write(&key, "").unwrap();
+    let made = self_signed(&[]).unwrap();
+    std::fs::write(&certificate, made.certificate_pem).unwrap();
+    std::fs::write(&key, made.key_pem).unwrap();
     let text = format!("server:\n  cert_file: {}\n  key_file: {}\n", certificate.display(), key.display());
     let loaded = load_all(Some(&file("gateway.yml", &text).path), &[], &[]).unwrap();
     assert_eq!((loaded.config.tls.certificate, loaded.config.tls.key), (Some(certificate), Some(key)));
+}
+
+#[test]
+fn files_are_read_as_a_node_will_read_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (self_signed(&[]).unwrap(), self_signed(&[]).unwrap());
+    let write = |name: &str, text: &str| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        file
+    };
+    let certificate = write("certificate.pem", &one.certificate_pem);
+    let (key, strange) = (write("key.pem", &one.key_pem), write("strange.pem", &other.key_pem));
+    let (empty, text) = (write("empty.pem", ""), write("text.pem", "my certificate\n"));
+    let cut = write("cut.pem", one.certificate_pem.split_inclusive('\n').next().unwrap());
+    let no_der = write("no_der.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    let (keys, no_keys) = (write("keys.json", "{\"keys\": []}"), write("no_keys.json", "[1]"));
+    let pair = |certificate: &Path, key: &Path| {
+        problems(toml(&format!("[tls]\ncertificate = {certificate:?}\nkey = {key:?}"))).join("\n")
+    };
+    let says = |said: &str, key: &str, file: &Path, what: &str| {
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.contains(&format!("{key} (line")) && said.contains(what), "{said}");
+        assert!(said.contains(file.to_str().unwrap()), "{said}");
+    };
+    for (file, what) in [
+        (&empty, "has no certificate in it"),
+        (&text, "has no certificate in it"),
+        (&key, "has no certificate in it"),
+        (&cut, "is no PEM"),
+    ] {
+        says(&pair(file, &key), "tls.certificate", file, what);
+        for (section, name) in [("tls", "upstream_authority"), ("auth.jwt", "jwks_authority")] {
+            let jwks = if name == "jwks_authority" { "jwks = \"https://example.org/keys\"\n" } else { "" };
+            let said = problems(toml(&format!("[{section}]\n{jwks}{name} = {file:?}"))).join("\n");
+            says(&said, &format!("{section}.{name}"), file, what);
+        }
+    }
+    let authority = problems(toml(&format!("[tls]\nupstream_authority = {no_der:?}"))).join("\n");
+    says(&authority, "tls.upstream_authority", &no_der, "has no usable authority in it");
+    says(&pair(&certificate, &empty), "tls.key", &empty, "has no private key in it");
+    says(&pair(&certificate, &certificate), "tls.key", &certificate, "has no private key in it");
+    let strangers = pair(&certificate, &strange);
+    says(&strangers, "tls.certificate", &strange, "cannot be used together");
+    assert!(strangers.contains(certificate.to_str().unwrap()), "{strangers}");
+    let set = problems(toml(&format!("[auth.jwt]\njwks = {no_keys:?}"))).join("\n");
+    says(&set, "auth.jwt.jwks", &no_keys, "is no JSON Web Key Set");
+    let tls =
+        format!("[tls]\ncertificate = {certificate:?}\nkey = {key:?}\nupstream_authority = {certificate:?}");
+    toml(&format!("{tls}\n[auth.jwt]\njwks = {keys:?}")).unwrap();
 }
 
 #[test]
