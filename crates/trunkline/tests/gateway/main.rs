@@ -9,6 +9,7 @@ mod common;
 mod defects;
 mod fan_out;
 mod faults;
+mod foreign;
 mod frames;
 mod hostile;
 mod killed;
