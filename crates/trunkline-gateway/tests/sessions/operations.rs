@@ -64,15 +64,14 @@ async fn a_call_s_time_counts_from_itself_and_not_from_what_came_with_it() -> Re
             let (_sender, nothing) = std::sync::mpsc::channel::<()>();
             let _nothing = nothing.recv_timeout(MAY_TAKE * 3 / 2);
         } else {
-            // The look at the round's begin, and the first one of the call's own task.
-            tokio::task::yield_now().await;
-            tokio::task::yield_now().await;
+            // Far less than it may take, and long enough for a time-out that has passed already to be seen.
+            tokio::time::sleep(MAY_TAKE / 10).await;
         }
         Ok(Reply::ok(""))
     })));
     let mut client = node.client("alice").await?;
     let (mut asked, mut together) = (Vec::new(), Vec::new());
-    for (seq, action) in [(1, "block"), (2, "yield")] {
+    for (seq, action) in [(1, "block"), (2, "wait")] {
         let msg_id = client.msg_id();
         let request = BusinessRequest { action: action.into(), ..Default::default() };
         let mut frame = UpFrame::new(msg_id, seq, UpBody::Business(request));
