@@ -1,30 +1,49 @@
 //! A gateway that dies, and one that stands still for longer than its lease, while calls and publications go on: what the
 //! memory broker held is told as a gap, calls end with a reply or as unknown, nothing comes twice or is missing untold.
+//! The full size of a death is `./prove killed`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::net::{TcpListener, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{interval, timeout};
+use tokio::time::{Instant, interval, timeout};
 use tokio_util::sync::CancellationToken;
-use trunkline_client::{Backoff, CallError, Client, Event, Options};
+use trunkline_client::{Backoff, CallError, Client, ClientTls, Event, Options};
 use trunkline_proto::wire::ServicePublishRequest;
 use trunkline_testkit::checker::{End, History, Place, Seen, Summary};
-use trunkline_testkit::{DEADLINE, Signal, TestServer, TestUpstream};
-use trunkline_transport::chaos::{StreamFaults, TcpProxy};
+use trunkline_testkit::{DEADLINE, Ready, Signal, TestServer, TestUpstream};
 
-use crate::common::server;
+use crate::common::{millis, reading, server, size};
 use crate::storm::paced;
 
-const CLIENTS: u64 = 16;
+struct Size {
+    clients: u64,
+    /// Of publications, and of calls.
+    per_second: u64,
+    /// How often the gateway dies.
+    kills: u64,
+}
 
-/// Of publications, and of calls.
-const PER_SECOND: u64 = 60;
+impl Size {
+    fn asked() -> Size {
+        Size {
+            clients: size("KILLED_CLIENTS", 16),
+            per_second: size("KILLED_PER_SECOND", 60),
+            kills: size("KILLED_TIMES", 1),
+        }
+    }
+}
 
-/// Calls that have to arrive before something happens to the gateway, and again after it.
-const CALLS: u64 = 60;
+/// So many publications a second are for all, the others for one client each.
+const TO_ALL_PER_SECOND: u64 = 10;
+
+/// The first bound of a client's pauses between attempts, and the last.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(5), longest: Duration::from_millis(50) };
 
 /// Longer than the 3 s for which a node's lease lasts.
 const STANDSTILL: Duration = Duration::from_millis(4_500);
@@ -41,62 +60,116 @@ struct Record {
     seen: Vec<Seen>,
     /// Publications whose answer never came: they may or may not have been accepted.
     unanswered: HashSet<String>,
+    /// How often each client has started or resumed a session.
+    starts: HashMap<String, u64>,
 }
 
-/// The parties: clients behind a proxy that leads to whichever gateway lives, and an upstream that outlives it.
+/// The parties: clients on every transport, and an upstream that outlives the gateway.
 struct World {
-    proxy: TcpProxy,
+    size: Size,
+    ready: Ready,
     upstream: TestUpstream,
     clients: Vec<Client>,
     record: Arc<Mutex<Record>>,
+    /// Rises when a client has come back.
+    came_back: watch::Sender<u64>,
+}
+
+fn name(number: u64) -> String {
+    format!("user{number}")
+}
+
+/// The channel that only this client is on.
+fn own_room(number: u64) -> String {
+    format!("room:{}", name(number))
 }
 
 impl World {
-    async fn before(server: &TestServer) -> Self {
-        let proxy = TcpProxy::start(server.ready().tcp().unwrap(), 1, StreamFaults::default()).await.unwrap();
+    async fn before(server: &TestServer, size: Size) -> Self {
         let upstream = TestUpstream::registered(server.ready().grpc().unwrap()).await.unwrap();
-        World { proxy, upstream, clients: Vec::new(), record: Arc::default() }
+        let ready = server.ready().clone();
+        let came_back = watch::Sender::new(0);
+        World { size, ready, upstream, clients: Vec::new(), record: Arc::default(), came_back }
+    }
+
+    fn options(&self, number: u64) -> Options {
+        let (tcp, http) = (self.ready.tcp().unwrap(), self.ready.http().unwrap());
+        let quic = self.ready.quic().unwrap();
+        let endpoint = match number % 6 {
+            0 => format!("tcp://{tcp}"),
+            1 => format!("tls://{tcp}"),
+            2 => format!("ws://{http}/ws"),
+            3 => format!("wss://{http}/ws"),
+            4 => format!("quic://{quic}"),
+            _ => format!("wt://{quic}/"),
+        };
+        let mut options = Options::new(name(number), "").endpoint(endpoint.parse().unwrap());
+        options.tls = Some(ClientTls::pinned(vec![self.ready.certificate().unwrap()]).unwrap());
+        options.backoff = BACKOFF;
+        options.call_timeout = DEADLINE * 4;
+        options
     }
 
     /// Connects the clients; the tasks read their events until the last.
     async fn connect(&mut self) -> JoinSet<()> {
         let mut readers = JoinSet::new();
-        for number in 0..CLIENTS {
-            let endpoint = format!("tcp://{}", self.proxy.address()).parse().unwrap();
-            let mut options = Options::new(format!("user{number}"), "").endpoint(endpoint);
-            options.backoff = Backoff { first: Duration::from_millis(5), longest: Duration::from_millis(50) };
-            options.call_timeout = DEADLINE * 4;
-            let client = Client::connect(options).await.unwrap();
-            let at = client.subscribe(ROOM, None).await.unwrap().position;
-            let after = Place { epoch: at.epoch, offset: at.offset };
-            let name = format!("user{number}");
-            let seen = Seen::Subscribed { client: name.clone(), channel: ROOM.into(), after };
-            self.record.lock().seen.push(seen);
-            readers.spawn(read(client.clone(), name, Arc::clone(&self.record)));
+        for number in 0..self.size.clients {
+            let client = Client::connect(self.options(number)).await.unwrap();
+            for channel in [ROOM.to_owned(), own_room(number)] {
+                let at = client.subscribe(&channel, None).await.unwrap().position;
+                let after = Place { epoch: at.epoch, offset: at.offset };
+                let seen = Seen::Subscribed { client: name(number), channel, after };
+                self.record.lock().seen.push(seen);
+            }
+            let came_back = self.came_back.clone();
+            readers.spawn(read(client.clone(), number, Arc::clone(&self.record), came_back));
             self.clients.push(client);
         }
         readers
+    }
+
+    /// Waits until every client has started so often.
+    async fn until_started(&self, times: u64) {
+        let mut changes = self.came_back.subscribe();
+        let all = async {
+            loop {
+                changes.borrow_and_update();
+                let all_have = {
+                    let starts = &self.record.lock().starts;
+                    let has = |number| starts.get(&name(number)).is_some_and(|count| *count >= times);
+                    (0..self.size.clients).all(has)
+                };
+                if all_have {
+                    return;
+                }
+                changes.changed().await.unwrap();
+            }
+        };
+        timeout(DEADLINE, all).await.expect("somebody does not come back");
     }
 
     /// Calls and publications until the token is cancelled.
     fn load(self: &Arc<Self>, stop: &CancellationToken) -> JoinSet<u64> {
         let mut load = JoinSet::new();
         let this = Arc::clone(self);
-        load.spawn(paced(PER_SECOND, stop.clone(), move |number| {
+        let per_second = self.size.per_second;
+        load.spawn(paced(per_second, stop.clone(), move |number| {
             let this = Arc::clone(&this);
-            async move { this.publish(number.to_string()).await }
+            let to_all = number % per_second.div_ceil(TO_ALL_PER_SECOND) == 0;
+            let channel = if to_all { ROOM.to_owned() } else { own_room(number % this.size.clients) };
+            async move { this.publish(&channel, number.to_string()).await }
         }));
         let this = Arc::clone(self);
-        load.spawn(paced(PER_SECOND, stop.clone(), move |number| {
+        load.spawn(paced(per_second, stop.clone(), move |number| {
             let this = Arc::clone(&this);
             async move { this.call(number).await }
         }));
         load
     }
 
-    async fn publish(&self, content: String) {
+    async fn publish(&self, channel: &str, content: String) {
         let data = content.clone().into();
-        let request = ServicePublishRequest { channel: ROOM.into(), data, ..Default::default() };
+        let request = ServicePublishRequest { channel: channel.into(), data, ..Default::default() };
         let Ok(answer) = self.upstream.gateway().publish(request).await else {
             self.record.lock().unanswered.insert(content);
             return;
@@ -104,14 +177,15 @@ impl World {
         let placed = answer.into_inner();
         assert!(placed.error.is_none(), "{placed:?}");
         let at = Place { epoch: placed.epoch, offset: placed.offset };
-        self.record.lock().seen.push(Seen::Accepted { channel: ROOM.into(), at, content });
+        self.record.lock().seen.push(Seen::Accepted { channel: channel.into(), at, content });
     }
 
     async fn call(&self, number: u64) {
-        let client = format!("user{}", number % CLIENTS);
+        let client = name(number % self.size.clients);
         let call = format!("{client}/{number}");
         self.record.lock().seen.push(Seen::Called { client, call: call.clone() });
-        let making = self.clients[(number % CLIENTS) as usize].call("count").param("key", call.as_str());
+        let making =
+            self.clients[(number % self.size.clients) as usize].call("count").param("key", call.as_str());
         let end = match making.send().await {
             Ok(reply) => {
                 assert_eq!(reply.data, "1", "{call} ran more than once");
@@ -136,7 +210,10 @@ impl World {
             while let Some(done) = load.join_next().await {
                 done.unwrap();
             }
-            self.publish(LAST.into()).await;
+            self.publish(ROOM, LAST.into()).await;
+            for number in 0..self.size.clients {
+                self.publish(&own_room(number), LAST.into()).await;
+            }
             while let Some(done) = readers.join_next().await {
                 done.unwrap();
             }
@@ -144,7 +221,7 @@ impl World {
         timeout(DEADLINE * 4, ended)
             .await
             .expect("a call or a publication never ends, or somebody hears nothing");
-        let Record { seen, unanswered } = std::mem::take(&mut *self.record.lock());
+        let Record { seen, unanswered, .. } = std::mem::take(&mut *self.record.lock());
         let mut history = History::default();
         for seen in seen {
             match &seen {
@@ -160,10 +237,10 @@ impl World {
         history.check().unwrap_or_else(|violations| panic!("{}: {violations:#?}", violations.len()))
     }
 
-    /// Waits until so many further calls have arrived.
+    /// Waits until the calls of a second have arrived: before something happens to the gateway, and again after it.
     async fn until_calls(&self) {
         let before = self.upstream.requests().len() as u64;
-        self.upstream.until_requests(before + CALLS).await.unwrap();
+        self.upstream.until_requests(before + self.size.per_second).await.unwrap();
     }
 
     /// Waits until every client is a member of the channel.
@@ -173,7 +250,7 @@ impl World {
             loop {
                 ticks.tick().await;
                 let members = self.clients[0].presence(ROOM).await.expect("presence is allowed");
-                if members.len() as u64 == CLIENTS {
+                if members.len() as u64 == self.size.clients {
                     return;
                 }
             }
@@ -182,9 +259,11 @@ impl World {
     }
 }
 
-/// Records what a client is told, until it hears the last.
-async fn read(client: Client, user: String, record: Arc<Mutex<Record>>) {
+/// Records what a client is told, until it hears the last on both of its channels.
+async fn read(client: Client, number: u64, record: Arc<Mutex<Record>>, came_back: watch::Sender<u64>) {
+    let (user, own) = (name(number), own_room(number));
     let mut pushes = client.pushes();
+    let mut ended = 0;
     while let Some(event) = pushes.next().await {
         let seen = match event {
             Event::Publication(publication) => {
@@ -193,12 +272,18 @@ async fn read(client: Client, user: String, record: Arc<Mutex<Record>>) {
                 let is_last = content == LAST;
                 let channel = publication.position.channel;
                 record.lock().seen.push(Seen::Delivered { client: user.clone(), channel, at, content });
-                if is_last {
+                ended += usize::from(is_last);
+                if ended == 2 {
                     return;
                 }
                 continue;
             }
-            Event::Gap(gap) if gap.from.channel == ROOM => {
+            Event::Started(_) => {
+                *record.lock().starts.entry(user.clone()).or_default() += 1;
+                came_back.send_modify(|count| *count += 1);
+                continue;
+            }
+            Event::Gap(gap) if gap.from.channel == ROOM || gap.from.channel == own => {
                 let after = Place { epoch: gap.from.epoch, offset: gap.from.offset };
                 let next = gap.next.map(|next| Place { epoch: next.epoch, offset: next.offset });
                 Seen::Gap { client: user.clone(), channel: gap.from.channel, after, next }
@@ -212,30 +297,68 @@ async fn read(client: Client, user: String, record: Arc<Mutex<Record>>) {
     panic!("{user}'s events have ended");
 }
 
+/// A port that nobody has, below those that the system gives to whoever connects: while the gateway is away, one of the
+/// clients that try to reach it would else be given its port now and then, and keep it.
+fn own_port() -> u16 {
+    const PORTS: std::ops::Range<u16> = 10_000..32_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = std::process::id() % 2_000 * 11;
+    (0..PORTS.len())
+        .map(|_| PORTS.start + ((begin + u32::from(NEXT.fetch_add(1, Relaxed))) % PORTS.len() as u32) as u16)
+        .find(|port| {
+            TcpListener::bind(("127.0.0.1", *port)).is_ok() && UdpSocket::bind(("127.0.0.1", *port)).is_ok()
+        })
+        .expect("a free port")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_killed_under_load_tells_every_loss_and_runs_nothing_twice() {
     let data = tempfile::tempdir().unwrap();
-    let node = |grpc: String| server().anonymous().data_dir(data.path()).surface("grpc", grpc);
-    let mut first = node("127.0.0.1:0".into()).start().await.unwrap();
-    let grpc = first.ready().grpc().unwrap();
-    let mut world = World::before(&first).await;
+    let surfaces = ["tcp", "http", "quic", "grpc"].map(|name| (name, format!("127.0.0.1:{}", own_port())));
+    let node = || {
+        let builder = server().anonymous().data_dir(data.path());
+        surfaces.iter().fold(builder, |builder, (name, address)| builder.surface(name, address))
+    };
+    let mut gateway = node().start().await.unwrap();
+    let mut world = World::before(&gateway, Size::asked()).await;
     let readers = world.connect().await;
     let (world, stop) = (Arc::new(world), CancellationToken::new());
+    let (clients, kills) = (world.size.clients, world.size.kills);
+    world.until_started(1).await;
+    let begun = Instant::now();
     let load = world.load(&stop);
-    world.until_calls().await;
-    first.kill().await.unwrap();
-    let second = node(grpc.to_string()).start().await.unwrap();
-    world.proxy.set_target(second.ready().tcp().unwrap());
-    world.until_calls().await;
+    let mut longest = Duration::ZERO;
+    for kill in 1..=kills {
+        world.until_calls().await;
+        gateway.kill().await.unwrap();
+        gateway = node().start().await.unwrap();
+        let serves = Instant::now();
+        world.until_started(1 + kill).await;
+        longest = longest.max(serves.elapsed());
+        world.until_calls().await;
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    let unanswered = world.record.lock().unanswered.len();
+    let calls = world.upstream.requests().len();
     let summary = world.judge(stop, load, readers).await;
-    assert!(summary.gaps as u64 >= CLIENTS, "each client is told: {summary:?}");
-    assert!(summary.replies as u64 > CALLS && summary.delivered > 0, "{summary:?}");
+    assert!(summary.gaps as u64 >= clients * kills, "each client is told each time: {summary:?}");
+    assert!(summary.replies as u64 > world.size.per_second && summary.delivered > 0, "{summary:?}");
+    reading("back_ms", millis(longest));
+    reading("calls_per_second", format!("{:.0}", calls as f64 / seconds));
+    let Summary { replies, unknown, delivered, gaps, .. } = summary;
+    reading(
+        "counts",
+        format!(
+            "0 violations; {calls} calls ran, {replies} answered, {unknown} of unknown end; {delivered} publications \
+             delivered, {gaps} gaps told, {unanswered} publications without an answer"
+        ),
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_that_stood_still_for_longer_than_its_lease_goes_on() {
     let server = server().anonymous().start().await.unwrap();
-    let mut world = World::before(&server).await;
+    let mut world = World::before(&server, Size::asked()).await;
     let readers = world.connect().await;
     world.until_present().await;
     let (world, stop) = (Arc::new(world), CancellationToken::new());
