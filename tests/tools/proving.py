@@ -169,10 +169,17 @@ def uwebsockets():
 
 @contextlib.contextmanager
 def slow_upstream(node, delay_ms, in_flight):
-    """An upstream that takes so long over each call and so many at once; `most` is how many it had, after the block."""
+    """An upstream that takes so long over each call and so many at once; `most` is how many it had, after the block.
+    `be` makes it another: so slow, and so many of a hundred calls fail."""
     options = ("--gateway", node.surfaces["grpc"], "--delay-ms", delay_ms, "--in-flight", in_flight)
     command = [TRUNKLINE, "bench", "upstream", *map(str, options)]
     running = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def be(delay_ms, failing):
+        running.stdin.write(f"{delay_ms} {failing}\n")
+        running.stdin.flush()
+
+    running.be = be
     try:
         if not running.stdout.readline().strip():
             raise SystemExit("the upstream could not register")

@@ -1,7 +1,8 @@
 //! An upstream of a bench's own, in a process of its own: this same program, which registers for all zones and answers
 //! every call with its data.
 //!
-//! It is what a user's upstream is, no shortcut: a service behind gRPC. It ends when whoever started it does.
+//! It is what a user's upstream is, no shortcut: a service behind gRPC. Whoever started it may make it slow or faulty for a
+//! while, and it ends when they do.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,7 +18,7 @@ use tokio::sync::oneshot;
 use tonic::transport::server::TcpIncoming;
 use trunkline_proto::wire::UpstreamRegisterRequest;
 use trunkline_service::grpc::{GatewayAddress, GrpcContext, Registrar, RegistrationState, Remote};
-use trunkline_service::{Call, Caller, Reply, Service, Status};
+use trunkline_service::{Call, Caller, Code, Reply, Service, Status};
 
 /// The action that it is called with here; it answers any.
 pub(super) const ACTION: &str = "echo";
@@ -31,11 +32,17 @@ pub(crate) struct Like {
     pub(crate) in_flight: u32,
 }
 
+/// The longest line that tells it what to be like; a longer one is two that mean nothing.
+const LINE: u64 = 64;
+
 /// Calls under way that it takes by default: more than any bench has.
 pub(crate) const IN_FLIGHT: u32 = 1_000_000;
 
 struct Echo {
-    delay: Duration,
+    delay_ms: AtomicU32,
+    /// Of a hundred calls so many fail.
+    failing: AtomicU32,
+    calls: AtomicU32,
     running: AtomicU32,
     /// The most that ran at once.
     most: AtomicU32,
@@ -54,22 +61,44 @@ impl Service for Echo {
     async fn call(&self, _caller: &Caller, call: Call) -> Result<Reply, Status> {
         let running = self.running.fetch_add(1, Relaxed) + 1;
         self.most.fetch_max(running, Relaxed);
-        if !self.delay.is_zero() {
-            tokio::time::sleep(self.delay).await;
+        let delay = self.delay_ms.load(Relaxed);
+        if delay > 0 {
+            tokio::time::sleep(Duration::from_millis(delay.into())).await;
         }
         self.running.fetch_sub(1, Relaxed);
-        Ok(Reply::ok(call.data))
+        // 37 and 100 have no common divisor: of each hundred calls exactly so many fail, and not in a row.
+        match self.calls.fetch_add(1, Relaxed).wrapping_mul(37) % 100 < self.failing.load(Relaxed) {
+            true => Err(Status::new(Code::Internal, "this one fails")),
+            false => Ok(Reply::ok(call.data)),
+        }
+    }
+}
+
+impl Echo {
+    /// What a line says: `DELAY_MS FAILING_PERCENT`.
+    fn become_like(&self, line: &str) -> anyhow::Result<()> {
+        let (delay_ms, failing) = line.trim().split_once(' ').context("two numbers are wanted")?;
+        let (delay_ms, failing) = (delay_ms.parse()?, failing.parse()?);
+        self.delay_ms.store(delay_ms, Relaxed);
+        self.failing.store(failing, Relaxed);
+        Ok(())
     }
 }
 
 /// The process: prints its address once the gateway knows it, serves until its standard input ends, and then prints how
-/// many calls it had at once at the most.
+/// many calls it had at once at the most. A line `DELAY_MS FAILING_PERCENT` of that input changes how it answers.
 pub(crate) async fn serve(gateway: &str, like: Like) -> anyhow::Result<()> {
     let gateway = GatewayAddress::new(gateway, None)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
     let Like { delay, in_flight } = like;
-    let echo = Arc::new(Echo { delay, running: AtomicU32::new(0), most: AtomicU32::new(0) });
+    let echo = Arc::new(Echo {
+        delay_ms: AtomicU32::new(u32::try_from(delay.as_millis()).unwrap_or(u32::MAX)),
+        failing: AtomicU32::new(0),
+        calls: AtomicU32::new(0),
+        running: AtomicU32::new(0),
+        most: AtomicU32::new(0),
+    });
     let remote = Remote::new(Arc::clone(&echo) as Arc<dyn Service>, Arc::new(GrpcContext::new(&gateway)));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let server = tonic::transport::Server::builder().add_service(remote.into_server());
@@ -89,18 +118,23 @@ pub(crate) async fn serve(gateway: &str, like: Like) -> anyhow::Result<()> {
     tokio::select! {
         served = server.serve_with_incoming(incoming) => return Ok(served?),
         () = registering => {}
-        () = input_ends()? => {}
+        () = input_ends(Arc::clone(&echo))? => {}
     }
     crate::cli::output::result(&echo.most.load(Relaxed).to_string());
     Ok(())
 }
 
 /// Whoever started this process holds its input open.
-fn input_ends() -> anyhow::Result<impl Future<Output = ()>> {
+fn input_ends(echo: Arc<Echo>) -> anyhow::Result<impl Future<Output = ()>> {
     let (ended, ends) = oneshot::channel();
     let watch = move || {
-        let mut rest = Vec::new();
-        let _ = std::io::stdin().take(u64::MAX).read_to_end(&mut rest);
+        let (mut input, mut line) = (std::io::stdin().lock(), String::new());
+        while (&mut input).take(LINE).read_line(&mut line).is_ok_and(|read| read > 0) {
+            if let Err(error) = echo.become_like(&line) {
+                crate::cli::output::complain(&format!("{:?}: {error:#}", line.trim()));
+            }
+            line.clear();
+        }
         let _ = ended.send(());
     };
     // A thread of its own: the runtime's would keep the process alive.
