@@ -87,6 +87,8 @@ async fn connect(pace: Pace, heard: &Arc<Heard>) -> anyhow::Result<Vec<Session>>
             let place = places.acquire().await?;
             let client = builder.build().await?;
             let handler = move |session: Session| async move {
+                // Both sides have then done once what is measured.
+                session.request("warm up").await?;
                 // There is a place for each.
                 let _ = tell.send(session.clone()).await;
                 heard.listen(session, at).await
