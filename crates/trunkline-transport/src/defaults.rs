@@ -64,6 +64,10 @@ pub const UNSENT: usize = 64 << 10;
 /// at a round trip of 100 ms, which the 64 KiB of the frame stream alone would not.
 pub const STREAMS_SEND_WINDOW: u64 = 1 << 20;
 
+/// The send window of a client's QUIC connection: a client has few, so that memory is no reason to stop and wait for
+/// every 64 KiB to be acknowledged.
+pub const CLIENT_SEND_WINDOW: u64 = 1 << 20;
+
 /// Further bidirectional streams a peer may have open at once beside its frames: what a session's services may
 /// have.
 pub const MAX_STREAMS: u32 = 16;

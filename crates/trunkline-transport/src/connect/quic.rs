@@ -10,6 +10,7 @@ use super::{ConnectError, ConnectOptions, tls::trust};
 use crate::{
     Connection, ConnectionInfo, Endpoint,
     addresses::resolve,
+    defaults::CLIENT_SEND_WINDOW,
     quic::{self, quic_connection, transport_config},
     race::first_to_answer,
 };
@@ -66,7 +67,7 @@ pub(super) async fn dial(
         .map_err(|error| fail(&error))?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     let mut transport = transport_config(options.idle_timeout);
-    transport.keep_alive_interval(options.keep_alive);
+    transport.keep_alive_interval(options.keep_alive).send_window(CLIENT_SEND_WINDOW);
     config.transport_config(Arc::new(transport));
     let attempt = |address| {
         let config = config.clone();
