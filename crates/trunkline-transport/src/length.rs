@@ -20,6 +20,13 @@ pub(crate) fn decode(chunk: &mut BytesMut, limit: usize) -> Result<Option<Bytes>
     Ok(Some(take(chunk, length).freeze()))
 }
 
+/// The payload of a frame that `bytes` are, no more and no less.
+pub(crate) fn whole(bytes: &[u8], limit: usize) -> Option<&[u8]> {
+    let (header, payload) = bytes.split_first_chunk::<4>()?;
+    let length = usize::try_from(u32::from_be_bytes(*header)).ok()?;
+    (length == payload.len() && length <= limit).then_some(payload)
+}
+
 /// `chunk.split_to(length)` that does not share the allocation when nothing is left behind.
 pub(crate) fn take(chunk: &mut BytesMut, length: usize) -> BytesMut {
     if length == chunk.len() { std::mem::take(chunk) } else { chunk.split_to(length) }

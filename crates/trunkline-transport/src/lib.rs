@@ -57,6 +57,7 @@ mod server;
 #[cfg(feature = "tcp")]
 mod server_stream;
 mod session;
+mod short;
 mod sink;
 mod source;
 #[cfg(feature = "tcp")]

@@ -16,7 +16,7 @@ use bytes::BytesMut;
 use crate::{
     Frame, FrameKind, Framing, Incoming, ReadError,
     defaults::READ_BUFFER,
-    length, packet,
+    length, packet, short,
     source::{End, Read, Source},
     websocket_framing::Decoder,
 };
@@ -44,6 +44,14 @@ enum FrameDecoder {
     Length { limit: usize },
     Packet { limit: usize },
     WebSocket(Decoder),
+}
+
+/// What a read has brought.
+enum Filled {
+    /// One frame and nothing else.
+    Frame(Frame),
+    Bytes,
+    End(End),
 }
 
 impl FrameReader {
@@ -80,9 +88,10 @@ impl FrameReader {
             }
             self.release();
             match ready!(self.poll_fill(cx)) {
-                Ok(None) => {}
-                Ok(Some(End { word: None })) => return self.finish(),
-                Ok(Some(End { word })) => {
+                Ok(Filled::Bytes) => {}
+                Ok(Filled::Frame(frame)) => return Poll::Ready(Ok(Some(Incoming::Frame(frame)))),
+                Ok(Filled::End(End { word: None })) => return self.finish(),
+                Ok(Filled::End(End { word })) => {
                     self.ended = true;
                     return Poll::Ready(Ok(word));
                 }
@@ -150,7 +159,7 @@ impl FrameReader {
             loop {
                 let filled = ready!(self.poll_fill(cx));
                 self.held = None;
-                if !matches!(filled, Ok(None)) {
+                if matches!(filled, Ok(Filled::End(_)) | Err(_)) {
                     return Poll::Ready(());
                 }
             }
@@ -188,24 +197,25 @@ impl FrameReader {
         held.shared = false;
     }
 
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<End>>> {
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Filled>> {
         let Self { source, framing, max_frame, held, .. } = self;
         with_scratch(|scratch| {
-            let read = ready!(source.poll_read(cx, scratch))?;
-            Poll::Ready(Ok(match read {
-                Read::Bytes(n) => {
-                    match held {
-                        Some(held) if !held.chunk.is_empty() => held.chunk.extend_from_slice(&scratch[..n]),
-                        Some(held) => held.chunk = BytesMut::from(&scratch[..n]),
-                        None => {
-                            let chunk = BytesMut::from(&scratch[..n]);
-                            *held = Some(Box::new(Held::new(*framing, *max_frame, chunk)));
-                        }
+            let fresh = match ready!(source.poll_read(cx, scratch))? {
+                Read::Bytes(n) => &mut scratch[..n],
+                Read::End(end) => return Poll::Ready(Ok(Filled::End(end))),
+            };
+            match held {
+                Some(held) if !held.chunk.is_empty() => held.chunk.extend_from_slice(fresh),
+                Some(held) => held.chunk = BytesMut::from(&*fresh),
+                None => {
+                    if let Some(frame) = whole(*framing, *max_frame, fresh) {
+                        return Poll::Ready(Ok(Filled::Frame(frame)));
                     }
-                    None
+                    let chunk = BytesMut::from(&*fresh);
+                    *held = Some(Box::new(Held::new(*framing, *max_frame, chunk)));
                 }
-                Read::End(end) => Some(end),
-            }))
+            }
+            Poll::Ready(Ok(Filled::Bytes))
         })
     }
 
@@ -252,6 +262,17 @@ impl Held {
         !self.chunk.is_empty()
             || matches!(&self.decoder, FrameDecoder::WebSocket(decoder) if decoder.is_mid_message())
     }
+}
+
+/// The frame, where a read has brought just one, as it mostly does: it is copied once, and nothing is held for it.
+/// Whatever else there is, broken or more or less than a frame, is left as it is.
+fn whole(framing: Framing, max_frame: usize, fresh: &mut [u8]) -> Option<Frame> {
+    let bytes = match framing {
+        Framing::Length => length::whole(fresh, max_frame)?,
+        Framing::Packet => packet::stream::whole(fresh, max_frame)?,
+        Framing::WebSocket { role } => return Decoder::whole(role, max_frame, fresh),
+    };
+    Some(Frame { kind: FrameKind::Binary, bytes: short::copy(bytes) })
 }
 
 thread_local! {
@@ -334,6 +355,48 @@ mod tests {
             write(&mut client.writer, &bytes[whole + 3..]).await;
             assert!(server.reader.next_buffered().is_none(), "its rest was not read");
             assert_eq!(payload(server.reader.next().await.unwrap().unwrap()), "four");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_comes_alone_is_the_same_as_one_in_pieces() {
+        for framing in FRAMINGS {
+            let (mut client, mut server) = memory::pair(framing, 1 << 20);
+            for (kind, payload) in [
+                (FrameKind::Binary, vec![]),
+                (FrameKind::Binary, vec![0xC3; 64]),
+                (FrameKind::Binary, vec![7; 30_000]),
+                (FrameKind::Text, "gr\u{fc}\u{df}e".repeat(40).into_bytes()),
+            ] {
+                let bytes = framing.frame(kind, &payload);
+                for cut in [bytes.len(), bytes.len() - 1, 1] {
+                    write(&mut client.writer, &bytes[..cut]).await;
+                    if cut < bytes.len() {
+                        assert_eq!(drain(&mut server.reader), 0, "{cut} of {}", bytes.len());
+                        write(&mut client.writer, &bytes[cut..]).await;
+                    }
+                    let Incoming::Frame(frame) = server.reader.next().await.unwrap().unwrap() else {
+                        panic!("no frame")
+                    };
+                    assert_eq!(frame.bytes, payload, "{framing:?}, {cut} of {}", bytes.len());
+                    assert!(frame.kind == kind || framing == Framing::Length);
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_comes_alone_and_is_broken_is_refused() {
+        let framing = Framing::WebSocket { role: Role::Client };
+        let (mut client, mut server) = memory::pair(framing, 1000);
+        write(&mut client.writer, &framing.frame(FrameKind::Text, b"gr\xFC\xDFe")).await;
+        let error = server.reader.next().await.unwrap_err();
+        assert_eq!(error.close_code(), 1007, "{error}");
+        for framing in FRAMINGS {
+            let (mut client, mut server) = memory::pair(framing, 1000);
+            write(&mut client.writer, &framing.frame(FrameKind::Binary, &[0; 1001])).await;
+            let error = server.reader.next().await.unwrap_err();
+            assert!(matches!(error, ReadError::TooLarge { length: 1001, limit: 1000 }), "{error}");
         }
     }
 

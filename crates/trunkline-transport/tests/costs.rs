@@ -145,7 +145,7 @@ fn allocations(
 }
 
 #[test]
-fn d8_a_request_costs_three_allocations_at_most() {
+fn d8_a_request_costs_one_allocation() {
     let any = "127.0.0.1:0";
     let tcp = allocations(TransportServerBuilder::new().with_protocol(TcpServerConfig::new(any)), |server| {
         TcpClientConfig::new(server.local_addrs()[0].to_string()).into()
@@ -155,7 +155,6 @@ fn d8_a_request_costs_three_allocations_at_most() {
             WebSocketClientConfig::new(format!("ws://{}", server.local_addrs()[0])).into()
         });
     println!("allocations a request: TCP {tcp}, WebSocket {websocket}");
-    // Three, where MsgTrans has eight: what the reader holds of a read, its bytes, and the count by which the packet shares
-    // them. The aim is one.
-    assert!(tcp <= 3.05 && websocket <= 3.05, "TCP {tcp}, WebSocket {websocket}");
+    // The packet's bytes, where MsgTrans has eight. The rest is for what comes once in a while: a read that was cut short.
+    assert!(tcp <= 1.05 && websocket <= 1.05, "TCP {tcp}, WebSocket {websocket}");
 }

@@ -23,6 +23,12 @@ pub(crate) fn decode(chunk: &mut BytesMut, max_payload: usize) -> Result<Option<
     Ok(Some(take(chunk, total).freeze()))
 }
 
+/// The packet that `bytes` are, no more and no less.
+pub(crate) fn whole(bytes: &[u8], max_payload: usize) -> Option<&[u8]> {
+    let header = Header::parse(bytes.first_chunk()?, max_payload).ok()?;
+    (header.total() == bytes.len()).then_some(bytes)
+}
+
 pub(crate) fn refused(error: &WireError) -> ReadError {
     let reason = match error {
         WireError::TooLarge { length, limit } => {

@@ -7,7 +7,7 @@
 use bytes::{Buf, BytesMut};
 
 use super::{BINARY, CLOSE, CONTINUATION, FIN, MASKED, MAX_CONTROL, PING, PONG, RESERVED, TEXT, mask, utf8};
-use crate::{Frame, FrameKind, Incoming, ReadError, Role, length::take};
+use crate::{Frame, FrameKind, Incoming, ReadError, Role, length::take, short};
 
 /// Turns bytes into messages and control frames.
 #[derive(Debug)]
@@ -58,13 +58,31 @@ impl Decoder {
         self.limit = limit;
     }
 
+    /// The message of one frame that `bytes` are, no more and no less. What is none is left as it is.
+    pub(crate) fn whole(role: Role, limit: usize, bytes: &mut [u8]) -> Option<Frame> {
+        let (header, len) = Self::new(role, limit).header(bytes).ok()??;
+        let payload = &mut bytes[len..];
+        if !header.fin || !matches!(header.opcode, TEXT | BINARY) || payload.len() != header.length {
+            return None;
+        }
+        mask::apply(payload, header.key, 0);
+        if header.opcode == TEXT && simdutf8::basic::from_utf8(payload).is_err() {
+            mask::apply(payload, header.key, 0);
+            return None;
+        }
+        Some(Frame { kind: kind(header.opcode), bytes: short::copy(payload) })
+    }
+
     /// Takes the next message or control frame off the front of `chunk`; `None` if it has not arrived whole.
     pub(crate) fn decode(&mut self, chunk: &mut BytesMut) -> Result<Option<Incoming>, ReadError> {
         loop {
             let header = match self.current.take() {
                 Some(header) => header,
                 None => match self.header(chunk)? {
-                    Some(header) => header,
+                    Some((header, len)) => {
+                        chunk.advance(len);
+                        header
+                    }
                     None => return Ok(None),
                 },
             };
@@ -80,9 +98,9 @@ impl Decoder {
         }
     }
 
-    /// Takes a header off the chunk and judges it.
-    fn header(&self, chunk: &mut BytesMut) -> Result<Option<Header>, ReadError> {
-        let [first, second, rest @ ..] = &chunk[..] else { return Ok(None) };
+    /// Judges the header that `bytes` begin with, and says how long it is.
+    fn header(&self, bytes: &[u8]) -> Result<Option<(Header, usize)>, ReadError> {
+        let [first, second, rest @ ..] = bytes else { return Ok(None) };
         let (fin, opcode) = (first & FIN != 0, first & 0x0F);
         // What can be refused by the first two bytes is refused before more is waited for.
         if first & RESERVED != 0 {
@@ -124,8 +142,7 @@ impl Decoder {
         }
         // It is at most the limit (a usize) or, for control frames, 125.
         let length = length as usize;
-        chunk.advance(header_len);
-        Ok(Some(Header { fin, opcode, length, key, done: 0 }))
+        Ok(Some((Header { fin, opcode, length, key, done: 0 }, header_len)))
     }
 
     fn check_opcode(&self, fin: bool, opcode: u8, short: u8) -> Result<(), ReadError> {
