@@ -181,7 +181,7 @@ impl Core {
                 return;
             }
             out.state = State::Closing(reason);
-            out.writer.take()
+            out.rouse()
         };
         wake.into_iter().for_each(Waker::wake);
     }
@@ -194,7 +194,7 @@ impl Core {
                 return;
             }
             out.state = State::Closing(CloseReason::CutOff);
-            out.writer.take()
+            out.rouse()
         };
         wake.into_iter().for_each(Waker::wake);
     }
@@ -262,10 +262,17 @@ impl Core {
     /// A one-way packet or a request was received: false if the policy ends the connection. `driver` is the task that
     /// polls the handler next anyway, and need not be woken for it.
     pub(crate) fn received_packet(self: &Arc<Self>, packet: Packet, driver: &Waker) -> bool {
-        let policy = if self.inbox.lock().has_room() { Overflow::Wait } else { overflow(self) };
         let cost = packet.cost();
         let (pushed, wake, announces) = {
             let mut inbox = self.inbox.lock();
+            let policy = if inbox.has_room() {
+                Overflow::Wait
+            } else {
+                drop(inbox);
+                let policy = overflow(self);
+                inbox = self.inbox.lock();
+                policy
+            };
             let pushed = inbox.push_packet(packet, policy);
             let announces = self.is_evented && !std::mem::replace(&mut inbox.is_announced, true);
             (pushed, inbox.reader.take(), announces)
@@ -315,7 +322,7 @@ impl Core {
     }
 
     pub(crate) fn wake_driver(&self) {
-        let wake = self.out.lock().writer.take();
+        let wake = self.out.lock().rouse();
         wake.into_iter().for_each(Waker::wake);
     }
 }

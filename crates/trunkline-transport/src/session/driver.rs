@@ -16,7 +16,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -146,7 +146,7 @@ impl Driver {
         let reason = poll_fn(|cx| self.poll(cx)).await;
         // Counted here and not earlier: until now a partial frame was held.
         self.core.shared.budget.give(std::mem::take(&mut self.held));
-        self.settle();
+        self.settle(Waker::noop());
         let (code, text, is_orderly) = match &reason {
             CloseReason::Closed { code, reason } => (*code, reason.clone(), true),
             CloseReason::Peer { .. } | CloseReason::Ended => (codes::NORMAL, String::new(), true),
@@ -187,42 +187,49 @@ impl Driver {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         for _ in 0..TURNS {
-            let mut moved = match self.turn(cx) {
-                Ok(moved) => moved,
+            self.core.out.lock().look();
+            let mut again = match self.turn(cx) {
+                Ok(again) => again,
                 Err(reason) => return Poll::Ready(reason),
             };
             if let Some(reason) = self.observe_close() {
                 return Poll::Ready(reason);
             }
             match self.write(cx) {
-                Ok(wrote) => moved |= wrote,
+                Ok(lets_go_on) => again |= lets_go_on,
                 Err(error) => {
                     let reason = self.peer_reason().unwrap_or_else(|| CloseReason::Lost(error.to_string()));
                     return Poll::Ready(reason);
                 }
             }
-            match self.keep_time(cx) {
-                Ok(beat) => moved |= beat,
-                Err(reason) => return Poll::Ready(reason),
-            }
             if let Some(reason) = self.finished() {
                 return Poll::Ready(reason);
             }
-            if !moved && self.may_sleep(cx) {
-                return Poll::Pending;
+            if again {
+                continue;
             }
+            match self.keep_time(cx) {
+                Ok(false) if self.may_sleep(cx) => return Poll::Pending,
+                Ok(_) => {}
+                Err(reason) => return Poll::Ready(reason),
+            }
+        }
+        // Who has always more to do is not above the clock either.
+        if let Err(reason) = self.keep_time(cx) {
+            return Poll::Ready(reason);
         }
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
-    /// Reads and polls the handler. `Err` is an end without further ado.
+    /// Reads and polls the handler: whether there is more to do before the task may sleep. `Err` is an end without
+    /// further ado.
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
         if !self.said_hello {
             self.said_hello = true;
             self.hello();
         }
-        let mut moved = self.read(cx)?;
+        let mut again = self.read(cx)?;
         // Before the peer has proved itself to a middleware, the handler does not know of it.
         if let Some(handler) = self.handler.as_mut().filter(|_| self.core.is_admitted()) {
             // A panic must cost this connection and nothing else, and the peer is still told.
@@ -230,19 +237,19 @@ impl Driver {
                 Ok(Poll::Pending) => {}
                 Ok(Poll::Ready(result)) => {
                     self.handler = None;
-                    moved = true;
+                    again = true;
                     self.handler_ended(result);
                 }
                 Err(_) => {
                     // Dropping what has panicked may panic again.
                     let handler = self.handler.take();
                     drop(catch_unwind(AssertUnwindSafe(move || drop(handler))));
-                    moved = true;
+                    again = true;
                     self.begin_close(CloseReason::HandlerPanicked);
                 }
             }
         }
-        Ok(moved)
+        Ok(again)
     }
 
     fn handler_ended(&mut self, result: Result<(), TransportError>) {
@@ -281,7 +288,7 @@ impl Driver {
         self.core.control(&ControlPacket::Ping { token, features: Features::ours() });
     }
 
-    /// Nothing moved: whether to wait for a waker. Otherwise something was appended meanwhile.
+    /// Everything is done: whether to wait for a waker. Otherwise something has come meanwhile.
     fn may_sleep(&mut self, cx: &Context<'_>) -> bool {
         let mut out = self.core.out.lock();
         let has_new = self.batch.is_empty() && out.queued() > 0;
@@ -291,11 +298,7 @@ impl Driver {
         if has_new || must_close {
             return false;
         }
-        match &mut out.writer {
-            Some(old) if old.will_wake(cx.waker()) => {}
-            other => *other = Some(cx.waker().clone()),
-        }
-        true
+        out.sleep(cx.waker())
     }
 }
 

@@ -42,7 +42,11 @@ pub(crate) struct Outbox {
     done: u64,
     pub(crate) state: State,
     /// The writer's task, while it sleeps.
-    pub(crate) writer: Option<Waker>,
+    writer: Option<Waker>,
+    /// The writer's task runs, and looks here again before it sleeps.
+    is_awake: bool,
+    /// Something has changed since it looked.
+    has_news: bool,
     /// Who waits for room.
     room: Vec<Waker>,
     /// Who waits until so many bytes are done, or for the end.
@@ -124,6 +128,8 @@ impl Outbox {
             done: 0,
             state: State::Open,
             writer: None,
+            is_awake: false,
+            has_news: false,
             room: Vec::new(),
             flushing: Vec::new(),
             is_pressed: false,
@@ -148,6 +154,37 @@ impl Outbox {
     /// Whether a control packet may still be appended: a bounded lot beyond the limit, since it must not wait.
     pub(crate) fn has_room_for_control(&self) -> bool {
         self.queued <= self.limit.saturating_mul(2)
+    }
+
+    /// Something has changed that concerns the writer's task: whom to wake, unless it runs and sees it anyway.
+    pub(crate) fn rouse(&mut self) -> Option<Waker> {
+        self.has_news = true;
+        self.rouse_to_write()
+    }
+
+    /// As [`Outbox::rouse`], where the change is nothing but the output and the state, which the writer's task compares
+    /// itself.
+    pub(crate) fn rouse_to_write(&mut self) -> Option<Waker> {
+        if self.is_awake { None } else { self.writer.take() }
+    }
+
+    /// The writer's task runs, and is about to look at everything.
+    pub(crate) fn look(&mut self) {
+        self.is_awake = true;
+        self.has_news = false;
+    }
+
+    /// The writer's task has nothing to do: whether it may sleep, since nothing has changed while it looked.
+    pub(crate) fn sleep(&mut self, waker: &Waker) -> bool {
+        if self.has_news {
+            return false;
+        }
+        self.is_awake = false;
+        match &mut self.writer {
+            Some(old) if old.will_wake(waker) => {}
+            other => *other = Some(waker.clone()),
+        }
+        true
     }
 
     pub(crate) fn reserve(&mut self, bytes: usize) {

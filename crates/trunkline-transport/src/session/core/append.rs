@@ -49,7 +49,7 @@ impl Core {
             let droppable = packet.packet_type == PacketType::OneWay;
             let added = out.push(self.framing, header, &packet.ext_header, &packet.payload, droppable);
             self.shared.budget.take(added);
-            (out.appended(), out.writer.take())
+            (out.appended(), out.rouse_to_write())
         };
         wake.into_iter().for_each(Waker::wake);
         self.sent(packet.packet_type, size);
@@ -79,7 +79,7 @@ impl Core {
                 self.shared.budget.wake_on_room(waker);
             }
             // It may have been given back between the question and the registration.
-            (self.has_room(&out, size), if first { out.writer.take() } else { None })
+            (self.has_room(&out, size), if first { out.rouse() } else { None })
         };
         wake.into_iter().for_each(Waker::wake);
         has_room
@@ -98,9 +98,7 @@ impl Core {
                 out.push_shared(frame);
                 self.shared.budget.take(size);
             }
-            let wakes =
-                result == Appended::Queued || result == Appended::Disconnected || self.press(&mut out);
-            (result, if wakes { out.writer.take() } else { None })
+            (result, self.rouse_after(result, &mut out))
         };
         wake.into_iter().for_each(Waker::wake);
         match result {
@@ -126,9 +124,7 @@ impl Core {
                 let added = out.push(self.framing, header, &packet.ext_header, &packet.payload, droppable);
                 self.shared.budget.take(added);
             }
-            let wakes =
-                result == Appended::Queued || result == Appended::Disconnected || self.press(&mut out);
-            (result, if wakes { out.writer.take() } else { None })
+            (result, self.rouse_after(result, &mut out))
         };
         wake.into_iter().for_each(Waker::wake);
         match result {
@@ -154,7 +150,7 @@ impl Core {
             if let Some(reason) = closed(&out.state) {
                 return Err(SendError::Closed(reason));
             }
-            (out.put_latest(lane, framed), out.writer.take())
+            (out.put_latest(lane, framed), out.rouse_to_write())
         };
         self.shared.budget.take(size);
         if let Some(old) = replaced {
@@ -217,6 +213,15 @@ impl Core {
         }
     }
 
+    /// Whom to wake for what has become of a packet.
+    fn rouse_after(&self, result: Appended, out: &mut Outbox) -> Option<Waker> {
+        match result {
+            Appended::Queued | Appended::Disconnected => out.rouse_to_write(),
+            Appended::Dropped if self.press(out) => out.rouse(),
+            Appended::Dropped | Appended::Closed => None,
+        }
+    }
+
     /// Notes that the queue was found full: true for the first time, when the driver has to start its clock.
     fn press(&self, out: &mut Outbox) -> bool {
         matches!(self.shared.slow_consumer, SlowConsumer::Wait(_))
@@ -241,7 +246,7 @@ impl Core {
             }
             out.push_framed(framed);
             self.shared.budget.take(framed.len());
-            out.writer.take()
+            out.rouse_to_write()
         };
         wake.into_iter().for_each(Waker::wake);
     }

@@ -22,17 +22,20 @@ use crate::{
 };
 
 impl Driver {
+    /// Reads what is there: whether there is more to do than wait for a waker.
     pub(super) fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
-        let mut moved = self.poll_stage(cx)?;
+        let mut again = self.poll_stage(cx)?;
         if self.stage.is_some() {
-            return Ok(moved);
+            return Ok(again);
         }
         let limit = self.core.message_limit();
         if limit != self.limit {
             self.limit = limit;
             self.reader.set_max_frame(frame_limit(self.core.framing, limit));
         }
-        for _ in 0..READS {
+        let mut came = again;
+        let mut reads = 0..READS;
+        loop {
             if !matches!(self.phase, Phase::Open) && !self.listens_while_closing() {
                 break;
             }
@@ -40,17 +43,22 @@ impl Driver {
             if self.is_paused {
                 break;
             }
+            if reads.next().is_none() {
+                again = true;
+                break;
+            }
             match self.reader.poll_next(cx) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(Some(incoming))) => {
-                    moved = true;
+                    came = true;
                     self.incoming(incoming, cx)?;
                     if self.stage.is_some() {
+                        again = true;
                         break;
                     }
                 }
                 Poll::Ready(Ok(None)) => {
-                    moved = true;
+                    (came, again) = (true, true);
                     let reason = match self.going_away.take() {
                         Some(reason) => CloseReason::Peer { code: codes::GOING_AWAY, reason },
                         None => CloseReason::Ended,
@@ -62,24 +70,24 @@ impl Driver {
                     return Err(self.peer_reason().unwrap_or_else(|| CloseReason::Lost(error.to_string())));
                 }
                 Poll::Ready(Err(error)) => {
-                    moved = true;
+                    (came, again) = (true, true);
                     self.broke_protocol(&error);
                     break;
                 }
             }
         }
-        if moved {
+        if came {
             self.heard = Instant::now();
         }
         if matches!(self.phase, Phase::Open) && !self.is_paused {
-            moved |= self.read_datagrams(cx)?;
+            again |= self.read_datagrams(cx)?;
         }
         let held = self.reader.held() + self.stage.as_ref().map_or(0, Stage::size);
         if held != self.held {
             self.core.shared.budget.take(held);
             self.core.shared.budget.give(std::mem::replace(&mut self.held, held));
         }
-        Ok(moved)
+        Ok(again)
     }
 
     /// While the rest is sent, responses and credit for it may still arrive, and a peer that ends must be noticed.
@@ -150,7 +158,7 @@ impl Driver {
     pub(super) fn packet(&mut self, packet: Packet, size: usize, waker: &Waker) -> Result<(), CloseReason> {
         self.core.stats.received(packet.packet_type, size);
         match packet.packet_type {
-            PacketType::Response => self.response(packet),
+            PacketType::Response => self.response(packet, waker),
             PacketType::Request => {
                 let is_refused = {
                     let mut open = self.core.open.lock();
@@ -177,7 +185,7 @@ impl Driver {
         if self.core.received_packet(packet, waker) { Ok(()) } else { Err(CloseReason::Overflow) }
     }
 
-    fn response(&mut self, packet: Packet) -> Result<(), CloseReason> {
+    fn response(&mut self, packet: Packet, driver: &Waker) -> Result<(), CloseReason> {
         let message_id = packet.message_id;
         let has_more = packet.flags.contains(Flags::MORE);
         let delivered = {
@@ -188,7 +196,10 @@ impl Driver {
             pending.deliver(packet)
         };
         match delivered {
-            Delivered::To(wake) => wake.into_iter().for_each(Waker::wake),
+            // The handler is polled next.
+            Delivered::To(wake) => {
+                wake.into_iter().filter(|asks| !asks.will_wake(driver)).for_each(Waker::wake)
+            }
             Delivered::Stale => {
                 self.core.stats.stale_responses.fetch_add(1, Relaxed);
             }

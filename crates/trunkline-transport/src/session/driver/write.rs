@@ -12,12 +12,13 @@ use crate::{
 };
 
 impl Driver {
-    /// Writes until the link takes no more or there is nothing: whether anything moved.
+    /// Writes until the link takes no more or there is nothing: whether that lets the handler go on, which is to be polled
+    /// again then.
     pub(super) fn write(&mut self, cx: &mut Context<'_>) -> std::io::Result<bool> {
-        let mut moved = false;
+        let mut lets_go_on = false;
         loop {
             if self.batch.is_empty() {
-                self.settle();
+                lets_go_on |= self.settle(cx.waker());
                 if !self.core.out.lock().take_batch(&mut self.batch) {
                     if !self.begin_closing() {
                         break;
@@ -28,7 +29,6 @@ impl Driver {
             let (slices, count) = outbox::slices(&self.batch, self.offset);
             match self.writer.poll_write_vectored(cx, &slices[..count]) {
                 Poll::Ready(Ok(n)) => {
-                    moved = true;
                     self.stalled = None;
                     self.unaccounted += n;
                     self.offset = outbox::advance(&mut self.batch, self.offset, n);
@@ -36,28 +36,33 @@ impl Driver {
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Pending => {
                     self.stalled.get_or_insert_with(Instant::now);
+                    lets_go_on |= self.settle(cx.waker());
                     break;
                 }
             }
         }
-        self.settle();
         // What TLS holds back is moved on; if the socket does not take it, its waker comes back here.
         match self.writer.poll_flush(cx) {
             Poll::Ready(Err(error)) => Err(error),
-            Poll::Ready(Ok(())) | Poll::Pending => Ok(moved),
+            Poll::Ready(Ok(())) | Poll::Pending => Ok(lets_go_on),
         }
     }
 
-    /// Tells the outbox and the budget what was written, and wakes who waited for it.
-    pub(super) fn settle(&mut self) {
+    /// Tells the outbox and the budget what was written, and wakes who waited for it. True if the handler is among them: it
+    /// is not woken, since it is polled by the task that calls this.
+    pub(super) fn settle(&mut self, driver: &Waker) -> bool {
         let written = std::mem::take(&mut self.unaccounted);
         if written == 0 {
-            return;
+            return false;
         }
         let mut wake = Vec::new();
         self.core.out.lock().written(written, &mut wake);
         self.core.shared.budget.give(written);
+        let all = wake.len();
+        wake.retain(|waiting| !waiting.will_wake(driver));
+        let lets_go_on = wake.len() < all;
         wake.into_iter().for_each(Waker::wake);
+        lets_go_on
     }
 
     /// Learns that the connection is to close: nothing is received any more, and the clock runs. A slow peer is cut at
