@@ -8,6 +8,7 @@ pub(crate) mod driver;
 pub(crate) mod events;
 pub(crate) mod inbox;
 mod lane;
+mod numbers;
 pub(crate) mod outbox;
 mod pool;
 mod reply_stream;

@@ -3,13 +3,11 @@
 //! [`Pending`] are ours: each waits for one response, or for the parts of a streamed one. [`Open`] are the peer's
 //! that have no response yet: a shutdown waits for them.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    task::Waker,
-};
+use std::{collections::VecDeque, task::Waker};
 
 use tokio::time::Instant;
 
+use super::numbers::ByNumber;
 use crate::{
     CloseReason, Packet, RequestError,
     defaults::OPEN_REQUESTS,
@@ -19,7 +17,7 @@ use crate::{
 /// Our requests.
 #[derive(Debug)]
 pub(crate) struct Pending {
-    waiting: HashMap<u32, Slot>,
+    waiting: ByNumber<Slot>,
     next_id: u32,
     limit: usize,
     /// Who waits for a place.
@@ -58,7 +56,7 @@ pub(crate) enum Delivered {
 
 impl Pending {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { waiting: HashMap::new(), next_id: 1, limit, queue: Vec::new(), armed: None, end: None }
+        Self { waiting: ByNumber::default(), next_id: 1, limit, queue: Vec::new(), armed: None, end: None }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -264,7 +262,7 @@ pub(crate) fn part_cost(packet: &Packet) -> usize {
 /// The peer's requests.
 #[derive(Debug, Default)]
 pub(crate) struct Open {
-    requests: HashMap<u32, OpenRequest>,
+    requests: ByNumber<OpenRequest>,
     /// No new ones are taken: the connection is being drained.
     pub(crate) is_draining: bool,
     /// Who waits until there are none.
