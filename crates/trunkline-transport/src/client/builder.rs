@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{RetryConfig, TransportClient, keeper::Keeping};
@@ -10,7 +11,7 @@ use crate::{
     budget::Budget,
     defaults,
     protocols::{ClientProtocol, DialOptions},
-    session::{core::Shared, events::Hub, stats::Counters},
+    session::{core::Shared, events::Hub},
 };
 
 /// Builds a [`TransportClient`].
@@ -175,7 +176,7 @@ impl TransportClientBuilder {
             first_packet: None,
             middleware: MiddlewareStack::default(),
             limiter: None,
-            ended: Counters::default(),
+            ended: Mutex::default(),
             hub: Hub::default(),
             changed: Notify::new(),
         });

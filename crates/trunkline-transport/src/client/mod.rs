@@ -209,10 +209,7 @@ impl TransportClient {
     /// The figures of all connections of this client together.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let sum = crate::session::stats::Counters::default();
-        sum.add(&self.inner.shared.ended.snapshot());
-        self.inner.links.open().iter().for_each(|session| sum.add(&session.stats()));
-        sum.snapshot()
+        self.inner.shared.sum(self.inner.links.open().iter().map(|session| &session.core))
     }
 
     /// The wire that is spoken when the handshake leaves it open.

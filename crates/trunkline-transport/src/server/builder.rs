@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +14,7 @@ use crate::{
     defaults,
     protocols::{ListenOptions, ServerProtocol},
     rate_limit::RateLimiter,
-    session::{core::Shared, events::Hub, stats::Counters},
+    session::{core::Shared, events::Hub},
 };
 
 /// Builds a [`TransportServer`].
@@ -209,7 +210,7 @@ impl TransportServerBuilder {
             first_packet: Some(self.first_packet),
             middleware,
             limiter: self.rate_limiter.map(|config| Arc::new(RateLimiter::new(config))),
-            ended: Counters::default(),
+            ended: Mutex::default(),
             hub: Hub::default(),
             changed: Notify::new(),
         });

@@ -275,10 +275,9 @@ impl TransportServer {
     /// The sums of all connections, of those that have ended too.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let sum = crate::session::stats::Counters::default();
-        sum.add(&self.inner.shared.ended.snapshot());
-        self.inner.registry.everyone().iter().for_each(|core| sum.add(&core.stats.snapshot()));
-        Stats { refused_connections: self.inner.shared.middleware.refused(), ..sum.snapshot() }
+        let shared = &self.inner.shared;
+        let sum = shared.sum(self.inner.registry.everyone().iter());
+        Stats { refused_connections: shared.middleware.refused(), ..sum }
     }
 
     /// [`TransportServer::stats`] in Prometheus' text format, with how many connections there are and what waits in their

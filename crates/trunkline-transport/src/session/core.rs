@@ -27,7 +27,7 @@ use super::{
     inbox::{Inbox, Item, Pushed},
     outbox::{Outbox, State},
     requests::{Open, Pending},
-    stats::Counters,
+    stats::{Counters, Stats},
 };
 use crate::{
     CloseReason, Compression, ConnectionInfo, Framing, Limits, MiddlewareStack, Overflow, Packet, SessionId,
@@ -55,10 +55,21 @@ pub(crate) struct Shared {
     pub(crate) limiter: Option<Arc<RateLimiter>>,
     pub(crate) budget: Budget,
     /// The sums of connections that have ended; those of the living are added when somebody asks.
-    pub(crate) ended: Counters,
+    pub(crate) ended: Mutex<Counters>,
     pub(crate) hub: Hub,
     /// A connection has come, is going away, or has gone: for a client's keeper, and who waits for a connection.
     pub(crate) changed: Notify,
+}
+
+impl Shared {
+    /// The figures of these connections and of all that have ended, each counted once.
+    pub(crate) fn sum<'a>(&self, living: impl Iterator<Item = &'a Arc<Core>>) -> Stats {
+        let sum = Counters::default();
+        let ended = self.ended.lock();
+        sum.add(&ended.snapshot());
+        living.filter(|core| !core.is_counted.load(Relaxed)).for_each(|core| sum.add(&core.stats.snapshot()));
+        sum.snapshot()
+    }
 }
 
 /// One connection.
@@ -85,6 +96,8 @@ pub(crate) struct Core {
     /// What middleware and handlers keep for it.
     pub(crate) extensions: Mutex<Extensions>,
     has_ended: AtomicBool,
+    /// Its figures are among those of the connections that have ended.
+    is_counted: AtomicBool,
     /// Received packets are events rather than a handler's.
     pub(crate) is_evented: bool,
 }
@@ -117,6 +130,7 @@ impl Core {
             streams: Mutex::new(None),
             extensions: Mutex::default(),
             has_ended: AtomicBool::new(false),
+            is_counted: AtomicBool::new(false),
             is_evented,
             shared,
         }
@@ -207,7 +221,11 @@ impl Core {
         if *reason == CloseReason::Slow {
             self.stats.closed_slow.store(1, Relaxed);
         }
-        self.shared.ended.add(&self.stats.snapshot());
+        {
+            let ended = self.shared.ended.lock();
+            ended.add(&self.stats.snapshot());
+            self.is_counted.store(true, Relaxed);
+        }
         // Before anybody is told that it is over.
         *self.streams.lock() = None;
         let (queued, wake) = self.out.lock().end(reason.clone());
