@@ -94,7 +94,7 @@ enum Phase {
 }
 
 impl Driver {
-    pub(crate) fn new(core: Arc<Core>, connection: Connection, handler: Option<Handler>) -> Self {
+    pub(crate) fn new(core: Arc<Core>, connection: Connection, handler: Option<Handler>) -> Box<Self> {
         let now = Instant::now();
         let heartbeat = core.shared.heartbeat;
         // The first beat comes at a random moment, so that connections of one moment do not beat together.
@@ -114,7 +114,7 @@ impl Driver {
             shared.first_packet.filter(|_| !core.knows_wire() && core.framing.ping(b"").is_none());
         let first_packet = first_packet.map(|within| now + within);
         let proof = shared.auth_within.map(|within| now + within);
-        Self {
+        Box::new(Self {
             core,
             reader: connection.reader,
             writer: connection.writer,
@@ -137,13 +137,20 @@ impl Driver {
             proof,
             said_hello: false,
             is_paused: false,
-        }
+        })
     }
 
     /// Drives the connection to its end and says how it ended. Everybody who waits on it has been told by then, and
     /// the link is closed. `gone` is called when it can no longer be used, before the last bytes are waited for.
-    pub(crate) async fn run(mut self, gone: impl FnOnce()) -> CloseReason {
+    ///
+    /// In a box, as the end is in another: the future of a task has room for everything that it holds at any time, some of
+    /// it twice, and most connections do nothing most of the time.
+    pub(crate) async fn run(mut self: Box<Self>, gone: impl FnOnce() + Send) -> CloseReason {
         let reason = poll_fn(|cx| self.poll(cx)).await;
+        Box::pin(self.end(reason, gone)).await
+    }
+
+    async fn end(mut self: Box<Self>, reason: CloseReason, gone: impl FnOnce()) -> CloseReason {
         // Counted here and not earlier: until now a partial frame was held.
         self.core.shared.budget.give(std::mem::take(&mut self.held));
         self.settle(Waker::noop());
@@ -174,11 +181,12 @@ impl Driver {
         let handler = self.handler.take().filter(|_| self.core.is_admitted() && surprises(&reason));
         // They would keep the link open.
         drop(self.datagrams.take());
+        let Self { reader, mut writer, .. } = *self;
         let closing = async {
             if is_orderly {
-                close(self.reader, self.writer, code.into(), &text, timeout).await;
+                close(reader, writer, code.into(), &text, timeout).await;
             } else {
-                self.writer.abort(code.into(), &text);
+                writer.abort(code.into(), &text);
             }
         };
         tokio::join!(closing, let_end(handler, timeout));

@@ -5,6 +5,7 @@
 
 use std::{collections::VecDeque, task::Waker};
 
+use super::outbox::first_of_few;
 use crate::{CloseReason, Overflow, Packet};
 
 /// Received, in order.
@@ -75,6 +76,7 @@ impl Inbox {
     }
 
     pub(crate) fn push(&mut self, item: Item) {
+        first_of_few(&mut self.items);
         self.items.push_back(item);
     }
 
@@ -102,6 +104,7 @@ impl Inbox {
             }
         }
         self.bytes += cost;
+        first_of_few(&mut self.items);
         self.items.push_back(Item::Packet(packet));
         match dropped {
             (0, ..) => Pushed::Kept,

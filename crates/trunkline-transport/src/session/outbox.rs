@@ -308,6 +308,7 @@ impl Outbox {
                 break;
             }
             taken += part.chunk.bytes().len();
+            first_of_few(into);
             into.extend(self.parts.pop_front());
         }
         while taken < BATCH
@@ -389,6 +390,7 @@ impl Outbox {
     fn tail(&mut self, size: usize, apart: bool) -> &mut Vec<u8> {
         if apart || !self.has_tail(size) {
             let chunk = Chunk::Owned(pool::take(size));
+            first_of_few(&mut self.parts);
             self.parts.push_back(Part { chunk, continues: false, is_droppable: apart });
         }
         match self.parts.back_mut() {
@@ -398,7 +400,15 @@ impl Outbox {
     }
 
     fn share(&mut self, bytes: Bytes, continues: bool, is_droppable: bool) {
+        first_of_few(&mut self.parts);
         self.parts.push_back(Part { chunk: Chunk::Shared(bytes), continues, is_droppable });
+    }
+}
+
+/// Makes room for one in a queue that never had any: most connections never have more, and keep what they once had.
+pub(super) fn first_of_few<T>(queue: &mut VecDeque<T>) {
+    if queue.capacity() == 0 {
+        queue.reserve_exact(1);
     }
 }
 
