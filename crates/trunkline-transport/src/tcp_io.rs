@@ -11,7 +11,11 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{Connection, ConnectionInfo, Framing, sink::Sink, source::Source};
+use crate::{
+    Connection, ConnectionInfo, Framing,
+    sink::{SharedTcp, Sink},
+    source::Source,
+};
 
 /// See the module.
 #[derive(Debug)]
@@ -44,7 +48,7 @@ impl Io {
         let halves = match self {
             Self::Plain(stream) => {
                 let (read, write) = stream.into_split();
-                (Source::Tcp(read), Sink::Tcp(write))
+                (Source::Tcp(read), Sink::Tcp(SharedTcp::new(write)))
             }
             #[cfg(feature = "tls")]
             Self::Tls(stream) => {

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     FrameKind, Framing,
-    sink::{Outgoing, Sink},
+    sink::{Direct, Outgoing, Sink},
 };
 
 /// Bytes to the peer.
@@ -111,6 +111,11 @@ impl ByteWriter {
     /// Lets the kernel ask after `idle` whether a silent TCP peer is still there; nothing elsewhere.
     pub(crate) fn set_keepalive(&self, idle: std::time::Duration) -> io::Result<()> {
         self.sink.set_keepalive(idle)
+    }
+
+    /// The same link for those who write in this writer's place, where it has such.
+    pub(crate) fn direct(&self) -> Option<Direct> {
+        self.sink.direct()
     }
 
     /// Waits until the peer has everything, where the protocol tells; false at once where only the peer's own end does.

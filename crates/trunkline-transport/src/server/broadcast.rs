@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use tokio::task::coop::consume_budget;
 
 use crate::{
     Compression, FrameKind, Framing, Packet, SendError, Session, SessionId, Wire,
@@ -82,6 +83,8 @@ pub(super) async fn to_all(peers: Vec<Arc<Core>>, packet: Packet) -> Result<Broa
             }
         };
         report.count(core.id, appended);
+        // To write to thousands takes a while in which others of this thread want their turn.
+        consume_budget().await;
     }
     Ok(report)
 }

@@ -107,6 +107,7 @@ impl Driver {
         let shared = &core.shared;
         let limiter = shared.limiter.as_ref();
         let limiter = limiter.map(|limiter| limiter.connection(core.info.peer.map(|peer| peer.ip()), now));
+        core.out.lock().link = connection.writer.direct();
         let datagrams = Datagrams::of(&connection.streams);
         *core.streams.lock() = Some(connection.streams).filter(Streams::are_supported);
         // Only a server waits for its peers.

@@ -5,13 +5,14 @@
 
 use std::{collections::VecDeque, io::IoSlice, task::Waker};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use super::{pool, unsent::Unsent};
 use crate::{
     CloseReason, FrameKind, Framing, Role,
     defaults::COALESCE,
     packet::{HEADER, Header},
+    sink::Direct,
     websocket_framing,
 };
 
@@ -47,6 +48,10 @@ pub(crate) struct Outbox {
     is_awake: bool,
     /// Something has changed since it looked.
     has_news: bool,
+    /// The link itself, where it takes bytes from whoever has some.
+    pub(crate) link: Option<Direct>,
+    /// Somebody has written to it since the writer's task ran.
+    was_written: bool,
     /// Who waits for room.
     room: Vec<Waker>,
     /// Who waits until so many bytes are done, or for the end.
@@ -66,6 +71,15 @@ pub(crate) enum State {
     Closed(CloseReason),
 }
 
+/// How often somebody other than the writer's task may write to the link while that sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Often {
+    /// Once, which spares a single packet the way through the task; who has many more has them written together.
+    OnceAsleep,
+    /// Each time: to many peers, one packet each.
+    Always,
+}
+
 /// One piece of output.
 #[derive(Debug)]
 pub(crate) struct Part {
@@ -82,6 +96,16 @@ impl Part {
 
     pub(crate) fn continues(&self) -> bool {
         self.continues
+    }
+
+    /// So many of its bytes are written: the rest goes on with a packet that has begun.
+    fn begin(&mut self, bytes: usize) {
+        match &mut self.chunk {
+            Chunk::Owned(chunk) => drop(chunk.drain(..bytes)),
+            Chunk::Shared(chunk) => chunk.advance(bytes),
+        }
+        self.continues = true;
+        self.is_droppable = false;
     }
 }
 
@@ -130,6 +154,8 @@ impl Outbox {
             writer: None,
             is_awake: false,
             has_news: false,
+            link: None,
+            was_written: false,
             room: Vec::new(),
             flushing: Vec::new(),
             is_pressed: false,
@@ -172,6 +198,7 @@ impl Outbox {
     pub(crate) fn look(&mut self) {
         self.is_awake = true;
         self.has_news = false;
+        self.was_written = false;
     }
 
     /// The writer's task has nothing to do: whether it may sleep, since nothing has changed while it looked.
@@ -276,6 +303,27 @@ impl Outbox {
         self.appended += frame.len() as u64;
     }
 
+    /// Hands the `added` bytes that were just appended to the link, from where the caller is: how many it took. Only while
+    /// the writer's task sleeps and has nothing unwritten; else it does so itself.
+    pub(crate) fn write_now(&mut self, added: usize, often: Often) -> usize {
+        let Some(link) = &self.link else { return 0 };
+        // A task that was woken will write at once, and much in one piece.
+        let sleeps = !self.is_awake && self.writer.is_some();
+        if !sleeps || self.queued != added || (often == Often::OnceAsleep && self.was_written) {
+            return 0;
+        }
+        let (slices, count) = slices(&self.parts, 0);
+        let written = link.write_vectored(&slices[..count]);
+        let begun = advance(&mut self.parts, 0, written);
+        if let Some(first) = self.parts.front_mut().filter(|_| begun > 0) {
+            first.begin(begun);
+        }
+        self.was_written = true;
+        self.queued -= written;
+        self.done += written as u64;
+        written
+    }
+
     /// Drops the oldest droppable packets until `size` fits: how many, and how many bytes.
     pub(crate) fn drop_oldest(&mut self, size: usize) -> (u64, usize) {
         let (mut packets, mut bytes) = (0, 0);
@@ -371,6 +419,7 @@ impl Outbox {
     /// Nothing more will be written. Gives back what was queued, and everybody who waited.
     pub(crate) fn end(&mut self, reason: CloseReason) -> (usize, Vec<Waker>) {
         self.state = State::Closed(reason);
+        self.link = None;
         self.parts = VecDeque::new();
         self.latest = VecDeque::new();
         let mut wake = std::mem::take(&mut self.room);

@@ -22,6 +22,8 @@ use std::{
 
 use tokio::io::{AsyncWrite, DuplexStream, WriteHalf};
 
+#[cfg(feature = "tcp")]
+pub(crate) use self::tcp::SharedTcp;
 #[cfg(feature = "tls")]
 pub(crate) use self::{
     copying::gather,
@@ -63,10 +65,45 @@ pub(crate) trait Outgoing {
     }
 }
 
+/// A link that takes bytes beside its sink, from whoever has some, in whole or in part. Only while nothing of the sink's is
+/// unwritten: whoever holds it sees to that.
+pub(crate) enum Direct {
+    #[cfg(feature = "tcp")]
+    Tcp(SharedTcp),
+}
+
+impl Direct {
+    /// What the link takes at once. One that fails takes nothing: its sink will learn why.
+    pub(crate) fn write_vectored(&self, bufs: &[IoSlice<'_>]) -> usize {
+        let _ = bufs;
+        match *self {
+            #[cfg(feature = "tcp")]
+            Self::Tcp(ref tcp) => tcp.try_write_vectored(bufs).unwrap_or(0),
+        }
+    }
+}
+
+impl std::fmt::Debug for Direct {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Direct")
+    }
+}
+
+impl Sink {
+    /// Where the kernel takes bytes from anybody without anything of ours between.
+    pub(crate) fn direct(&self) -> Option<Direct> {
+        match self {
+            #[cfg(feature = "tcp")]
+            Self::Tcp(tcp) => Some(Direct::Tcp(SharedTcp::clone(tcp))),
+            _ => None,
+        }
+    }
+}
+
 /// One variant for each kind of link.
 pub(crate) enum Sink {
     #[cfg(feature = "tcp")]
-    Tcp(tokio::net::tcp::OwnedWriteHalf),
+    Tcp(SharedTcp),
     #[cfg(feature = "tls")]
     Tls(TlsSink),
     #[cfg(feature = "quic")]

@@ -3,31 +3,49 @@
 use std::{
     io::{self, IoSlice},
     net::Shutdown,
-    pin::Pin,
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::{io::AsyncWrite, net::tcp::OwnedWriteHalf};
+use tokio::net::{TcpStream, tcp::OwnedWriteHalf};
 
 use super::Outgoing;
 
-impl Outgoing for OwnedWriteHalf {
+/// Who writes, and those who may in its place: see [`super::Direct`].
+pub(crate) type SharedTcp = Arc<OwnedWriteHalf>;
+
+fn stream(half: &SharedTcp) -> &TcpStream {
+    OwnedWriteHalf::as_ref(half)
+}
+
+impl Outgoing for SharedTcp {
     fn poll_write_vectored(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        AsyncWrite::poll_write_vectored(Pin::new(self), cx, bufs)
+        loop {
+            ready!(stream(self).poll_write_ready(cx))?;
+            match self.try_write_vectored(bufs) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
     }
 
-    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self).poll_shutdown(cx)
+    fn poll_close(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let done = SockRef::from(stream(self)).shutdown(Shutdown::Write);
+        // A peer that is gone needs no word.
+        Poll::Ready(done.or_else(|error| match error.kind() {
+            io::ErrorKind::NotConnected => Ok(()),
+            _ => Err(error),
+        }))
     }
 
     fn abort(&mut self, _: u32, _: &str) {
         // A socket that is gone already cannot be shut down; there is nobody to tell.
-        drop(SockRef::from((*self).as_ref()).shutdown(Shutdown::Both));
+        drop(SockRef::from(stream(self)).shutdown(Shutdown::Both));
     }
 
     fn set_keepalive(&self, idle: Duration) -> io::Result<()> {
-        SockRef::from(self.as_ref()).set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))
+        SockRef::from(stream(self)).set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))
     }
 }

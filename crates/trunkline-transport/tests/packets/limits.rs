@@ -124,6 +124,42 @@ async fn a5_a7_and_d5_a_broadcast_waits_for_nobody_and_counts_each_outcome() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_from_elsewhere_comes_whole_and_in_its_order() {
+    let builder = TransportServerBuilder::new().limits(Limits::new().queued_bytes(64 << 20));
+    let serving = Serving::with(Kind::Tcp, builder, idle).await;
+    let server = &serving.server;
+    let mut socket = silent_reader(&serving).await;
+    sessions(server, 1).await;
+    let id = server.active_sessions()[0];
+    // The first go to the socket past the connection's task, one of them in part; what follows waits its turn.
+    let sizes = [10, 5_000, 60 * KIB, 300 * KIB];
+    let payload = |i: u32| {
+        let mut payload = pattern(sizes[i as usize % sizes.len()]);
+        payload[..4].copy_from_slice(&i.to_be_bytes());
+        payload
+    };
+    for i in 0..120 {
+        if i % 3 == 0 {
+            within(server.send_to(id, payload(i))).await.unwrap();
+        } else {
+            assert_eq!(within(server.broadcast(payload(i))).await.unwrap().queued, 1);
+        }
+    }
+    for i in 0..120 {
+        let mut packet = vec![0; 16 + payload(i).len()];
+        within(socket.read_exact(&mut packet)).await.unwrap();
+        let packet = Packet::from_bytes(packet.into(), 1 << 20).unwrap();
+        assert_eq!(packet.payload, payload(i), "{i}");
+    }
+    let session = server.session(id).unwrap();
+    within(session.flushed()).await.unwrap();
+    assert_eq!(session.queued_bytes(), 0);
+    assert_eq!(session.stats().sent_packets, 120);
+    let all = (0..120).map(|i| 16 + payload(i).len() as u64).sum::<u64>();
+    assert_eq!(session.stats().sent_bytes, all);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn d5_who_waits_for_a_peer_that_never_reads_is_told_in_the_end() {
     let builder = TransportServerBuilder::new().slow_consumer(SlowConsumer::Wait(Duration::from_millis(200)));
     let serving = Serving::with(Kind::Tcp, builder, idle).await;

@@ -9,7 +9,7 @@ use super::{Core, closed};
 use crate::{
     CloseReason, Flags, Packet, PacketType, SendError, SlowConsumer, StreamError, Wire,
     packet::{control::ControlPacket, encode},
-    session::outbox::{Outbox, SharedFrame, State},
+    session::outbox::{Often, Outbox, SharedFrame, State},
 };
 
 /// What became of a packet for a peer that cannot be waited for.
@@ -48,8 +48,7 @@ impl Core {
             }
             let droppable = packet.packet_type == PacketType::OneWay;
             let added = out.push(self.framing, header, &packet.ext_header, &packet.payload, droppable);
-            self.shared.budget.take(added);
-            (out.appended(), out.rouse_to_write())
+            (out.appended(), self.hand_on(&mut out, added, Often::OnceAsleep))
         };
         wake.into_iter().for_each(Waker::wake);
         self.sent(packet.packet_type, size);
@@ -96,9 +95,8 @@ impl Core {
             let result = self.make_room(&mut out, size);
             if result == Appended::Queued {
                 out.push_shared(frame);
-                self.shared.budget.take(size);
             }
-            (result, self.rouse_after(result, &mut out))
+            (result, self.rouse_after(result, &mut out, size))
         };
         wake.into_iter().for_each(Waker::wake);
         match result {
@@ -119,12 +117,12 @@ impl Core {
                 return Err(SendError::Closed(reason));
             }
             let result = self.make_room(&mut out, size);
+            let mut added = 0;
             if result == Appended::Queued {
                 let droppable = packet.packet_type == PacketType::OneWay;
-                let added = out.push(self.framing, header, &packet.ext_header, &packet.payload, droppable);
-                self.shared.budget.take(added);
+                added = out.push(self.framing, header, &packet.ext_header, &packet.payload, droppable);
             }
-            (result, self.rouse_after(result, &mut out))
+            (result, self.rouse_after(result, &mut out, added))
         };
         wake.into_iter().for_each(Waker::wake);
         match result {
@@ -213,10 +211,21 @@ impl Core {
         }
     }
 
-    /// Whom to wake for what has become of a packet.
-    fn rouse_after(&self, result: Appended, out: &mut Outbox) -> Option<Waker> {
+    /// `added` bytes were appended: the link has them now, or they wait in the output, and this is whom to wake for them.
+    fn hand_on(&self, out: &mut Outbox, added: usize, often: Often) -> Option<Waker> {
+        let left = added - out.write_now(added, often);
+        if left == 0 {
+            return None;
+        }
+        self.shared.budget.take(left);
+        out.rouse_to_write()
+    }
+
+    /// Whom to wake for what has become of a packet for one of many, of which `added` bytes were appended.
+    fn rouse_after(&self, result: Appended, out: &mut Outbox, added: usize) -> Option<Waker> {
         match result {
-            Appended::Queued | Appended::Disconnected => out.rouse_to_write(),
+            Appended::Queued => self.hand_on(out, added, Often::Always),
+            Appended::Disconnected => out.rouse_to_write(),
             Appended::Dropped if self.press(out) => out.rouse(),
             Appended::Dropped | Appended::Closed => None,
         }
