@@ -556,7 +556,7 @@ async fn first_frame(node: Arc<Node>, handle: Arc<Handle>, dialect: Dialect, fra
         Ok(frame) => match frame.body {
             UpBody::Start(request) => {
                 let begin = Instant::now();
-                let started = start::start(&node, &handle, dialect, frame.msg_id, request).await;
+                let started = start::start(&node, &handle, dialect, frame.msg_id, *request).await;
                 node.stats.start_durations.observe(begin.elapsed(), 1);
                 started
             }

@@ -155,7 +155,7 @@ impl Start<'_> {
     fn refuse(&self, error: ErrorMessage, ending: Ending) -> Ending {
         let error = Some(cut_error(error));
         let response = StartResponse { success: false, error, ..StartResponse::default() };
-        let frame = DownFrame::new(self.msg_id, DownBody::StartResp(response));
+        let frame = DownFrame::new(self.msg_id, DownBody::StartResp(response.into()));
         self.handle.send(&frame);
         ending
     }

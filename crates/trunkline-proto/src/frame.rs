@@ -24,7 +24,8 @@ pub struct UpFrame {
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "each is the request type of the same name in the schema")]
 pub enum UpBody {
-    Start(wire::StartRequest),
+    /// Boxed, as its answer is: it is four times as large as any other, and comes once.
+    Start(Box<wire::StartRequest>),
     Stop(wire::StopRequest),
     Heartbeat(wire::HeartbeatRequest),
     Business(wire::BusinessRequest),
@@ -58,7 +59,7 @@ pub struct DownFrame {
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "each is the push type of the same name in the schema")]
 pub enum DownBody {
-    StartResp(wire::StartResponse),
+    StartResp(Box<wire::StartResponse>),
     HeartbeatResp(wire::HeartbeatResponse),
     BusinessData(wire::BusinessResponse),
     Error(wire::ErrorMessage),
@@ -88,5 +89,16 @@ impl DownFrame {
     /// A publication: a push in its channel's place.
     pub fn publication(position: wire::ChannelPosition, body: DownBody) -> Self {
         DownFrame { position: Some(position), ..DownFrame::new(0, body) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p16_a_call_is_moved_as_a_frame_that_is_no_larger_than_it_must_be() {
+        let frame = size_of::<UpFrame>();
+        assert!(frame <= 176, "a frame has {frame} B");
     }
 }

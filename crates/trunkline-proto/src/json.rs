@@ -68,7 +68,7 @@ pub(crate) fn decode_up(frame: &Bytes) -> Result<UpFrame, DecodeError> {
     let payload = envelope.payload.map(RawValue::get);
     let kind = envelope.kind.unwrap_or(Cow::Borrowed(NO_TYPE));
     let body = match kind.as_ref() {
-        "start" => UpBody::Start(read(payload)?),
+        "start" => UpBody::Start(Box::new(read(payload)?)),
         "stop" => UpBody::Stop(read(payload)?),
         "heartbeat" => UpBody::Heartbeat(read(payload)?),
         "business" => UpBody::Business(read(payload)?),
@@ -91,7 +91,7 @@ pub(crate) fn decode_up(frame: &Bytes) -> Result<UpFrame, DecodeError> {
 
 pub(crate) fn encode_up(frame: &UpFrame, out: &mut Vec<u8>) {
     let (kind, message): (&str, Option<&dyn JsonMessage>) = match &frame.body {
-        UpBody::Start(m) => ("start", Some(m)),
+        UpBody::Start(m) => ("start", Some(&**m)),
         UpBody::Stop(m) => ("stop", Some(m)),
         UpBody::Heartbeat(m) => ("heartbeat", Some(m)),
         UpBody::Business(m) => ("business", Some(m)),
@@ -118,7 +118,7 @@ pub(crate) fn decode_down(frame: &Bytes) -> Result<DownFrame, DecodeError> {
 
 pub(crate) fn encode_down(frame: &DownFrame, out: &mut Vec<u8>) {
     let (kind, message): (&str, Option<&dyn JsonMessage>) = match &frame.body {
-        DownBody::StartResp(m) => ("start_resp", Some(m)),
+        DownBody::StartResp(m) => ("start_resp", Some(&**m)),
         DownBody::HeartbeatResp(m) => ("heartbeat_resp", Some(m)),
         DownBody::BusinessData(m) => ("business_data", Some(m)),
         DownBody::Error(m) => ("error", Some(m)),
@@ -183,7 +183,7 @@ fn read_down(text: &str, place: Place) -> Result<DownFrame, DecodeError> {
     let payload = envelope.payload.map(RawValue::get);
     let kind = envelope.kind.unwrap_or(Cow::Borrowed(NO_TYPE));
     let body = match (kind.as_ref(), place) {
-        ("start_resp", _) => DownBody::StartResp(read(payload)?),
+        ("start_resp", _) => DownBody::StartResp(Box::new(read(payload)?)),
         ("heartbeat_resp", _) => DownBody::HeartbeatResp(read(payload)?),
         ("business_data", _) => DownBody::BusinessData(read(payload)?),
         ("error", _) => DownBody::Error(read(payload)?),

@@ -15,7 +15,7 @@ pub(crate) fn decode_up(frame: &Bytes) -> Result<UpFrame, DecodeError> {
     let request = ClientRequest::decode(frame.clone()).map_err(malformed)?;
     let payload = request.payload;
     let body = match RequestType::try_from(request.r#type) {
-        Ok(RequestType::RequestStart) => UpBody::Start(decode_start(payload)?),
+        Ok(RequestType::RequestStart) => UpBody::Start(decode_start(payload)?.into()),
         Ok(RequestType::RequestStop) => UpBody::Stop(decode(payload)?),
         Ok(RequestType::RequestHeartbeat) => UpBody::Heartbeat(decode(payload)?),
         Ok(RequestType::RequestBusiness) => UpBody::Business(decode(payload)?),
@@ -69,7 +69,7 @@ pub(crate) fn encode_down(frame: &DownFrame, out: &mut Vec<u8>) {
 fn down_from_wire(push: ServerPush, depth: u32) -> Result<DownFrame, DecodeError> {
     let payload = push.payload;
     let body = match PushType::try_from(push.r#type) {
-        Ok(PushType::PushStartResp) => DownBody::StartResp(decode(payload)?),
+        Ok(PushType::PushStartResp) => DownBody::StartResp(Box::new(decode(payload)?)),
         Ok(PushType::PushHeartbeatResp) => DownBody::HeartbeatResp(decode(payload)?),
         Ok(PushType::PushBusinessData) => DownBody::BusinessData(decode(payload)?),
         Ok(PushType::PushError) => DownBody::Error(decode(payload)?),

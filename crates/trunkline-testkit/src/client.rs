@@ -103,8 +103,9 @@ impl TestClient {
 
     /// Sends START and waits for its answer, a refusal too.
     pub async fn start(&mut self, request: StartRequest) -> Result<StartResponse> {
-        let reply = self.request(UpBody::Start(request)).await?;
+        let reply = self.request(UpBody::Start(request.into())).await?;
         let DownBody::StartResp(response) = reply.body else { bail!("START was answered {reply:?}") };
+        let response = *response;
         self.started = Some(response.clone());
         Ok(response)
     }

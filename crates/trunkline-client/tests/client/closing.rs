@@ -13,7 +13,7 @@ async fn a_refused_start_says_why() {
         let (mut peer, msg_id, _) = gateway.accept_start().await;
         let error = Some(ErrorCode::Unauthenticated.message("expired"));
         let refusal = StartResponse { error, ..StartResponse::default() };
-        peer.send(DownFrame::new(msg_id, DownBody::StartResp(refusal))).await;
+        peer.send(DownFrame::new(msg_id, DownBody::StartResp(refusal.into()))).await;
         peer.close(CloseCode::Unauthenticated.notice("the token is expired")).await;
     });
     let Err(ConnectError::Refused(closed)) = client else { panic!("not refused: {client:?}") };
@@ -27,7 +27,7 @@ async fn a_refused_start_without_a_close_code_still_says_why() {
         let (mut peer, msg_id, _) = gateway.accept_start().await;
         let error = Some(ErrorCode::Overloaded.message("full"));
         let refusal = StartResponse { error, ..StartResponse::default() };
-        peer.send(DownFrame::new(msg_id, DownBody::StartResp(refusal))).await;
+        peer.send(DownFrame::new(msg_id, DownBody::StartResp(refusal.into()))).await;
     });
     let Err(ConnectError::Refused(closed)) = client else { panic!("not refused: {client:?}") };
     assert_eq!((closed.code, closed.reason.as_str()), (None, "full"));

@@ -48,7 +48,7 @@ impl Gateway {
         let mut peer = self.accept().await;
         let frame = peer.recv().await;
         match frame.body {
-            UpBody::Start(start) => (peer, frame.msg_id, start),
+            UpBody::Start(start) => (peer, frame.msg_id, *start),
             other => panic!("the first frame is no START: {other:?}"),
         }
     }
@@ -102,7 +102,7 @@ impl Peer {
     /// Answers START and takes the ack that proves its token.
     pub(crate) async fn start_response(&mut self, msg_id: u32, response: StartResponse) {
         let fence = response.fence;
-        self.send(DownFrame::new(msg_id, DownBody::StartResp(response))).await;
+        self.send(DownFrame::new(msg_id, DownBody::StartResp(response.into()))).await;
         match self.recv().await.body {
             UpBody::Ack(ack) => assert_eq!(ack.start_fence, fence),
             other => panic!("not the proof: {other:?}"),

@@ -17,7 +17,9 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use trunkline_proto::ErrorCode;
 use trunkline_proto::wire::{BusinessResponse, ErrorMessage};
 use trunkline_service::{Call, Caller, Push, Reply, Service, Status, SyncHint, Target};
-use trunkline_session::engine::{BindHint, BindTarget, BoundPush, CallHistory, CallOutcome, CallRequest};
+use trunkline_session::engine::{
+    BindHint, BindTarget, BoundPush, CallHistory, CallOutcome, CallReply, CallRequest,
+};
 use trunkline_session::{ClientSeq, Place, RequestRefusal};
 
 use super::Session;
@@ -197,8 +199,8 @@ impl Round {
 /// How a call ended, for the trace.
 fn end_step(seq: ClientSeq, outcome: &CallOutcome) -> Step {
     let (outcome, bytes) = match outcome {
-        CallOutcome::Reply { response, .. } => {
-            (format!("reply {}", response.code).into(), response.data.len())
+        CallOutcome::Reply(reply) => {
+            (format!("reply {}", reply.response.code).into(), reply.response.data.len())
         }
         CallOutcome::Error(error) => (trace::name(&error.name), 0),
     };
@@ -273,7 +275,7 @@ fn reply_outcome(node: &Arc<Node>, session: &Session, reply: Reply) -> CallOutco
         data: reply.data,
         ..BusinessResponse::default()
     };
-    CallOutcome::Reply { response, headers: reply.headers, bound }
+    CallOutcome::Reply(Box::new(CallReply { response, headers: reply.headers, bound }))
 }
 
 /// One after the other, as the reply has them. The reply does not wait for what others are told.

@@ -24,7 +24,7 @@ use crate::limits::jittered_ms;
 pub(super) enum Job {
     /// And when the client asked, by the node's clock.
     Operation(OperationId, Operation, Duration),
-    Publish(BindTarget, BusinessResponse),
+    Publish(BindTarget, Box<BusinessResponse>),
     /// The session is no longer a member.
     Leave(Channel),
 }
@@ -98,7 +98,7 @@ async fn work(node: Arc<Node>, session: Arc<Session>) {
                 session.apply(&node, Input::Answer { id, result: Err(error) });
             }
             Job::Operation(id, operation, _) => operations::operate(&node, &session, id, operation).await,
-            Job::Publish(target, push) => operations::publish_bound(&node, &session, target, push).await,
+            Job::Publish(target, push) => operations::publish_bound(&node, &session, target, *push).await,
             Job::Leave(channel) => session.leave(&node, &channel).await,
         }
     }

@@ -18,7 +18,7 @@ fn identity(rights: Option<Rights>, expires_at_ms: Option<u64>) -> Identity {
 async fn refresh(client: &mut TestClient, auth_token: String) -> Result<StartResponse> {
     let answer = client.request(UpBody::Refresh(RefreshRequest { auth_token })).await?;
     match answer.body {
-        DownBody::StartResp(response) => Ok(response),
+        DownBody::StartResp(response) => Ok(*response),
         other => bail!("not the answer to REFRESH: {other:?}"),
     }
 }

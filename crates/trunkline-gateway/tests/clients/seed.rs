@@ -20,11 +20,11 @@ pub(crate) fn seed_start(user: &str, acked: u64) -> Result<StartRequest> {
 /// A seed client that has started; the number and content of its START_RESP.
 async fn started(node: &Node, user: &str, acked: u64) -> Result<(TestClient, u64, StartResponse)> {
     let mut client = node.connect().await?;
-    client.send(&UpFrame::new(1, 0, UpBody::Start(seed_start(user, acked)?))).await?;
+    client.send(&UpFrame::new(1, 0, UpBody::Start(seed_start(user, acked)?.into()))).await?;
     let frame = client.frame().await?;
     let DownBody::StartResp(response) = frame.body else { anyhow::bail!("no START_RESP: {frame:?}") };
     ensure!(response.success, "refused: {response:?}");
-    Ok((client, frame.seq_id, response))
+    Ok((client, frame.seq_id, *response))
 }
 
 /// Pushes of the numbers to alice.

@@ -25,7 +25,7 @@ async fn eight_starts_on_one_connection_are_one_session_and_seven_errors() -> Re
     let start = start("alice")?;
     let mut bytes = Vec::new();
     for msg_id in 1..=8 {
-        let frame = UpFrame::new(msg_id, 0, UpBody::Start(start.clone()));
+        let frame = UpFrame::new(msg_id, 0, UpBody::Start(start.clone().into()));
         let frame = Dialect::Protobuf.encode_up(&frame);
         bytes.extend(u32::try_from(frame.len())?.to_be_bytes());
         bytes.extend(frame);
@@ -55,7 +55,7 @@ async fn eight_seed_clients_that_start_at_once_as_one_device_leave_one() -> Resu
             let mut client = node.connect().await?;
             let (start, last) = (seed_start("alice", acked)?, Arc::clone(&last));
             clients.spawn(async move {
-                client.send(&UpFrame::new(1, 0, UpBody::Start(start))).await?;
+                client.send(&UpFrame::new(1, 0, UpBody::Start(start.into()))).await?;
                 loop {
                     tokio::select! {
                         received = client.recv() => if let Received::Closed(_) = received? {

@@ -17,7 +17,7 @@ fn member_of(groups: &[&str]) -> Identity {
 async fn refresh(client: &mut TestClient, identity: &Identity) -> Result<wire::StartResponse> {
     let request = RefreshRequest { auth_token: sign_hs256(KEY, identity)? };
     match client.request(UpBody::Refresh(request)).await?.body {
-        DownBody::StartResp(response) => Ok(response),
+        DownBody::StartResp(response) => Ok(*response),
         other => bail!("not a START_RESP: {other:?}"),
     }
 }

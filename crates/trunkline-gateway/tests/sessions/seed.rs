@@ -17,7 +17,7 @@ async fn started(node: &Node, acked: u64) -> Result<(TestClient, bool)> {
         ..StartRequest::default()
     };
     let mut client = node.connect().await?;
-    client.send(&UpFrame::new(1, 0, UpBody::Start(start))).await?;
+    client.send(&UpFrame::new(1, 0, UpBody::Start(start.into()))).await?;
     let frame = client.frame().await?;
     match frame.body {
         DownBody::StartResp(response) => Ok((client, response.success)),

@@ -165,7 +165,7 @@ fn numbers_stay_under_two_to_the_53() {
 
 #[test]
 fn success_verdict_and_positions_are_written_even_as_defaults() {
-    let refused = DownFrame::new(1, DownBody::StartResp(wire::StartResponse::default()));
+    let refused = DownFrame::new(1, DownBody::StartResp(Box::default()));
     assert_eq!(text_of(&refused), r#"{"msg_id":1,"type":"start_resp","payload":{"success":false}}"#);
     let fresh = wire::StartResponse {
         success: true,
@@ -174,7 +174,7 @@ fn success_verdict_and_positions_are_written_even_as_defaults() {
         ..wire::StartResponse::default()
     };
     assert_eq!(
-        text_of(&DownFrame::new(1, DownBody::StartResp(fresh))),
+        text_of(&DownFrame::new(1, DownBody::StartResp(fresh.into()))),
         r#"{"msg_id":1,"type":"start_resp","payload":{"success":true,"session_id":"s","verdict":"fresh","positions":[{"channel":"all","epoch":0,"offset":0}]}}"#
     );
     let head = wire::ChannelResponse { channel: "c".into(), epoch: 5, ..wire::ChannelResponse::default() };

@@ -88,7 +88,7 @@ fn ack() -> BoxedStrategy<wire::ClientAck> {
 
 fn up_body() -> BoxedStrategy<UpBody> {
     prop_oneof![
-        start().prop_map(UpBody::Start),
+        start().prop_map(|start| UpBody::Start(start.into())),
         (0..4).prop_map(|reason| UpBody::Stop(wire::StopRequest { reason })),
         time().prop_map(|client_timestamp| UpBody::Heartbeat(wire::HeartbeatRequest { client_timestamp })),
         (text(), map(), data()).prop_map(|(action, params, data)| UpBody::Business(wire::BusinessRequest {
@@ -208,7 +208,7 @@ fn reply() -> BoxedStrategy<wire::BusinessResponse> {
 
 fn down_body() -> BoxedStrategy<DownBody> {
     prop_oneof![
-        start_response().prop_map(DownBody::StartResp),
+        start_response().prop_map(|start| DownBody::StartResp(start.into())),
         (time(), time()).prop_map(|(client_timestamp, server_timestamp)| DownBody::HeartbeatResp(
             wire::HeartbeatResponse { client_timestamp, server_timestamp }
         )),

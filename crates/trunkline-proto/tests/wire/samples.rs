@@ -70,7 +70,7 @@ pub(crate) fn up() -> Vec<(&'static str, UpFrame, &'static str)> {
     vec![
         (
             "start, seed",
-            UpFrame::new(1, 0, UpBody::Start(seed_start)),
+            UpFrame::new(1, 0, UpBody::Start(seed_start.into())),
             "08011801220e0a05616c6963651203746f6b1811",
         ),
         (
@@ -99,7 +99,7 @@ pub(crate) fn up() -> Vec<(&'static str, UpFrame, &'static str)> {
         ("ack, seed", UpFrame::new(0, 0, UpBody::Ack(seed_ack)), "1805220308ac02"),
         (
             "start",
-            UpFrame::new(1, 0, UpBody::Start(our_start)),
+            UpFrame::new(1, 0, UpBody::Start(our_start.into())),
             "08011801224e0a05616c6963651203746f6b82010474312e788a01130a06726f6f6d3a31108080ee8b8a969803182992\
              010770686f6e652d319a010573646b2f31a00101a80109b20103776562b801e724c00102",
         ),
@@ -166,7 +166,11 @@ fn down_seed() -> Vec<(&'static str, DownFrame, &'static str)> {
     };
     let heartbeat = wire::HeartbeatResponse { client_timestamp: 5, server_timestamp: -1 };
     vec![
-        ("start_resp, seed", numbered(1, 1, DownBody::StartResp(start)), "08011001180122080801181e22026331"),
+        (
+            "start_resp, seed",
+            numbered(1, 1, DownBody::StartResp(start.into())),
+            "08011001180122080801181e22026331",
+        ),
         (
             "heartbeat_resp, seed",
             numbered(6, 2, DownBody::HeartbeatResp(heartbeat)),
@@ -217,7 +221,7 @@ fn down_ours() -> Vec<(&'static str, DownFrame, &'static str)> {
     vec![
         (
             "start_resp",
-            DownFrame::new(1, DownBody::StartResp(start_response())),
+            DownFrame::new(1, DownBody::StartResp(start_response().into())),
             "08011801229401080118192202633182010273318a010474312e789001029a01280a06726f6f6d3a31108080ee8b8a96\
              9803182922130a06726f6f6d3a31108080ee8b8a969803183ca00109a801808040b00178ba01046b336639c2010e0a03\
              616c6c108080ee8b8a969803c80107d201230a06726f6f6d3a32121908930312086e6f2072696768748a0109464f5242\

@@ -24,7 +24,7 @@ fn start(fields: &[(u8, Field)]) -> Option<StartRequest> {
     let mut frame = vec![0x18, 1, 0x22, payload.len() as u8];
     frame.extend(payload);
     match Dialect::Protobuf.decode_up(&Bytes::from(frame)).ok()?.body {
-        UpBody::Start(start) => Some(start),
+        UpBody::Start(start) => Some(*start),
         other => panic!("a START came out as {other:?}"),
     }
 }

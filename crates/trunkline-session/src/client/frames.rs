@@ -17,7 +17,9 @@ impl ClientEngine {
         self.heard_at = now.at;
         match self.phase {
             Phase::Starting { msg_id, .. } => match frame.body {
-                DownBody::StartResp(response) if frame.msg_id == msg_id => self.start_response(now, response),
+                DownBody::StartResp(response) if frame.msg_id == msg_id => {
+                    self.start_response(now, *response)
+                }
                 DownBody::Close(notice) => self.notice = Some(notice),
                 _ => self.dropped(Dropped::Unexpected),
             },
@@ -85,7 +87,7 @@ impl ClientEngine {
                 Matched::Yes
             }
             DownBody::ChannelResp(response) => self.channel_response(msg_id, response),
-            DownBody::StartResp(response) => self.refreshed(msg_id, response),
+            DownBody::StartResp(response) => self.refreshed(msg_id, *response),
             DownBody::Close(notice) => {
                 self.notice = Some(notice);
                 Matched::Yes

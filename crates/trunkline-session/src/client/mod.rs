@@ -244,7 +244,7 @@ impl ClientEngine {
             ..StartRequest::default()
         };
         self.phase = Phase::Starting { msg_id, since: now.at };
-        self.outputs.push_back(ClientOutput::Send(UpFrame::new(msg_id, 0, UpBody::Start(start))));
+        self.outputs.push_back(ClientOutput::Send(UpFrame::new(msg_id, 0, UpBody::Start(start.into()))));
     }
 
     fn disconnected(&mut self, code: Option<u32>) {

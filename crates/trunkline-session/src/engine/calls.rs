@@ -312,8 +312,9 @@ impl Calls {
         self.running -= 1;
         let fate = match outcome {
             CallOutcome::Error(error) => Fate::Error(error),
-            CallOutcome::Reply { response, headers, bound } => {
-                self.bind_all(cx, seq, bound, Fate::Reply { response, headers })
+            CallOutcome::Reply(mut reply) => {
+                let bound = std::mem::take(&mut reply.bound);
+                self.bind_all(cx, seq, bound, Fate::Reply(reply))
             }
         };
         self.close_call(cx, seq, fate);
@@ -365,7 +366,7 @@ impl Calls {
         if answered.msg_id == 0 {
             // Nothing to share a fate with: both go out when the call ends.
             for bound in answered.take_bound() {
-                cx.outputs.push_back(Output::Publish(bound.target, bound.push));
+                cx.outputs.push_back(Output::Publish(bound.target, bound.push.into()));
             }
         }
         let frame = answered.frame(seq, cx.config, cx.dialect);
@@ -549,7 +550,7 @@ pub(crate) struct Cx<'a> {
 
 impl Cx<'_> {
     fn send(&mut self, frame: DownFrame) {
-        self.outputs.push_back(Output::Send(frame));
+        self.outputs.push_back(Output::Send(frame.into()));
     }
 
     /// A call does not run, and its number can come again.

@@ -248,7 +248,7 @@ impl Engine {
             (Pending::Refresh, Ok(Answer::Refreshed { expires_at })) => {
                 self.expires_at(now, expires_at);
                 let told = StartResponse { success: true, ..StartResponse::default() };
-                self.send(DownFrame::new(msg_id, DownBody::StartResp(told)));
+                self.send(DownFrame::new(msg_id, DownBody::StartResp(told.into())));
             }
             (kind, Err(error)) => self.answer_error(msg_id, kind, error),
             (kind, Ok(_)) => {
@@ -307,7 +307,7 @@ impl Engine {
         match kind {
             Pending::Refresh => {
                 let told = StartResponse { success: false, error: Some(error), ..StartResponse::default() };
-                self.send(DownFrame::new(msg_id, DownBody::StartResp(told)));
+                self.send(DownFrame::new(msg_id, DownBody::StartResp(told.into())));
             }
             Pending::Channel(channel) => self.send_channel_error(msg_id, channel, error),
             Pending::Subscribe { channel, then_leave, .. } => {

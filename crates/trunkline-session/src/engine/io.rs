@@ -163,16 +163,20 @@ pub enum Answer {
 #[derive(Debug, Clone, PartialEq)]
 pub enum CallOutcome {
     /// The service answered.
-    Reply {
-        /// Its answer.
-        response: BusinessResponse,
-        /// Headers for the client.
-        headers: HashMap<String, String>,
-        /// Pushes to this session that the answer itself brought; they are bound as if pushed just before.
-        bound: Vec<BoundPush>,
-    },
+    Reply(Box<CallReply>),
     /// It did not. 503 and 429 mean that it has not run: the number stays usable.
     Error(ErrorMessage),
+}
+
+/// A service's answer to a call.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CallReply {
+    /// The answer itself.
+    pub response: BusinessResponse,
+    /// Headers for the client.
+    pub headers: HashMap<String, String>,
+    /// Pushes to this session that the answer itself brought; they are bound as if pushed just before.
+    pub bound: Vec<BoundPush>,
 }
 
 /// A push that shares a reply's fate.
@@ -404,7 +408,7 @@ pub enum Event {
     Ended(u32),
 }
 
-/// What the gateway does for an engine, in this order.
+/// What the gateway does for an engine, in this order. Each is moved several times, so what is large in it is boxed.
 #[derive(Debug, PartialEq)]
 pub enum Output {
     /// Send this START_RESP on that connection, then close it. The session is as before.
@@ -412,14 +416,14 @@ pub enum Output {
         /// Whose START it was.
         connection: ConnectionId,
         /// `success` is false.
-        response: DownFrame,
+        response: Box<DownFrame>,
         /// The close.
         close: CloseNotice,
     },
     /// The START is accepted.
     StartAccepted(StartAccepted),
     /// Put this frame into the reply queue of the session's connection.
-    Send(DownFrame),
+    Send(Box<DownFrame>),
     /// Deliver these attached channels on the session's connection, each from its position on, behind what was sent
     /// before.
     Deliver(Vec<(Channel, Position)>),
@@ -439,7 +443,7 @@ pub enum Output {
         operation: Operation,
     },
     /// Publish a bound push to the session's or the user's own channel: its call had `msg_id` 0.
-    Publish(BindTarget, BusinessResponse),
+    Publish(BindTarget, Box<BusinessResponse>),
     /// The client has these publications.
     Acked(Vec<wire::ChannelPosition>),
     /// Protocol 0: the client has everything up to this number.
@@ -453,4 +457,16 @@ pub enum Output {
     },
     /// Tell the services.
     Event(Event),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p16_what_is_moved_for_each_call_is_small() {
+        let (output, outcome) = (size_of::<Output>(), size_of::<CallOutcome>());
+        assert!(output <= 104, "an output has {output} B");
+        assert!(outcome <= 96, "an outcome has {outcome} B");
+    }
 }

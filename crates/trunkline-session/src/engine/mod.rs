@@ -282,7 +282,7 @@ impl Engine {
     }
 
     fn send(&mut self, frame: DownFrame) {
-        self.outputs.push_back(Output::Send(frame));
+        self.outputs.push_back(Output::Send(frame.into()));
     }
 
     /// The memory of calls, from the first one on.

@@ -3,19 +3,20 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use trunkline_proto::wire::{BusinessRequest, BusinessResponse, ErrorMessage};
+use trunkline_proto::wire::{BusinessRequest, ErrorMessage};
 use trunkline_proto::{Dialect, DownBody, DownFrame, ErrorCode};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::calls::ReplyTo;
-use super::io::{BindHint, BoundPush};
+use super::io::{BindHint, BoundPush, CallReply};
 use crate::config::SessionConfig;
 use crate::ids::{ClientSeq, Fence};
 
 /// What became of a call.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Fate {
-    Reply { response: BusinessResponse, headers: HashMap<String, String> },
+    /// What it has bound is with the [`Answered`].
+    Reply(Box<CallReply>),
     Error(ErrorMessage),
 }
 
@@ -23,7 +24,7 @@ impl Fate {
     /// Refused before it ran: no final answer.
     pub(crate) fn is_refusal(&self) -> bool {
         match self {
-            Fate::Reply { .. } => false,
+            Fate::Reply(_) => false,
             Fate::Error(error) => matches!(error.error_code, 429 | 503),
         }
     }
@@ -91,10 +92,10 @@ impl Answered {
         dialect: Dialect,
     ) -> Option<DownFrame> {
         let reply = match self.fate.as_ref()? {
-            Fate::Reply { .. } if self.msg_id == 0 => return None,
-            Fate::Reply { response, headers } => DownFrame {
-                headers: headers.clone(),
-                ..DownFrame::new(self.msg_id, DownBody::BusinessData(response.clone()))
+            Fate::Reply(_) if self.msg_id == 0 => return None,
+            Fate::Reply(reply) => DownFrame {
+                headers: reply.headers.clone(),
+                ..DownFrame::new(self.msg_id, DownBody::BusinessData(reply.response.clone()))
             },
             Fate::Error(error) => error_frame(self.msg_id, seq, error.clone()),
         };
@@ -198,6 +199,8 @@ pub(crate) fn content_hash(request: &BusinessRequest) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use trunkline_proto::wire::BusinessResponse;
+
     use super::*;
 
     #[test]

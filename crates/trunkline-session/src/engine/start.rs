@@ -189,7 +189,7 @@ impl Engine {
         };
         self.outputs.push_back(Output::StartRefused {
             connection: facts.connection,
-            response: refusal(facts.msg_id, error.message(text)),
+            response: refusal(facts.msg_id, error.message(text)).into(),
             close: code.notice(text),
         });
     }
@@ -227,7 +227,7 @@ impl Engine {
         self.heard_at = now.at.into();
         let event = if starting.continues == Continues::New { Event::Started } else { Event::Resumed };
         let response = self.start_response(&starting, positions);
-        self.send(DownFrame::new(starting.msg_id, DownBody::StartResp(response)));
+        self.send(DownFrame::new(starting.msg_id, DownBody::StartResp(response.into())));
         self.outputs.push_back(Output::Deliver(deliver));
         self.outputs.push_back(Output::Event(event));
         for (channel, position) in starting.joined {
@@ -286,7 +286,11 @@ impl Engine {
         let (msg_id, new) = (starting.msg_id, starting.continues == Continues::New);
         let Some(Link { connection }) = self.link.take() else { return };
         let response = refusal(msg_id, error);
-        self.outputs.push_back(Output::StartRefused { connection, response, close: close.clone() });
+        self.outputs.push_back(Output::StartRefused {
+            connection,
+            response: response.into(),
+            close: close.clone(),
+        });
         if new {
             // Nobody knows of it yet, so nobody is told that it ended but the hub.
             self.end(close.code);
@@ -335,5 +339,5 @@ pub(crate) fn gap_text(gap: &ChannelGap) -> String {
 
 fn refusal(msg_id: u32, error: ErrorMessage) -> DownFrame {
     let response = StartResponse { success: false, error: Some(error), ..StartResponse::default() };
-    DownFrame::new(msg_id, DownBody::StartResp(response))
+    DownFrame::new(msg_id, DownBody::StartResp(response.into()))
 }

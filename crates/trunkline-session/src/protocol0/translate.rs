@@ -109,7 +109,7 @@ mod tests {
     fn only_the_start_resp_of_a_resume_or_a_refusal_has_no_number() {
         let start = |success, verdict: Verdict| {
             let response = StartResponse { success, verdict: verdict as i32, ..StartResponse::default() };
-            is_numbered(&DownFrame::new(1, DownBody::StartResp(response)))
+            is_numbered(&DownFrame::new(1, DownBody::StartResp(response.into())))
         };
         assert!(start(true, Verdict::Fresh) && is_numbered(&business("x")));
         assert!(

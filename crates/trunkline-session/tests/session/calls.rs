@@ -259,9 +259,9 @@ fn o1_bound_pushes_and_their_reply_are_one_frame_in_their_order() {
     assert_eq!(rig.bind(1, BindHint::After, "a1"), BindAnswer::Bound);
     assert_eq!(rig.bind(1, BindHint::Before, "b1"), BindAnswer::Bound);
     assert_eq!(rig.bind(1, BindHint::Before, "b2"), BindAnswer::Bound);
-    let CallOutcome::Reply { response, headers, .. } = reply("r") else { unreachable!() };
-    let in_reply = vec![bound(BindHint::After, "a2"), bound(BindHint::Before, "b3")];
-    let outputs = rig.end(1, CallOutcome::Reply { response, headers, bound: in_reply });
+    let CallOutcome::Reply(mut answer) = reply("r") else { unreachable!() };
+    answer.bound = vec![bound(BindHint::After, "a2"), bound(BindHint::Before, "b3")];
+    let outputs = rig.end(1, CallOutcome::Reply(answer));
     assert_eq!(group(sent(&outputs)), ["b1", "b2", "b3", "r", "a1", "a2"]);
     assert_eq!(sent(&outputs).msg_id, 101);
     assert_eq!(rig.bind(1, BindHint::Before, "late"), BindAnswer::TooLate);
@@ -324,9 +324,9 @@ fn a_bound_push_with_which_the_group_would_be_too_large_is_refused_at_once() {
     // An answer whose own pushes do not fit cannot be delivered, and says so; what was bound before comes.
     rig.call(2);
     rig.bind(2, BindHint::Before, "b");
-    let CallOutcome::Reply { response, headers, .. } = reply("r") else { unreachable!() };
-    let in_reply = vec![bound(BindHint::After, &half), bound(BindHint::After, &half)];
-    let outputs = rig.end(2, CallOutcome::Reply { response, headers, bound: in_reply });
+    let CallOutcome::Reply(mut answer) = reply("r") else { unreachable!() };
+    answer.bound = vec![bound(BindHint::After, &half), bound(BindHint::After, &half)];
+    let outputs = rig.end(2, CallOutcome::Reply(answer));
     assert_eq!(group(sent(&outputs)), ["b", "502"]);
 }
 

@@ -61,11 +61,11 @@ impl Rig {
         let [ClientOutput::Send(UpFrame { msg_id, body: UpBody::Start(start), .. })] = &outputs[..] else {
             panic!("{outputs:?}")
         };
-        (*msg_id, start.clone())
+        (*msg_id, StartRequest::clone(start))
     }
 
     fn started(&mut self, msg_id: u32, response: StartResponse) -> Vec<ClientOutput> {
-        self.down(msg_id, DownBody::StartResp(response))
+        self.down(msg_id, DownBody::StartResp(response.into()))
     }
 
     fn response(&mut self, verdict: Verdict, positions: &[ChannelPosition]) -> StartResponse {
@@ -577,7 +577,8 @@ fn a_refused_refresh_changes_nothing_and_the_next_start_has_the_token_that_was_g
     rig.engine.set_auth_token("old".into());
     let frames = rig.request(Request::Refresh { auth_token: "bad".into() });
     let error = Some(ErrorCode::Unauthenticated.message("no"));
-    let refused = DownBody::StartResp(StartResponse { success: false, error, ..StartResponse::default() });
+    let refused =
+        DownBody::StartResp(Box::new(StartResponse { success: false, error, ..StartResponse::default() }));
     let outputs = rig.down(frames[0].msg_id, refused);
     assert!(matches!(outputs[..], [ClientOutput::Answered(_, Err(_))]), "{outputs:?}");
     cut(&mut rig);
@@ -599,7 +600,7 @@ fn a_start_that_is_refused_for_the_token_of_a_refresh_is_made_again_with_the_old
     let mut rig = Rig::live();
     let msg_id = refreshing_through_a_cut(&mut rig);
     let error = Some(ErrorCode::Unauthenticated.message("expired"));
-    rig.down(msg_id, DownBody::StartResp(StartResponse { error, ..StartResponse::default() }));
+    rig.down(msg_id, DownBody::StartResp(Box::new(StartResponse { error, ..StartResponse::default() })));
     let outputs = rig.give(ClientInput::Disconnected(Some(4302)));
     let [ClientOutput::Answered(_, Err(error)), ClientOutput::Lost(lost)] = &outputs[..] else {
         panic!("{outputs:?}")

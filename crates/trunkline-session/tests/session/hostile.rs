@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use trunkline_proto::wire::{
     BusinessRequest, BusinessResponse, ChannelGap, ChannelPosition, ChannelRequest, ChannelResponse,
     ClientAck, CloseNotice, ErrorMessage, HeartbeatRequest, HeartbeatResponse, HistoryRequest, Publication,
-    PublishRequest, RefreshRequest, StartRequest, StartResponse, StopRequest,
+    PublishRequest, RefreshRequest, StartResponse, StopRequest,
 };
 use trunkline_proto::{DownBody, DownFrame, UpBody, UpFrame};
 use trunkline_session::client::{ClientCall, ClientConfig, ClientInput, ClientOutput, Request};
@@ -54,7 +54,7 @@ fn up_body() -> impl Strategy<Value = UpBody> {
         },
     );
     prop_oneof![
-        1 => Just(UpBody::Start(StartRequest::default())),
+        1 => Just(UpBody::Start(Box::default())),
         1 => Just(UpBody::Stop(StopRequest { reason: i32::MIN })),
         1 => Just(UpBody::Heartbeat(HeartbeatRequest { client_timestamp: i64::MIN })),
         9 => small().prop_map(|n| UpBody::Business(BusinessRequest { action: n.to_string(), ..Default::default() })),
@@ -214,7 +214,7 @@ fn down_body() -> impl Strategy<Value = DownBody> {
     });
     let reply = || DownFrame::new(2, DownBody::BusinessData(BusinessResponse::default()));
     prop_oneof![
-        6 => start.prop_map(DownBody::StartResp),
+        6 => start.prop_map(|start| DownBody::StartResp(start.into())),
         1 => Just(DownBody::HeartbeatResp(HeartbeatResponse::default())),
         3 => Just(DownBody::BusinessData(BusinessResponse::default())),
         3 => error().prop_map(DownBody::Error),

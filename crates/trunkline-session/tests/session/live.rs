@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use trunkline_proto::wire::{
     ChannelGap, ChannelRefusal, ChannelRequest, ChannelResponse, ClientAck, HeartbeatRequest, HistoryRequest,
-    PublishRequest, RefreshRequest, StartRequest,
+    PublishRequest, RefreshRequest,
 };
 use trunkline_proto::{CloseCode, DownBody, ErrorCode, UpBody, UpFrame};
 use trunkline_session::engine::{
@@ -333,7 +333,7 @@ fn ten_undecodable_frames_in_a_row_are_4400_and_nine_are_not() {
 #[test]
 fn unknown_types_and_a_second_start_are_400() {
     let mut rig = Rig::started();
-    for body in [UpBody::Unknown("99".into()), UpBody::Start(StartRequest::default())] {
+    for body in [UpBody::Unknown("99".into()), UpBody::Start(Box::default())] {
         let outputs = rig.frame(up(4, body));
         assert_eq!((sent(&outputs).msg_id, error(&outputs).error_code), (4, 400));
     }

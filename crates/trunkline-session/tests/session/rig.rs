@@ -10,8 +10,8 @@ use trunkline_proto::wire::{
 };
 use trunkline_proto::{Dialect, DownBody, DownFrame, UpBody, UpFrame};
 use trunkline_session::engine::{
-    AttachRequest, BindAnswer, BindHint, BindTarget, BoundPush, CallOutcome, CallRequest, ChannelStart,
-    Event, Input, Output, SentPositions, StartFacts, TokenFact,
+    AttachRequest, BindAnswer, BindHint, BindTarget, BoundPush, CallOutcome, CallReply, CallRequest,
+    ChannelStart, Event, Input, Output, SentPositions, StartFacts, TokenFact,
 };
 use trunkline_session::token::ResumeToken;
 use trunkline_session::{
@@ -125,12 +125,12 @@ impl Rig {
 
     pub(crate) fn attach(&mut self, fence: Fence, attach: Vec<AttachRequest>) -> StartResponse {
         let outputs = self.attach_raw(fence, attach);
-        let Some(Output::Send(DownFrame { body: DownBody::StartResp(response), .. })) = outputs.first()
-        else {
+        let Some(Output::Send(frame)) = outputs.first() else { panic!("nothing was sent: {outputs:?}") };
+        let DownBody::StartResp(response) = &frame.body else {
             panic!("START_RESP is the first frame down: {outputs:?}");
         };
         assert!(response.success, "{response:?}");
-        response.clone()
+        StartResponse::clone(response)
     }
 
     pub(crate) fn attach_raw(&mut self, fence: Fence, attach: Vec<AttachRequest>) -> Vec<Output> {
@@ -224,7 +224,7 @@ impl Rig {
 
 pub(crate) fn reply(message: &str) -> CallOutcome {
     let response = BusinessResponse { code: 200, message: message.into(), ..BusinessResponse::default() };
-    CallOutcome::Reply { response, headers: Default::default(), bound: Vec::new() }
+    CallOutcome::Reply(Box::new(CallReply { response, ..CallReply::default() }))
 }
 
 pub(crate) fn bound(hint: BindHint, message: &str) -> BoundPush {
@@ -245,7 +245,7 @@ pub(crate) fn sent(outputs: &[Output]) -> &DownFrame {
 
 pub(crate) fn frames(outputs: &[Output]) -> impl Iterator<Item = &DownFrame> {
     outputs.iter().filter_map(|output| match output {
-        Output::Send(frame) => Some(frame),
+        Output::Send(frame) => Some(&**frame),
         _ => None,
     })
 }

@@ -76,10 +76,10 @@ impl RawSession {
             attempt: 1,
             ..StartRequest::default()
         };
-        session.send(1, 0, UpBody::Start(start)).await?;
+        session.send(1, 0, UpBody::Start(start.into())).await?;
         let answer = timeout(START_TIMEOUT, session.frame()).await.context("START is not answered")??;
         session.started = match answer.body {
-            DownBody::StartResp(started) if started.success => started,
+            DownBody::StartResp(started) if started.success => *started,
             DownBody::StartResp(refused) => {
                 let error = refused.error.unwrap_or_default();
                 bail!("START is refused: {} {}", error.name, error.error_message)

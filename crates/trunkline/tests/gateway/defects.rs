@@ -73,7 +73,7 @@ async fn c4_an_ack_of_the_future_makes_nothing_stale() {
     // As a seed client acks: by number.
     let mut seed = server.connect(Way::TCP).await.unwrap();
     let start = StartRequest { openid: "seed".into(), auth_token: "x".into(), ..Default::default() };
-    seed.send(&UpFrame::new(1, 0, UpBody::Start(start))).await.unwrap();
+    seed.send(&UpFrame::new(1, 0, UpBody::Start(start.into()))).await.unwrap();
     assert_eq!(seed.frame().await.unwrap().seq_id, 1);
     seed.ack(wire::ClientAck { acked_seq_id: 5_000, ..Default::default() }).await.unwrap();
     let refusal = seed.frame().await.unwrap();
@@ -127,7 +127,7 @@ async fn c8_what_was_pushed_before_start_arrives_as_whole_frames() {
         let user = format!("seed{round}");
         let start = || StartRequest { openid: user.clone(), auth_token: "x".into(), ..Default::default() };
         let mut seed = server.connect(way).await.unwrap();
-        seed.send(&UpFrame::new(1, 0, UpBody::Start(start()))).await.unwrap();
+        seed.send(&UpFrame::new(1, 0, UpBody::Start(start().into()))).await.unwrap();
         seed.frame().await.unwrap();
         drop(seed);
         for number in 0..10 {
@@ -140,7 +140,7 @@ async fn c8_what_was_pushed_before_start_arrives_as_whole_frames() {
             assert!(upstream.gateway().push_to_client(push).await.unwrap().into_inner().success);
         }
         let mut seed = server.connect(way).await.unwrap();
-        seed.send(&UpFrame::new(1, 0, UpBody::Start(start()))).await.unwrap();
+        seed.send(&UpFrame::new(1, 0, UpBody::Start(start().into()))).await.unwrap();
         let first = seed.frame().await.unwrap();
         assert_eq!((first.msg_id, first.seq_id), (1, 1), "START_RESP is the first frame");
         for number in 0..10 {
@@ -170,7 +170,7 @@ async fn c14_bytes_that_trickle_in_do_not_stretch_the_deadline_of_start() {
         let start = Dialect::Protobuf.encode_up(&UpFrame::new(
             1,
             0,
-            UpBody::Start(TestClient::start_request("slow", "")),
+            UpBody::Start(TestClient::start_request("slow", "").into()),
         ));
         let length = u32::try_from(start.len()).unwrap().to_be_bytes();
         let mut bytes = length.into_iter().chain(start);

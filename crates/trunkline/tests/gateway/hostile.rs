@@ -62,7 +62,7 @@ fn start(random: &mut StdRng) -> wire::StartRequest {
 fn body(random: &mut StdRng) -> UpBody {
     let channel = |random: &mut StdRng| ChannelRequest { channel: text(random), since: None };
     match random.random_range(0..12) {
-        0 | 1 => UpBody::Start(start(random)),
+        0 | 1 => UpBody::Start(start(random).into()),
         2 => UpBody::Stop(StopRequest { reason: random.random() }),
         3 => UpBody::Heartbeat(wire::HeartbeatRequest { client_timestamp: random.random() }),
         4 | 5 => UpBody::Ack(ClientAck {

@@ -146,7 +146,7 @@ async fn seed_client(world: &World, user: &str, acked: u64) -> (TestClient, u64)
         ..StartRequest::default()
     };
     let mut client = world.server.connect(Way::TCP).await.unwrap();
-    client.send(&UpFrame::new(1, 0, UpBody::Start(start))).await.unwrap();
+    client.send(&UpFrame::new(1, 0, UpBody::Start(start.into()))).await.unwrap();
     let frame = client.frame().await.unwrap();
     let DownBody::StartResp(response) = &frame.body else { panic!("no START_RESP: {frame:?}") };
     assert!(response.success && response.error.is_none(), "{response:?}");

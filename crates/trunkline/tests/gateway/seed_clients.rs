@@ -19,7 +19,7 @@ fn seed_start(user: &str, acked: u64) -> StartRequest {
 
 async fn started(server: &TestServer, way: Way, user: &str, acked: u64) -> (TestClient, DownFrame) {
     let mut client = server.connect(way).await.unwrap();
-    client.send(&UpFrame::new(1, 0, UpBody::Start(seed_start(user, acked)))).await.unwrap();
+    client.send(&UpFrame::new(1, 0, UpBody::Start(seed_start(user, acked).into()))).await.unwrap();
     let frame = client.frame().await.unwrap();
     assert!(matches!(&frame.body, DownBody::StartResp(response) if response.success), "{frame:?}");
     (client, frame)

@@ -81,7 +81,7 @@ async fn a_second_start_on_a_live_connection_is_400_eight_times_over() {
     let mut client = client(&server, "alice").await;
     for _ in 0..8 {
         let start = TestClient::start_request("alice", "");
-        let answer = client.request(UpBody::Start(start)).await.unwrap();
+        let answer = client.request(UpBody::Start(start.into())).await.unwrap();
         assert_eq!(error(answer).error_code, 400);
     }
     assert_eq!(business(client.call("echo", "alive").await.unwrap()).data, "alive");

@@ -10,7 +10,7 @@ use trunkline_proto::wire::{
 };
 use trunkline_proto::{CloseCode, Dialect, DownBody, DownFrame, ErrorCode, UpBody, UpFrame};
 use trunkline_session::engine::{
-    Answer, AttachRequest, BindAnswer, BindHint, BindTarget, BoundPush, CallHistory, CallOutcome,
+    Answer, AttachRequest, BindAnswer, BindHint, BindTarget, BoundPush, CallHistory, CallOutcome, CallReply,
     ChannelKind, ChannelStart, Event, Input, Operation, OperationId, Output, SentPositions, StartFacts,
     TokenFact, TokenlessStart,
 };
@@ -238,7 +238,7 @@ impl Node {
     fn refuse(&mut self, link: usize, msg_id: u32, code: CloseCode) {
         let error = Some(ErrorCode::Unauthenticated.message("refused"));
         let response = StartResponse { success: false, error, ..StartResponse::default() };
-        self.reply(link, DownFrame::new(msg_id, DownBody::StartResp(response)));
+        self.reply(link, DownFrame::new(msg_id, DownBody::StartResp(response.into())));
         self.close(link, code.notice("refused"));
     }
 
@@ -297,7 +297,7 @@ impl Node {
         match output {
             Output::StartRefused { connection, response, close } => {
                 let link = connection.0 as usize;
-                self.reply(link, response);
+                self.reply(link, *response);
                 self.close(link, close);
             }
             Output::StartAccepted(accepted) => {
@@ -311,7 +311,7 @@ impl Node {
                 let (fence, wanted) = (accepted.fence, accepted.attach);
                 self.later.push(Later::Attach { session, fence, wanted, link });
             }
-            Output::Send(frame) => self.reply(link.expect("frames are sent to a connection only"), frame),
+            Output::Send(frame) => self.reply(link.expect("frames are sent to a connection only"), *frame),
             Output::Deliver(channels) => {
                 let conn = link.and_then(|link| self.conns.get_mut(&link));
                 if let Some(conn) = conn {
@@ -465,7 +465,7 @@ impl Node {
             CallOutcome::Error(ErrorCode::UpstreamFailed.message("it failed"))
         } else {
             let response = BusinessResponse { code: 200, message: call, ..Default::default() };
-            CallOutcome::Reply { response, headers: Default::default(), bound: Vec::new() }
+            CallOutcome::Reply(Box::new(CallReply { response, ..CallReply::default() }))
         };
         if let Some(running) = self.running.get_mut(&session) {
             *running -= 1;

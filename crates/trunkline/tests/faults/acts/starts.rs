@@ -125,7 +125,7 @@ pub(super) async fn one_connection(rig: &Rig, at: usize) -> Result<()> {
     let user = format!("eager{at}");
     let mut client = rig.session(&user, Way::TCP).await?;
     for _ in 1..AT_ONCE {
-        let answer = client.request(UpBody::Start(rig.start_request(&user))).await?;
+        let answer = client.request(UpBody::Start(rig.start_request(&user).into())).await?;
         ensure!(error(answer)?.error_code == 400, "a second START");
     }
     ensure!(reply(client.call("trunkline.echo", "alive").await?)?.data == "alive", "the session's call");

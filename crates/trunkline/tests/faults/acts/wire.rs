@@ -123,7 +123,8 @@ pub(super) async fn streams(rig: &Rig, at: usize) -> Result<()> {
     let mut client = rig.connect(Way { transport, dialect: Dialect::Protobuf }).await?;
     // The node has a connection once a frame has begun: two bytes of its length.
     let user = format!("streams{at}");
-    let start = Dialect::Protobuf.encode_up(&UpFrame::new(1, 0, UpBody::Start(rig.start_request(&user))));
+    let start =
+        Dialect::Protobuf.encode_up(&UpFrame::new(1, 0, UpBody::Start(rig.start_request(&user).into())));
     let start = [&u32::try_from(start.len())?.to_be_bytes(), &start[..]].concat();
     client.send_raw(&start[..2]).await?;
     let bytes = vec![b'x'; 100_000];
