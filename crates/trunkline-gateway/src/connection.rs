@@ -192,7 +192,7 @@ struct Actor {
 }
 
 /// A frame of a session's client.
-type Decoded = Result<UpFrame, DecodeError>;
+pub(crate) type Decoded = Result<UpFrame, DecodeError>;
 
 /// What the actor has to deal with next.
 enum Step {
@@ -507,7 +507,7 @@ impl Actor {
         if let Some((session, fence)) = self.hold.session()
             && !frames.is_empty()
         {
-            session.frames(&self.hold.node, fence, frames.drain(..));
+            session.frames(&self.hold.node, fence, frames);
         }
     }
 

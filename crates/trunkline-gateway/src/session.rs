@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use trunkline_proto::wire::{ChannelPosition, CloseNotice, ErrorMessage};
-use trunkline_proto::{CloseCode, DecodeError, UpBody, UpFrame};
+use trunkline_proto::{CloseCode, UpBody, UpFrame};
 use trunkline_service::Caller;
 use trunkline_session::engine::{
     Answer, BindAnswer, BoundPush, ChannelKind, GiveUp, Input, OperationId, Output, Pressure, SentPositions,
@@ -41,7 +41,7 @@ pub(crate) use attached::Attached;
 use attached::AttachedSet;
 use bound_keys::BoundKeys;
 pub use figures::{QueueFigures, SessionFigures, SessionPage};
-use gate::Gate;
+use gate::{Gate, Together};
 use jobs::Jobs;
 pub(crate) use membership::Arriving;
 use membership::UnderWay;
@@ -53,7 +53,7 @@ pub(crate) use traced::Place;
 use waiters::AckWaiters;
 
 use crate::auth::{Identity, Rights};
-use crate::connection::{Ending, Handle};
+use crate::connection::{Decoded, Ending, Handle};
 use crate::gateway::Node;
 use crate::limits::UserShare;
 
@@ -408,20 +408,16 @@ impl Session {
         inner.engine.channels().any(|(name, kind)| **name == *channel && kind == ChannelKind::Joined)
     }
 
-    /// Frames of the connection with this fence, as they were read.
-    pub(crate) fn frames(
-        self: &Arc<Self>,
-        node: &Arc<Node>,
-        fence: Fence,
-        frames: impl Iterator<Item = Result<UpFrame, DecodeError>>,
-    ) {
+    /// Frames of the connection with this fence, as they were read. Takes them all.
+    pub(crate) fn frames(self: &Arc<Self>, node: &Arc<Node>, fence: Fence, frames: &mut Vec<Decoded>) {
         let now = node.now();
         let mut inner = self.inner.lock();
-        let Some(link) = inner.link.clone().filter(|link| link.fence == fence) else { return };
-        let mut effects = Vec::new();
-        for frame in frames {
+        let Some(link) = inner.link.clone().filter(|link| link.fence == fence) else { return frames.clear() };
+        let mut effects = Vec::with_capacity(frames.len());
+        let together = Together::of(frames);
+        for frame in frames.drain(..) {
             match frame {
-                Ok(frame) => inner.frame(node, self, now, &link, frame),
+                Ok(frame) => inner.frame(node, self, now, &link, &together, frame),
                 Err(error) => {
                     node.stats.frames_malformed.one();
                     let input = Input::Undecodable { fence, detail: error.to_string() };
@@ -432,6 +428,7 @@ impl Session {
         }
         inner.engine.rest();
         drop(inner);
+        drop(together);
         self.carry_out(node, effects);
     }
 
@@ -534,7 +531,15 @@ impl Inner {
     }
 
     /// One frame of the connection that holds the session.
-    fn frame(&mut self, node: &Node, session: &Session, now: Now, link: &Link, frame: UpFrame) {
+    fn frame(
+        &mut self,
+        node: &Node,
+        session: &Session,
+        now: Now,
+        link: &Link,
+        together: &Together,
+        frame: UpFrame,
+    ) {
         if matches!(frame.body, UpBody::Heartbeat(_)) && !session.is_calling() {
             self.owner.rest();
         }
@@ -543,7 +548,7 @@ impl Inner {
             self.trace_replies_acked(node, session, &frame);
         }
         let sent = Sent { handle: &link.handle, ledger: self.ledger.as_deref() };
-        let gate = Gate { node, user: &session.user, share: &self.share };
+        let gate = Gate { node, user: &session.user, share: &self.share, together };
         let input = Input::Frame { fence: link.fence, frame, sent: &sent, gate: &gate };
         self.engine.handle_input(now, input);
     }

@@ -42,21 +42,60 @@ impl CallGate for OpenGate {
 
 /// Whoever counts places.
 pub trait Places: fmt::Debug + Send + Sync {
-    /// A call that held so many bytes is over.
-    fn leave(&self, bytes: usize);
+    /// So many calls, which held so many bytes together, are over.
+    fn leave(&self, calls: usize, bytes: usize);
 }
 
 /// The place of a call, or of an operation, on its node. It travels with the work: drop gives it back, wherever the work
 /// has got to.
+///
+/// Calls that begin or end together can have theirs in one value, since whoever counts them counts for all threads.
 #[derive(Debug, Default)]
 pub struct Place {
-    held: Option<(Arc<dyn Places>, usize)>,
+    held: Option<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    places: Arc<dyn Places>,
+    calls: usize,
+    bytes: usize,
 }
 
 impl Place {
     /// A place that was counted with these.
     pub fn held(places: Arc<dyn Places>, bytes: usize) -> Self {
-        Place { held: Some((places, bytes)) }
+        Place::of_calls(places, 1, bytes)
+    }
+
+    /// The places of several calls with so many bytes together.
+    pub fn of_calls(places: Arc<dyn Places>, calls: usize, bytes: usize) -> Self {
+        Place { held: Some(Held { places, calls, bytes }) }
+    }
+
+    /// Takes the place of one call with so many bytes out of this; `None` where there is none of that size.
+    pub fn split(&mut self, bytes: usize) -> Option<Place> {
+        let held = self.held.as_mut()?;
+        if held.calls == 1 && held.bytes == bytes {
+            return Some(std::mem::take(self));
+        }
+        let (calls, rest) = (held.calls.checked_sub(1)?, held.bytes.checked_sub(bytes)?);
+        (held.calls, held.bytes) = (calls, rest);
+        Some(Place::held(Arc::clone(&held.places), bytes))
+    }
+
+    /// Takes another in, to be given back with this one. What was counted with others is given back at once.
+    pub fn join(&mut self, mut other: Place) {
+        match (&mut self.held, &other.held) {
+            (Some(own), Some(more)) if Arc::ptr_eq(&own.places, &more.places) => {
+                own.calls += more.calls;
+                own.bytes += more.bytes;
+                // It is counted here now.
+                other.held = None;
+            }
+            (_, None) => {}
+            _ => *self = other,
+        }
     }
 }
 
@@ -69,8 +108,8 @@ impl PartialEq for Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some((places, bytes)) = self.held.take() {
-            places.leave(bytes);
+        if let Some(Held { places, calls, bytes }) = self.held.take() {
+            places.leave(calls, bytes);
         }
     }
 }
@@ -136,5 +175,66 @@ impl RequestRefusal {
     /// Whether it is the client's own pace (429) or the node's load (503).
     pub const fn is_pace(self) -> bool {
         matches!(self, RequestRefusal::FrameRate)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use super::*;
+
+    /// Calls, bytes, and how often it was told of any.
+    #[derive(Debug, Default)]
+    struct Left(AtomicUsize, AtomicUsize, AtomicUsize);
+
+    impl Places for Left {
+        fn leave(&self, calls: usize, bytes: usize) {
+            self.0.fetch_add(calls, Relaxed);
+            self.1.fetch_add(bytes, Relaxed);
+            self.2.fetch_add(1, Relaxed);
+        }
+    }
+
+    impl Left {
+        fn so_far(&self) -> (usize, usize, usize) {
+            (self.0.load(Relaxed), self.1.load(Relaxed), self.2.load(Relaxed))
+        }
+    }
+
+    fn of_calls(left: &Arc<Left>, calls: usize, bytes: usize) -> Place {
+        Place::of_calls(Arc::<Left>::clone(left), calls, bytes)
+    }
+
+    #[test]
+    fn places_that_were_taken_together_are_given_out_one_by_one_and_come_back_once() {
+        let left = Arc::<Left>::default();
+        let mut together = of_calls(&left, 3, 10);
+        let first = together.split(4).unwrap();
+        assert!(together.split(7).is_none(), "more bytes than are left");
+        let mut second = together.split(5).unwrap();
+        second.join(first);
+        assert_eq!(left.so_far(), (0, 0, 0));
+        drop(second);
+        assert_eq!(left.so_far(), (2, 9, 1));
+        drop(together.split(1).unwrap());
+        assert_eq!(left.so_far(), (3, 10, 2));
+        assert!(together.split(0).is_none());
+        drop(together);
+        assert_eq!(left.so_far(), (3, 10, 2), "nothing was left to give back");
+        let unused = of_calls(&left, 2, 6);
+        drop(unused);
+        assert_eq!(left.so_far(), (5, 16, 3));
+    }
+
+    #[test]
+    fn places_of_two_counts_are_given_back_to_each() {
+        let (left, other) = (Arc::<Left>::default(), Arc::<Left>::default());
+        let mut place = Place::default();
+        place.join(of_calls(&left, 1, 2));
+        place.join(of_calls(&other, 1, 3));
+        assert_eq!((left.so_far(), other.so_far()), ((1, 2, 1), (0, 0, 0)));
+        place.join(Place::default());
+        assert_eq!(other.so_far(), (0, 0, 0), "there was nothing to join");
     }
 }

@@ -6,7 +6,8 @@
 //! Networking 6(2), 1998, with α = 1). So one user alone has at most half of the node, n users who want all have
 //! `1 / (n + 1)` each, and as much is always free for the user who comes next. Bytes are shared the same way.
 //!
-//! A call costs four atomic operations here, and a lock only where a rate is configured.
+//! Calls that come together are let in by four atomic operations, as is one that comes alone, and leave by as many;
+//! a lock is taken only where a rate is configured.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -120,6 +121,19 @@ impl Pool {
         Ok(())
     }
 
+    /// The same for several at once, where so much is free that they would be taken one by one as well.
+    fn take_together(&self, amount: u64, own: &AtomicU64) -> bool {
+        if self.take(amount, own).is_err() {
+            return false;
+        }
+        // What is free behind the last of them was free before each.
+        let enough = own.load(Relaxed) <= self.size().saturating_sub(self.taken());
+        if !enough {
+            self.give(amount, own);
+        }
+        enough
+    }
+
     fn give(&self, amount: u64, own: &AtomicU64) {
         own.fetch_sub(amount, Relaxed);
         self.taken.fetch_sub(amount, Relaxed);
@@ -158,6 +172,20 @@ impl UserShare {
         }
         Ok(place)
     }
+
+    /// The places of calls that come together, with so many bytes. `None`: each is to be let in by itself, since too
+    /// little is free to be generous, or since a rate has a word in it.
+    pub(crate) fn enter_together(self: &Arc<Self>, calls: usize, bytes: usize) -> Option<Place> {
+        let node = &self.node;
+        if node.rate.load().is_some() || !node.places.take_together(calls as u64, &self.places) {
+            return None;
+        }
+        if !node.bytes.take_together(bytes as u64, &self.bytes) {
+            node.places.give(calls as u64, &self.places);
+            return None;
+        }
+        Some(Place::of_calls(Arc::<Self>::clone(self), calls, bytes))
+    }
 }
 
 impl UserShare {
@@ -178,14 +206,14 @@ impl UserShare {
 struct Bytes(Arc<UserShare>);
 
 impl Places for Bytes {
-    fn leave(&self, bytes: usize) {
+    fn leave(&self, _calls: usize, bytes: usize) {
         self.0.node.bytes.give(bytes as u64, &self.0.bytes);
     }
 }
 
 impl Places for UserShare {
-    fn leave(&self, bytes: usize) {
-        self.node.places.give(1, &self.places);
+    fn leave(&self, calls: usize, bytes: usize) {
+        self.node.places.give(calls as u64, &self.places);
         self.node.bytes.give(bytes as u64, &self.bytes);
     }
 }
@@ -304,6 +332,48 @@ mod tests {
         drop(call);
         assert_eq!(user.enter(Duration::ZERO, 61).unwrap_err().why, RequestRefusal::CallBytes);
         drop(held);
+        assert_eq!((limits.places().taken(), limits.bytes().taken()), (0, 0));
+    }
+
+    #[test]
+    fn calls_that_come_together_get_no_more_than_one_by_one() {
+        for held in 0..60 {
+            for calls in 1..60 {
+                let (limits, other) = (limits(100, 1 << 20), limits(100, 1 << 20));
+                let (together, single) = (user(&limits, "a"), user(&other, "a"));
+                let before = |share: &Arc<UserShare>| -> Vec<Place> {
+                    (0..held).filter_map(|_| share.enter(Duration::ZERO, 1).ok()).collect()
+                };
+                let _held = (before(&together), before(&single));
+                if let Some(places) = together.enter_together(calls, calls) {
+                    let each: Vec<Place> =
+                        (0..calls).filter_map(|_| single.enter(Duration::ZERO, 1).ok()).collect();
+                    assert_eq!(each.len(), calls, "{held} held");
+                    assert_eq!(limits.places().taken(), other.places().taken());
+                    assert_eq!(limits.bytes().taken(), other.bytes().taken());
+                    drop(places);
+                } else {
+                    assert!(2 * (held.min(50) + calls) > 100, "{held} held, {calls} more were refused");
+                }
+                assert_eq!(
+                    (limits.places().taken(), limits.bytes().taken()),
+                    (held.min(50) as u64, held.min(50) as u64)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn calls_that_come_together_are_asked_for_one_by_one_where_a_rate_decides_or_bytes_are_few() {
+        let limits = limits(100, 100);
+        let share = user(&limits, "a");
+        assert!(share.enter_together(4, 60).is_none());
+        assert_eq!((limits.places().taken(), limits.bytes().taken()), (0, 0));
+        drop(share.enter_together(4, 50).unwrap());
+        let mut options = GatewayOptions::new("a", TokenKey::new([0; 32]));
+        options.calls = Some(CallLimit { per_second: NonZeroU32::MIN, burst: NonZeroU32::MIN });
+        limits.configure(&options);
+        assert!(share.enter_together(4, 4).is_none());
         assert_eq!((limits.places().taken(), limits.bytes().taken()), (0, 0));
     }
 

@@ -40,8 +40,10 @@ pub(super) struct Round {
     /// The action of the last call, and the service of the process that answers it: mostly the next one's too.
     last: Option<(String, Option<Arc<Called>>)>,
     ended: Vec<(ClientSeq, CallOutcome)>,
-    /// Of those that have run and ended here, given back together: all sessions count on the same numbers.
-    places: Vec<Place>,
+    /// Those that have run and ended here, and their places, given back together: all sessions count on the same
+    /// numbers.
+    ran: u64,
+    places: Place,
 }
 
 /// A service of the process and who calls it. A round has it by a reference of its own, since a service's is counted
@@ -85,7 +87,8 @@ impl Round {
             caller: None,
             last: None,
             ended: Vec::new(),
-            places: Vec::new(),
+            ran: 0,
+            places: Place::default(),
         }
     }
 
@@ -122,7 +125,8 @@ impl Round {
         };
         // This look has nobody to wake; the task looks again. Who ends by it is not counted among the running.
         if may_end_at_once && let Some(answer) = answer.as_mut().now_or_never() {
-            self.places.push(place);
+            self.ran += 1;
+            self.places.join(place);
             let outcome = outcome(node, &self.running.session, answer);
             return self.end(node, seq, outcome);
         }
@@ -181,11 +185,10 @@ impl Round {
 
     /// All of its calls have begun. `None`: none of them has ended yet.
     pub(super) fn begun(mut self, node: &Node) -> Option<Self> {
-        if !self.places.is_empty() {
-            let ran = self.places.len() as u64;
-            node.stats.calls.add(ran);
-            node.stats.call_durations.observe(self.begin.elapsed(), ran);
-            self.places.clear();
+        if self.ran > 0 {
+            node.stats.calls.add(self.ran);
+            node.stats.call_durations.observe(self.begin.elapsed(), self.ran);
+            self.places = Place::default();
         }
         (!self.ended.is_empty()).then_some(self)
     }

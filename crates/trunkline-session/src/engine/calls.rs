@@ -45,12 +45,18 @@ pub(crate) struct Arrival {
 impl Arrival {
     /// What its request holds on to while it waits and runs.
     fn bytes(&self) -> usize {
-        let text = |(name, value): (&String, &String)| name.len() + value.len();
-        self.request.action.len()
-            + self.request.data.len()
-            + self.request.params.iter().map(text).sum::<usize>()
-            + self.headers.iter().map(text).sum::<usize>()
+        request_bytes(&self.request, &self.headers)
     }
+}
+
+/// What a call's request holds on to while it waits and runs: what [`CallGate::enter`](crate::CallGate::enter) is asked
+/// for.
+pub fn request_bytes(request: &BusinessRequest, headers: &HashMap<String, String>) -> usize {
+    let text = |(name, value): (&String, &String)| name.len() + value.len();
+    let map = |map: &HashMap<String, String>| -> usize {
+        if map.is_empty() { 0 } else { map.iter().map(text).sum() }
+    };
+    request.action.len() + request.data.len() + map(&request.params) + map(headers)
 }
 
 /// Asks the node for a place, for a call of so many bytes.
@@ -363,7 +369,7 @@ impl Calls {
         let Some(Slot::Open(open)) = self.slots.remove(seq) else { return };
         let Open { hash, mut answered, .. } = *open;
         self.outstanding -= 1;
-        if answered.msg_id == 0 {
+        if answered.msg_id == 0 && answered.bound_count() > 0 {
             // Nothing to share a fate with: both go out when the call ends.
             for bound in answered.take_bound() {
                 cx.outputs.push_back(Output::Publish(bound.target, bound.push.into()));

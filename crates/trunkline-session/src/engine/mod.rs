@@ -19,6 +19,7 @@ mod refused;
 mod replies;
 mod start;
 
+pub use calls::request_bytes;
 pub use io::*;
 pub use start::TokenlessStart;
 pub(crate) use start::gap_text;

@@ -120,9 +120,9 @@ impl Counted {
 }
 
 impl Places for Counted {
-    fn leave(&self, bytes: usize) {
+    fn leave(&self, calls: usize, bytes: usize) {
         self.bytes.fetch_sub(bytes, Relaxed);
-        self.held.fetch_sub(1, Relaxed);
+        self.held.fetch_sub(calls, Relaxed);
     }
 }
 
