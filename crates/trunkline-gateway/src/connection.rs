@@ -413,6 +413,7 @@ impl Actor {
     /// read before that. The session gets frames several at a time.
     fn on_read(&mut self, first: Incoming) {
         let mut frames = Vec::new();
+        let dialect = self.hold.handle.form().dialect;
         let (mut count, mut bytes) = (0, 0);
         let mut next = Some(Ok(first));
         while let Some(read) = next {
@@ -421,7 +422,7 @@ impl Actor {
                     count += 1;
                     bytes += frame.bytes.len() as u64;
                     self.keep_pace();
-                    self.on_frame(frame, &mut frames);
+                    self.on_frame(frame, dialect, &mut frames);
                 }
                 Ok(Incoming::Ping(payload)) => {
                     self.keep_pace();
@@ -456,9 +457,9 @@ impl Actor {
         self.hold.session().is_some() && !self.hold.handle.is_ending() && self.has_room()
     }
 
-    fn on_frame(&mut self, frame: Frame, frames: &mut Vec<Decoded>) {
+    fn on_frame(&mut self, frame: Frame, dialect: Dialect, frames: &mut Vec<Decoded>) {
         match &self.hold.stage {
-            Stage::Holder(..) => self.on_session_frame(&frame, frames),
+            Stage::Holder(..) => self.on_session_frame(&frame, dialect, frames),
             Stage::Stranger { .. } => {
                 let dialect = self.dialect_of(&frame);
                 let (node, handle) = (Arc::clone(&self.hold.node), Arc::clone(&self.hold.handle));
@@ -485,8 +486,8 @@ impl Actor {
         };
     }
 
-    fn on_session_frame(&self, frame: &Frame, frames: &mut Vec<Decoded>) {
-        let dialect = self.hold.handle.form().dialect;
+    /// `dialect` is its session's.
+    fn on_session_frame(&self, frame: &Frame, dialect: Dialect, frames: &mut Vec<Decoded>) {
         if self.dialect_of(frame) == dialect {
             let decoded = dialect.decode_up(&frame.bytes);
             // All else is answered, or ends the session, when it is looked at: calls before it have run by then, or begun.

@@ -8,11 +8,12 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering::SeqCst, fence};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::ReusableBoxFuture;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use trunkline_proto::ErrorCode;
 use trunkline_proto::wire::{BusinessResponse, ErrorMessage};
@@ -44,6 +45,8 @@ pub(super) struct Round {
     /// numbers.
     ran: u64,
     places: Place,
+    /// The room of a service's answer that has come, for the next one.
+    room: Option<Waited>,
 }
 
 /// A service of the process and who calls it. A round has it by a reference of its own, since a service's is counted
@@ -79,16 +82,21 @@ impl Drop for Running {
 /// A service's answer, or that it has panicked.
 type Answer = std::thread::Result<Result<Reply, Status>>;
 
+/// An answer that may have to be waited for.
+type Waited = ReusableBoxFuture<'static, Answer>;
+
 impl Round {
-    pub(super) fn begin(node: &Node, session: &Arc<Session>) -> Self {
+    /// A round of so many calls, or fewer.
+    pub(super) fn begin(node: &Node, session: &Arc<Session>, calls: usize) -> Self {
         Round {
             running: Running::begin(node, session),
             begin: Instant::now(),
             caller: None,
             last: None,
-            ended: Vec::new(),
+            ended: Vec::with_capacity(calls),
             ran: 0,
             places: Place::default(),
+            room: None,
         }
     }
 
@@ -112,27 +120,40 @@ impl Round {
             retry,
             deadline: timeout,
         };
-        let mut answer: BoxFuture<'static, Answer> = match called {
+        let mut answer = match called {
             Some(called) => {
                 let answer = async move { called.service.call(&called.caller, call).await };
-                Box::pin(AssertUnwindSafe(answer).catch_unwind())
+                self.in_room(AssertUnwindSafe(answer).catch_unwind())
             }
             None => {
                 let (node, caller) = (Arc::clone(node), self.caller(node));
                 let answer = async move { node.services.call_upstream(&caller, call).await };
-                Box::pin(AssertUnwindSafe(answer).catch_unwind())
+                Waited::new(AssertUnwindSafe(answer).catch_unwind())
             }
         };
         // This look has nobody to wake; the task looks again. Who ends by it is not counted among the running.
-        if may_end_at_once && let Some(answer) = answer.as_mut().now_or_never() {
+        let at_once = &mut Context::from_waker(Waker::noop());
+        if may_end_at_once && let Poll::Ready(ended) = answer.poll(at_once) {
+            self.room = Some(answer);
             self.ran += 1;
             self.places.join(place);
-            let outcome = outcome(node, &self.running.session, answer);
+            let outcome = outcome(node, &self.running.session, ended);
             return self.end(node, seq, outcome);
         }
         // Its time counts from here: what the calls before it in the round took is not its own.
-        let alone = Round::begin(node, &self.running.session);
+        let alone = Round::begin(node, &self.running.session, 1);
         node.spawn(alone.wait(Arc::clone(node), seq, timeout, place, answer));
+    }
+
+    /// Where the last answer was, if there is room.
+    fn in_room(&mut self, answer: impl Future<Output = Answer> + Send + 'static) -> Waited {
+        match self.room.take() {
+            Some(mut room) => {
+                room.set(answer);
+                room
+            }
+            None => Waited::new(answer),
+        }
     }
 
     fn caller(&mut self, node: &Node) -> Arc<Caller> {
@@ -159,7 +180,7 @@ impl Round {
         seq: ClientSeq,
         timeout: Duration,
         place: Place,
-        answer: BoxFuture<'static, Answer>,
+        answer: Waited,
     ) {
         let session = Arc::clone(&self.running.session);
         node.stats.calls.one();

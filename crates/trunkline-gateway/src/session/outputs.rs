@@ -87,9 +87,12 @@ impl Session {
     /// Carries out what the engine said; the calls that have ended by that.
     pub(super) fn run_effects(self: &Arc<Self>, node: &Arc<Node>, effects: Vec<Effect>) -> Option<Round> {
         let mut round: Option<Round> = None;
+        let count = effects.len();
         for effect in effects {
             match effect {
-                Effect::Call(call) => round.get_or_insert_with(|| Round::begin(node, self)).call(node, *call),
+                Effect::Call(call) => {
+                    round.get_or_insert_with(|| Round::begin(node, self, count)).call(node, *call);
+                }
                 Effect::CallRefused(why) => {
                     node.stats.calls_refused.one();
                     node.stats.calls_refused_by.one(RequestRefusal::ALL, &why);
