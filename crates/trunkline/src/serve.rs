@@ -44,6 +44,7 @@ use reload::{Reloader, Reloads};
 use status::StatusSource;
 use stop::Signals;
 use surfaces::Surfaces;
+use watching::Watch;
 
 /// Where a memory broker keeps what outlives the process: registrations of upstreams.
 const DURABLE_PREFIX: &str = "upstream/";
@@ -71,6 +72,8 @@ async fn serve(
     let dir = DataDir::open(&config.node.data_dir)?;
     let _lock = dir.lock()?;
     ready::forget(&dir, ready_file)?;
+    // Before the files are read: what happens to them until the first reload can run is a change.
+    let watch = Watch::new(reload::files(&sources, &config));
     let certificate = certificate::load(&config.tls, &dir)?;
     // Before the first word about it: a renewal from here on is told.
     let renewals = certificate.renewals();
@@ -121,6 +124,7 @@ async fn serve(
         memory_limit,
         log,
         reloads: &reloads,
+        watch,
     };
     let signal = tokio::select! {
         signal = signals.next() => signal,

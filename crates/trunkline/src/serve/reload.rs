@@ -79,6 +79,16 @@ pub(super) struct Reloader<'a> {
     pub(super) memory_limit: watch::Sender<MemoryLimit>,
     pub(super) log: LogHandle,
     pub(super) reloads: &'a Reloads,
+    /// The files of a reload, since before the node read them.
+    pub(super) watch: Watch,
+}
+
+/// Every file that a reload of this configuration reads.
+pub(super) fn files(sources: &Sources, config: &Config) -> BTreeSet<PathBuf> {
+    let Config { tls, jwt, .. } = config;
+    let keys = jwt.jwks.as_ref().filter(|source| jwks::https(source).is_none()).map(PathBuf::from);
+    let all = [sources.file.clone(), tls.certificate.clone(), tls.key.clone(), keys];
+    all.into_iter().chain([jwt.jwks_authority.clone()]).flatten().collect()
 }
 
 /// All that a new configuration needs, made and checked.
@@ -95,29 +105,20 @@ struct Prepared {
 impl Reloader<'_> {
     /// Reloads whenever it is asked to, for as long as it is polled.
     pub(super) async fn run(&mut self, hangups: &mut Signal) -> Infallible {
-        let mut watch = Watch::new(self.files());
         loop {
             let why = tokio::select! {
                 _ = hangups.recv() => {
-                    watch.look();
+                    self.watch.look();
                     "SIGHUP"
                 }
-                () = watch.changed() => "a file has changed",
+                () = self.watch.changed() => "a file has changed",
             };
             systemd::reloading();
             self.log.reopen();
             self.reload(why).await;
             systemd::ready();
-            watch.set(self.files());
+            self.watch.set(files(&self.sources, &self.running));
         }
-    }
-
-    /// Every file that a reload reads.
-    fn files(&self) -> BTreeSet<PathBuf> {
-        let Config { tls, jwt, .. } = &self.running;
-        let keys = jwt.jwks.as_ref().filter(|source| jwks::https(source).is_none()).map(PathBuf::from);
-        let all = [self.sources.file.clone(), tls.certificate.clone(), tls.key.clone(), keys];
-        all.into_iter().chain([jwt.jwks_authority.clone()]).flatten().collect()
     }
 
     async fn reload(&mut self, why: &str) {
