@@ -24,10 +24,6 @@ use clap::Parser;
 
 use crate::cli::{Cli, output};
 
-/// Faster than the system's, and smaller for a session: docs/performance.md has both beside each other.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     // Libraries look for a process-wide provider; with ring named here, none can bring another one.
     if rustls::crypto::ring::default_provider().install_default().is_err() {
