@@ -12,6 +12,7 @@ mod exchange;
 mod jwks;
 mod keys;
 mod logging;
+mod malloc;
 mod options;
 mod parent;
 mod process;

@@ -43,6 +43,7 @@ pub(crate) struct Serve {
 
 impl Serve {
     pub(crate) fn run(self) -> anyhow::Result<()> {
+        crate::malloc::give_back();
         if let Some(parent) = self.parent {
             crate::parent::end_with(parent)?;
         }

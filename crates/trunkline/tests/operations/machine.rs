@@ -118,3 +118,25 @@ async fn h9_above_its_memory_a_node_begins_nothing_and_goes_on_when_there_is_roo
     .await;
     client(&server, "late").await;
 }
+
+/// glibc keeps blocks of the size of the largest one that was ever freed, unless the threshold is set: mallopt(3).
+#[tokio::test]
+async fn large_blocks_that_are_freed_go_back_to_the_system_unless_somebody_has_chosen() {
+    const THRESHOLD: &str = "MALLOC_MMAP_THRESHOLD_=";
+    const TUNABLES: &str = "GLIBC_TUNABLES=glibc.malloc.arena_max=2";
+    let settings = |server: &TestServer| -> Vec<String> {
+        let environment = std::fs::read_to_string(format!("/proc/{}/environ", server.ready().pid)).unwrap();
+        let ours = |line: &&str| line.starts_with(THRESHOLD) || line.starts_with("GLIBC_TUNABLES=");
+        environment.split('\0').filter(ours).map(str::to_owned).collect()
+    };
+    let usual = server().start().await.unwrap();
+    assert_eq!(settings(&usual), [format!("{THRESHOLD}131072")]);
+    let threshold = server().env("MALLOC_MMAP_THRESHOLD_", "65536").start().await.unwrap();
+    assert_eq!(settings(&threshold), [format!("{THRESHOLD}65536")]);
+    let (name, value) = TUNABLES.split_once('=').unwrap();
+    let tunables = server().env(name, value).start().await.unwrap();
+    assert_eq!(settings(&tunables), [TUNABLES]);
+    // It is the same process, with its arguments: the one that was started answers.
+    let mut alice = client(&usual, "alice").await;
+    alice.call("trunkline.echo", "served").await.unwrap();
+}
