@@ -201,6 +201,12 @@ impl Driver {
                 Ok(again) => again,
                 Err(reason) => return Poll::Ready(reason),
             };
+            let broken = self.core.out.lock().take_broken();
+            if let Some(error) = broken {
+                // The socket has told its error already: an end that was read since is not the peer's.
+                let said = self.peer_reason().filter(|reason| !matches!(reason, CloseReason::Ended));
+                return Poll::Ready(said.unwrap_or_else(|| CloseReason::Lost(error.to_string())));
+            }
             if let Some(reason) = self.observe_close() {
                 return Poll::Ready(reason);
             }

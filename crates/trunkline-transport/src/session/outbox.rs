@@ -3,7 +3,11 @@
 //! Many append, one task writes. It is data behind a short lock: nothing here waits, writes or wakes by itself; the
 //! wakers to call are handed out so that they are called after the lock is gone.
 
-use std::{collections::VecDeque, io::IoSlice, task::Waker};
+use std::{
+    collections::VecDeque,
+    io::{self, IoSlice},
+    task::Waker,
+};
 
 use bytes::{Buf, Bytes};
 
@@ -50,6 +54,8 @@ pub(crate) struct Outbox {
     has_news: bool,
     /// The link itself, where it takes bytes from whoever has some.
     pub(crate) link: Option<Direct>,
+    /// Why it took nothing any more, for the writer's task.
+    broken: Option<io::Error>,
     /// Somebody has written to it since the writer's task ran.
     was_written: bool,
     /// Who waits for room.
@@ -155,6 +161,7 @@ impl Outbox {
             is_awake: false,
             has_news: false,
             link: None,
+            broken: None,
             was_written: false,
             room: Vec::new(),
             flushing: Vec::new(),
@@ -303,6 +310,11 @@ impl Outbox {
         self.appended += frame.len() as u64;
     }
 
+    /// Why somebody else could not write to the link.
+    pub(crate) fn take_broken(&mut self) -> Option<io::Error> {
+        self.broken.take()
+    }
+
     /// Hands the `added` bytes that were just appended to the link, from where the caller is: how many it took. Only while
     /// the writer's task sleeps and has nothing unwritten; else it does so itself.
     pub(crate) fn write_now(&mut self, added: usize, often: Often) -> usize {
@@ -313,7 +325,14 @@ impl Outbox {
             return 0;
         }
         let (slices, count) = slices(&self.parts, 0);
-        let written = link.write_vectored(&slices[..count]);
+        let written = match link.write_vectored(&slices[..count]) {
+            Ok(written) => written,
+            Err(error) => {
+                self.broken = Some(error);
+                self.link = None;
+                return 0;
+            }
+        };
         let begun = advance(&mut self.parts, 0, written);
         if let Some(first) = self.parts.front_mut().filter(|_| begun > 0) {
             first.begin(begun);

@@ -73,12 +73,16 @@ pub(crate) enum Direct {
 }
 
 impl Direct {
-    /// What the link takes at once. One that fails takes nothing: its sink will learn why.
-    pub(crate) fn write_vectored(&self, bufs: &[IoSlice<'_>]) -> usize {
+    /// What the link takes at once, which may be nothing. An error is told to nobody else: a socket gives it once, and
+    /// whoever reads then finds an end that looks like the peer's own.
+    pub(crate) fn write_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         let _ = bufs;
         match *self {
             #[cfg(feature = "tcp")]
-            Self::Tcp(ref tcp) => tcp.try_write_vectored(bufs).unwrap_or(0),
+            Self::Tcp(ref tcp) => match tcp.try_write_vectored(bufs) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+                written => written,
+            },
         }
     }
 }
