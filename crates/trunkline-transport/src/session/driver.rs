@@ -71,6 +71,8 @@ pub(crate) struct Driver {
     phase: Phase,
     /// The peer has said that it goes away: its end will be no surprise.
     going_away: Option<String>,
+    /// Why somebody else could not write. A socket tells an error once: an end that is read after it is not the peer's.
+    broken: Option<String>,
     /// Until when the peer's first packet must have come, where nothing else watches it.
     first_packet: Option<Instant>,
     /// Until when the peer must have proved itself, where it has to.
@@ -134,6 +136,7 @@ impl Driver {
             stalled: None,
             phase: Phase::Open,
             going_away: None,
+            broken: None,
             first_packet,
             proof,
             said_hello: false,
@@ -196,19 +199,16 @@ impl Driver {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         for _ in 0..TURNS {
-            self.core.out.lock().look();
+            self.look();
             let mut again = match self.turn(cx) {
                 Ok(again) => again,
                 Err(reason) => return Poll::Ready(reason),
             };
-            let broken = self.core.out.lock().take_broken();
-            if let Some(error) = broken {
-                // The socket has told its error already: an end that was read since is not the peer's.
-                let said = self.peer_reason().filter(|reason| !matches!(reason, CloseReason::Ended));
-                return Poll::Ready(said.unwrap_or_else(|| CloseReason::Lost(error.to_string())));
-            }
             if let Some(reason) = self.observe_close() {
                 return Poll::Ready(reason);
+            }
+            if let Some(error) = self.broken.take() {
+                return Poll::Ready(self.peer_reason().unwrap_or(CloseReason::Lost(error)));
             }
             match self.write(cx) {
                 Ok(lets_go_on) => again |= lets_go_on,
@@ -235,6 +235,15 @@ impl Driver {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// What others have appended, or could not write, is known from here on.
+    fn look(&mut self) {
+        let mut out = self.core.out.lock();
+        out.look();
+        if let Some(error) = out.take_broken() {
+            self.broken = Some(error.to_string());
+        }
     }
 
     /// Reads and polls the handler: whether there is more to do before the task may sleep. `Err` is an end without

@@ -59,9 +59,10 @@ impl Driver {
                 }
                 Poll::Ready(Ok(None)) => {
                     (came, again) = (true, true);
-                    let reason = match self.going_away.take() {
-                        Some(reason) => CloseReason::Peer { code: codes::GOING_AWAY, reason },
-                        None => CloseReason::Ended,
+                    let reason = match (self.going_away.take(), &self.broken) {
+                        (Some(reason), _) => CloseReason::Peer { code: codes::GOING_AWAY, reason },
+                        (None, Some(error)) => CloseReason::Lost(error.clone()),
+                        (None, None) => CloseReason::Ended,
                     };
                     self.peer_ended(reason);
                     break;
