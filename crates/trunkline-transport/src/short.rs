@@ -1,7 +1,7 @@
 //! The bytes of a short frame, in one allocation with the count of those who share them.
 //!
 //! [`Bytes`] made of a vector need a second allocation as soon as somebody clones them, and most who answer a packet do.
-//! A packet that is kept pins no more than twice its own bytes: nothing here is cut from a larger block.
+//! A packet that is kept pins no more than three times its own bytes: nothing here is cut from a larger block.
 
 use bytes::Bytes;
 

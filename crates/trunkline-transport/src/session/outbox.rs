@@ -1,7 +1,8 @@
 //! The output of one connection: packets already encoded, in order, bounded in bytes.
 //!
-//! Many append, one task writes. It is data behind a short lock: nothing here waits, writes or wakes by itself; the
-//! wakers to call are handed out so that they are called after the lock is gone.
+//! Many append, one task writes; while it sleeps, who appends may hand the link what that takes at once. It is data behind
+//! a short lock: nothing here waits or wakes by itself; the wakers to call are handed out so that they are called after the
+//! lock is gone.
 
 use std::{
     collections::VecDeque,
@@ -195,8 +196,7 @@ impl Outbox {
         self.rouse_to_write()
     }
 
-    /// As [`Outbox::rouse`], where the change is nothing but the output and the state, which the writer's task compares
-    /// itself.
+    /// As [`Outbox::rouse`], where the change is nothing but output: who has some unwritten already goes on with it anyway.
     pub(crate) fn rouse_to_write(&mut self) -> Option<Waker> {
         if self.is_awake { None } else { self.writer.take() }
     }
@@ -321,7 +321,9 @@ impl Outbox {
         let Some(link) = &self.link else { return 0 };
         // A task that was woken will write at once, and much in one piece.
         let sleeps = !self.is_awake && self.writer.is_some();
-        if !sleeps || self.queued != added || (often == Often::OnceAsleep && self.was_written) {
+        // Who waits for room is told by the task, once it has written.
+        let is_simple = self.queued == added && self.room.is_empty();
+        if !sleeps || !is_simple || (often == Often::OnceAsleep && self.was_written) {
             return 0;
         }
         let (slices, count) = slices(&self.parts, 0);
@@ -450,7 +452,9 @@ impl Outbox {
     fn has_tail(&self, size: usize) -> bool {
         matches!(
             self.parts.back(),
-            Some(Part { chunk: Chunk::Owned(bytes), is_droppable: false, .. }) if bytes.len() + size <= TAIL
+            // Behind the rest of a packet nothing is added: whole packets can be taken back.
+            Some(Part { chunk: Chunk::Owned(bytes), is_droppable: false, continues: false })
+                if bytes.len() + size <= TAIL
         )
     }
 

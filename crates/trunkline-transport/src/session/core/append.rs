@@ -225,7 +225,8 @@ impl Core {
     fn rouse_after(&self, result: Appended, out: &mut Outbox, added: usize) -> Option<Waker> {
         match result {
             Appended::Queued => self.hand_on(out, added, Often::Always),
-            Appended::Disconnected => out.rouse_to_write(),
+            // The task may be about to sleep behind what does not get away.
+            Appended::Disconnected => out.rouse(),
             Appended::Dropped if self.press(out) => out.rouse(),
             Appended::Dropped | Appended::Closed => None,
         }
