@@ -118,6 +118,10 @@ impl Driver {
         }
         self.full = false;
         while let Some(sender) = &mut self.sender {
+            // Who takes no call is of no use, and who waits for him would do so as long as the node.
+            if sender.current_max_send_streams() == 0 {
+                return self.close();
+            }
             // h2 takes more than the peer does, and what it holds back has no longer certainly not been sent.
             if self.running.len() >= sender.current_max_send_streams() {
                 self.full = true;

@@ -114,6 +114,47 @@ async fn a_peer_that_takes_connections_and_says_nothing_keeps_none_of_them() {
     assert_eq!(status.code, Code::Overloaded, "nothing was sent: {status}");
 }
 
+#[tokio::test]
+async fn a_peer_that_takes_no_call_keeps_no_connection() {
+    let bench = Bench::new(|_| {});
+    let (open, seen) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (now, all) = (Arc::clone(&open), Arc::clone(&seen));
+    let (full, _life) = listen(move |stream| {
+        let (now, all) = (Arc::clone(&now), Arc::clone(&all));
+        async move {
+            now.fetch_add(1, SeqCst);
+            all.fetch_add(1, SeqCst);
+            let builder = h2::server::Builder::new().max_concurrent_streams(0).handshake::<_, Bytes>(stream);
+            if let Ok(mut connection) = builder.await {
+                while connection.accept().await.is_some_and(|request| request.is_ok()) {}
+            }
+            now.fetch_sub(1, SeqCst);
+        }
+    })
+    .await;
+    let options = UpstreamOptions {
+        statics: vec![fixed(&registration(&full, "*"))],
+        connect_timeout: Duration::from_millis(200),
+        ..UpstreamOptions::default()
+    };
+    let channels = options.channels;
+    let router = Upstreams::new(options, bench.broker.clone());
+    within("three rounds", async {
+        while seen.load(SeqCst) < 3 * channels {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    within("the former rounds' ends", async {
+        while open.load(SeqCst) > channels {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let status = within("the call", router.call(&caller(), call("get.x"))).await.unwrap_err();
+    assert_eq!(status.code, Code::Overloaded, "nothing was sent: {status}");
+}
+
 type Responding = h2::server::SendResponse<Bytes>;
 
 /// What an instance says to a request.
