@@ -18,7 +18,28 @@ pub(crate) fn decode_up(frame: &Bytes) -> Result<UpFrame, DecodeError> {
     decode_by_schema(frame)
 }
 
+/// Bytes in a frame beside its data that are no more than numbers, names and headers.
+const USUAL_REST: usize = 1024;
+
+/// Data is a part of its frame and keeps all of it in memory. Where the frame is mostly something else, which whoever
+/// counts the data would not see, it is copied.
+fn freed(data: Bytes, frame: &Bytes) -> Bytes {
+    if frame.len() > 2 * data.len() + USUAL_REST { Bytes::copy_from_slice(&data) } else { data }
+}
+
 fn decode_by_schema(frame: &Bytes) -> Result<UpFrame, DecodeError> {
+    let mut decoded = decode_all(frame)?;
+    match &mut decoded.body {
+        UpBody::Business(call) => call.data = freed(std::mem::take(&mut call.data), frame),
+        UpBody::Publish(publication) => {
+            publication.data = freed(std::mem::take(&mut publication.data), frame);
+        }
+        _ => {}
+    }
+    Ok(decoded)
+}
+
+fn decode_all(frame: &Bytes) -> Result<UpFrame, DecodeError> {
     let request = ClientRequest::decode(frame.clone()).map_err(malformed)?;
     let payload = request.payload;
     let body = match RequestType::try_from(request.r#type) {
@@ -290,6 +311,33 @@ mod tests {
             let frame = Bytes::from(bytes);
             if let Some(call) = plain_call(&frame) {
                 prop_assert_eq!(Ok(call), decode_by_schema(&frame));
+            }
+        }
+    }
+
+    /// A frame's data, and whether it lies in the frame.
+    fn data_of(frame: &Bytes) -> (Bytes, bool) {
+        let data = match decode_up(frame).unwrap().body {
+            UpBody::Publish(publication) => publication.data,
+            UpBody::Business(call) => call.data,
+            other => panic!("{other:?}"),
+        };
+        let is_part = frame.as_ptr_range().contains(&data.as_ptr());
+        (data, is_part)
+    }
+
+    #[test]
+    fn data_keeps_its_frame_only_where_it_is_most_of_it() {
+        for padding in [0, 100_000] {
+            let data = Bytes::from_static(&[7; 2_000]);
+            let publication = wire::PublishRequest { data: data.clone(), ..Default::default() };
+            let call = wire::BusinessRequest { data: data.clone(), ..Default::default() };
+            for body in [UpBody::Publish(publication), UpBody::Business(call)] {
+                let mut frame = UpFrame::new(1, 1, body);
+                frame.headers.insert("x".into(), "y".repeat(padding));
+                let mut encoded = Vec::new();
+                encode_up(&frame, &mut encoded);
+                assert_eq!(data_of(&encoded.into()), (data.clone(), padding == 0));
             }
         }
     }

@@ -190,14 +190,17 @@ impl Engine {
         self.send_channel_error(msg_id, channel.to_owned(), error);
     }
 
-    fn operate(&mut self, msg_id: u32, kind: Pending, operation: Operation, gate: &dyn CallGate) {
+    fn operate(&mut self, msg_id: u32, kind: Pending, mut operation: Operation, gate: &dyn CallGate) {
         if self.operations_pending() >= self.config.operations {
             self.outputs.push_back(Output::RequestRefused(RequestRefusal::Session));
             let error = self.refusal(RequestRefusal::Session, self.config.retry_after);
             return self.answer_error(msg_id, kind, error);
         }
         let place = match operation.bytes() {
-            ..=SMALL_OPERATION => Place::default(),
+            ..=SMALL_OPERATION => {
+                operation.detach();
+                Place::default()
+            }
             bytes => match gate.hold(bytes) {
                 Ok(place) => place,
                 Err(turned) => {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use trunkline_proto::wire::{self, BusinessResponse, ChannelGap, CloseNotice, ErrorMessage};
 use trunkline_proto::{Dialect, DownFrame, UpFrame};
 
@@ -136,6 +137,13 @@ impl Operation {
             }
             Operation::History(request) => request.channel.len(),
             Operation::Refresh { auth_token } => auth_token.len(),
+        }
+    }
+
+    /// Holds on to nothing but its own bytes: data is a part of what was read with it, up to 64 KiB.
+    pub(crate) fn detach(&mut self) {
+        if let Operation::Publish(request) = self {
+            request.data = Bytes::copy_from_slice(&request.data);
         }
     }
 }
