@@ -490,13 +490,18 @@ impl Actor {
     fn on_session_frame(&self, frame: &Frame, dialect: Dialect, frames: &mut Vec<Decoded>) {
         if self.dialect_of(frame) == dialect {
             let decoded = dialect.decode_up(&frame.bytes);
-            // All else is answered, or ends the session, when it is looked at: calls before it have run by then, or begun.
+            // All else is answered, or ends the session, when it is looked at: calls before it have run by then, or begun, or
+            // wait for room. And the limit of what waits to be written is looked at before the next one.
             let waits =
                 matches!(&decoded, Ok(frame) if matches!(frame.body, UpBody::Business(_) | UpBody::Ack(_)));
             if !waits {
                 self.hand_over(frames);
             }
-            return frames.push(decoded);
+            frames.push(decoded);
+            if !waits {
+                self.hand_over(frames);
+            }
+            return;
         }
         self.hand_over(frames);
         let text = "a frame in another dialect than START's: one connection speaks one dialect";

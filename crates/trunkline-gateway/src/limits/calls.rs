@@ -42,7 +42,7 @@ pub(super) struct Pool {
     taken: AtomicU64,
 }
 
-/// What one user has under way on this node, in all its sessions. It lives while one of them does that has called.
+/// What one user has under way on this node, in all its sessions. It lives while one of them does that has called, or asked for much.
 pub(crate) struct UserShare {
     node: Arc<CallLimits>,
     user: Arc<str>,
@@ -84,7 +84,7 @@ impl CallLimits {
         &self.places
     }
 
-    /// Bytes of their requests.
+    /// Bytes of their requests, and of large ones on channels.
     pub(super) fn bytes(&self) -> &Pool {
         &self.bytes
     }

@@ -91,7 +91,10 @@ fn waited_too_long(node: &Node, since: Duration) -> bool {
 async fn work(node: Arc<Node>, session: Arc<Session>) {
     while let Some(job) = session.jobs.next(&session) {
         match job {
-            Job::Operation(id, _, since) if waited_too_long(&node, since) => {
+            // A new token is put first and bounded by its session's time; without it that would end.
+            Job::Operation(id, operation, since)
+                if waited_too_long(&node, since) && !matches!(operation, Operation::Refresh { .. }) =>
+            {
                 let mut error =
                     ErrorCode::Overloaded.message("it has waited too long for its turn in the session");
                 error.retry_after_ms = jittered_ms(RETRY_AFTER);

@@ -1,5 +1,5 @@
 //! What a session's engine says is carried out, in the engine's order: frames and channels under the session's lock, all
-//! else (calls, jobs, ends of other connections) once it is free. Decides nothing of the protocol.
+//! else (calls, jobs, ends of connections) once it is free. Decides nothing of the protocol.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -32,7 +32,7 @@ pub(super) enum Effect {
     Leave(Channel),
     /// The session has ended, and what it was attached to is let go of.
     LetGo(AttachedSet),
-    /// A connection that is not the session's (any more) is to end.
+    /// A connection is to end: one that is not the session's any more, or the session's with it.
     End(ConnectionId, Ending),
 }
 
@@ -85,7 +85,7 @@ impl Session {
     }
 
     /// Carries out what the engine said; the calls that have ended by that.
-    pub(super) fn run_effects(self: &Arc<Self>, node: &Arc<Node>, effects: Vec<Effect>) -> Option<Round> {
+    fn run_effects(self: &Arc<Self>, node: &Arc<Node>, effects: Vec<Effect>) -> Option<Round> {
         let mut round: Option<Round> = None;
         let count = effects.len();
         for effect in effects {
@@ -194,7 +194,7 @@ impl Inner {
     }
 
     /// Events are queued under the session's lock, so that services hear them in the engine's order.
-    pub(super) fn tell(&mut self, node: &Node, session: &Session, event: Event, effects: &mut Vec<Effect>) {
+    fn tell(&mut self, node: &Node, session: &Session, event: Event, effects: &mut Vec<Effect>) {
         let event = match event {
             Event::Started => {
                 self.trace_connected(node, session);
@@ -224,7 +224,7 @@ impl Inner {
     }
 
     /// Nothing is attached any more, and where the session was a member it leaves.
-    pub(super) fn let_go(&mut self, effects: &mut Vec<Effect>) {
+    fn let_go(&mut self, effects: &mut Vec<Effect>) {
         self.waiters = AckWaiters::default();
         let former = self.former.take().map(|former| *former);
         for channels in [Some(std::mem::take(&mut self.attached)), former].into_iter().flatten() {
@@ -233,7 +233,7 @@ impl Inner {
         }
     }
 
-    pub(super) fn send(&mut self, frame: &DownFrame) {
+    fn send(&mut self, frame: &DownFrame) {
         let Some(link) = &self.link else { return };
         link.handle.send(frame);
         if let (Some(ledger), DownBody::StartResp(response)) = (&self.ledger, &frame.body)
@@ -247,7 +247,7 @@ impl Inner {
     }
 
     /// What a resumed seed client has not acked, as bytes: replies as they were, publications from their logs.
-    pub(super) fn encoded(&self, unacked: Vec<(Seq, Replay)>, form: WireForm) -> Vec<(Seq, Bytes)> {
+    fn encoded(&self, unacked: Vec<(Seq, Replay)>, form: WireForm) -> Vec<(Seq, Bytes)> {
         let body = |replay| match replay {
             Replay::Frame(bytes) => bytes,
             Replay::Publication { channel, position } => {
@@ -261,7 +261,7 @@ impl Inner {
     }
 
     /// Channels begin behind what was queued before: the reply that names their position goes out first.
-    pub(super) fn deliver(&mut self, channels: Vec<(Channel, Position)>) {
+    fn deliver(&mut self, channels: Vec<(Channel, Position)>) {
         let Some(link) = &self.link else { return };
         for (channel, position) in channels {
             if let Some(attached) = self.attached.get(&channel) {
