@@ -1,7 +1,8 @@
 //! What a node says of a call or a large operation before it runs, beside the session's own limits, and why they are
 //! refused.
 //!
-//! The engine asks the gate once for each of them, and carries the place that it got with the work. It knows neither the node's limits nor its other sessions; the gate knows nothing of numbers, windows and replies.
+//! The engine asks the gate once for each of them, and carries the place that it got with the work. It knows neither the
+//! node's limits nor its other sessions; the gate knows nothing of numbers, windows and replies.
 
 use std::fmt;
 use std::sync::Arc;

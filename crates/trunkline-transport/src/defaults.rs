@@ -57,7 +57,7 @@ pub const EARLY_RECORD: usize = 1_369;
 pub const EARLY_RECORDS: usize = 40;
 
 /// Above TLS and QUIC a connection accepts bytes only while less than this is unsent, so that a slow reader
-/// cannot hold more plaintext than the kernel's own socket buffer would.
+/// cannot hold more plaintext than the kernel's own socket buffer would. A QUIC client, which has few, may have 1 MiB.
 pub const UNSENT: usize = 64 << 10;
 
 /// The send window of a QUIC connection once it carries more than the frame stream: 1 MiB fills 80 Mbit/s

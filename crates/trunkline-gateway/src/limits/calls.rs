@@ -42,7 +42,8 @@ pub(super) struct Pool {
     taken: AtomicU64,
 }
 
-/// What one user has under way on this node, in all its sessions. It lives while one of them does that has called, or asked for much.
+/// What one user has under way on this node, in all its sessions. It lives while one of them does that has called, or asked
+/// for much.
 pub(crate) struct UserShare {
     node: Arc<CallLimits>,
     user: Arc<str>,
@@ -186,9 +187,7 @@ impl UserShare {
         }
         Some(Place::of_calls(Arc::<Self>::clone(self), calls, bytes))
     }
-}
 
-impl UserShare {
     /// Lets an operation with so many bytes wait and run.
     ///
     /// # Errors
