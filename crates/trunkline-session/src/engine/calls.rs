@@ -366,7 +366,10 @@ impl Calls {
 
     /// The reply leaves: it goes to the connection that asked last, and into the cache.
     fn release(&mut self, cx: &mut Cx<'_>, seq: ClientSeq) {
-        let Some(Slot::Open(open)) = self.slots.remove(seq) else { return };
+        let Some(slot) = self.slots.get_mut(seq) else { return };
+        let Slot::Open(open) = slot else { return };
+        let done = Slot::Done(open.hash);
+        let Slot::Open(open) = std::mem::replace(slot, done) else { return };
         let Open { hash, mut answered, .. } = *open;
         self.outstanding -= 1;
         if answered.msg_id == 0 && answered.bound_count() > 0 {
@@ -380,10 +383,7 @@ impl Calls {
             cx.to.is_some_and(|to| to.protocol == Protocol::Seed || answered.on == Some(to.fence));
         let refused = answered.fate.as_ref().is_some_and(Fate::is_refusal);
         answered.left = connected;
-        let Some(frame) = frame else {
-            self.slots.insert(seq, Slot::Done(hash));
-            return self.trim();
-        };
+        let Some(frame) = frame else { return self.trim() };
         let keep_for_seed = !connected && cx.protocol == Protocol::Seed;
         let bytes = replies::cost(&frame);
         if connected {

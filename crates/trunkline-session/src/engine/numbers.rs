@@ -76,13 +76,6 @@ impl<V> Numbers<V> {
         }
     }
 
-    pub(crate) fn remove(&mut self, seq: ClientSeq) -> Option<V> {
-        match self.place(seq) {
-            Some(at) => self.places[at].take(),
-            None => self.older.remove(&seq.0),
-        }
-    }
-
     /// The older ones first, each kind in the order of its numbers.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (ClientSeq, &V)> {
         let older = self.older.iter().map(|(seq, value)| (ClientSeq(*seq), value));
@@ -130,7 +123,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_a_map_whatever_the_order_of_the_numbers(
-            steps in prop::collection::vec((0_u8..4, 0_u64..200, any::<u8>()), 0..300),
+            steps in prop::collection::vec((0_u8..3, 0_u64..200, any::<u8>()), 0..300),
         ) {
             let mut numbers = Numbers::default();
             let mut model = BTreeMap::<u64, u8>::new();
@@ -142,7 +135,6 @@ mod tests {
                         numbers.insert(ClientSeq(seq), value);
                         model.insert(seq, value);
                     }
-                    2 => prop_assert_eq!(numbers.remove(ClientSeq(seq)), model.remove(&seq)),
                     _ => {
                         let mut gone = BTreeMap::new();
                         numbers.trim(ClientSeq(seq), keep, |seq, value| assert!(gone.insert(seq.0, value).is_none()));
