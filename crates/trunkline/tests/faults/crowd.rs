@@ -16,6 +16,7 @@ use trunkline_proto::wire::ServicePublishRequest;
 use trunkline_testkit::{DEADLINE, Ready, TestUpstream};
 
 use crate::rig::Rig;
+use crate::steady::Ended;
 
 /// How often each client calls.
 const EVERY: Duration = Duration::from_millis(100);
@@ -46,13 +47,6 @@ struct Shared {
     /// How many publications each room has got, once there are no more.
     last: watch::Sender<Option<u64>>,
     stop: CancellationToken,
-}
-
-/// A call that has ended.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Ended {
-    pub(crate) at: std::time::Instant,
-    pub(crate) took: Duration,
 }
 
 impl Crowd {

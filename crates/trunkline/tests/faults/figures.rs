@@ -28,21 +28,12 @@ pub(crate) fn figure(what: &str, reading: &str, limit: &str, passed: bool) {
     }
 }
 
-/// The middle one, the lower of two.
-pub(crate) fn median<T: Ord + Copy>(values: &[T]) -> T {
-    let mut sorted = values.to_vec();
-    sorted.sort_unstable();
-    *sorted.get(sorted.len().saturating_sub(1) / 2).expect("a median of something")
-}
-
 /// Milliseconds with two digits.
 pub(crate) fn ms(time: Duration) -> String {
     format!("{:.2} ms", time.as_secs_f64() * 1_000.0)
 }
 
 #[test]
-fn a_median_is_the_middle_one() {
-    assert_eq!(median(&[3, 1, 2]), 2);
-    assert_eq!(median(&[4, 1, 3, 2]), 2);
+fn milliseconds_have_two_digits() {
     assert_eq!(ms(Duration::from_micros(1_234)), "1.23 ms");
 }

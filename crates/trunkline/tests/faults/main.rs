@@ -10,4 +10,6 @@ mod figures;
 #[path = "../../src/bench/machine.rs"]
 mod machine;
 mod rig;
+#[path = "../common/steady.rs"]
+mod steady;
 mod undisturbed;

@@ -6,10 +6,11 @@ use tokio::time::{Duration, interval, sleep};
 use trunkline_testkit::DEADLINE;
 
 use crate::acts;
-use crate::crowd::{Crowd, Ended};
-use crate::figures::{figure, measured, median, ms, size};
+use crate::crowd::Crowd;
+use crate::figures::{figure, measured, ms, size};
 use crate::machine::{Gauge, Machine};
 use crate::rig::Rig;
+use crate::steady::{Compared, Ended};
 
 /// What healthy clients may lose to a fault: a tenth of their p99.
 const LIMIT: f64 = 1.10;
@@ -77,47 +78,19 @@ async fn healthy_clients_notice_nothing_of_those_who_misbehave() {
     );
 }
 
-/// The median of what each round's p99 is of that of the calm before it, of what a slow machine did not hold up: it does
-/// so at its own time, and not less to one of the two. Within a round, because the machine is another one from minute to
-/// minute even where it is not slow.
+/// Compares the rounds with the fault to the calm before each.
 fn compare(what: &str, calm: &[Vec<Ended>], disturbed: &[Vec<Ended>], machine: &Machine) {
-    let of_a_round = |(calm, disturbed)| Some((p99(calm, machine)?, p99(disturbed, machine)?));
-    let rounds: Vec<(Duration, Duration)> = calm.iter().zip(disturbed).filter_map(of_a_round).collect();
     let limit = format!("at most {LIMIT:.2} x");
     let slow = machine.slow_share() * 100.0;
-    if rounds.len() * 2 <= calm.len() {
-        let few = format!("{} even rounds of {}", rounds.len(), calm.len());
-        figure(
-            what,
-            &format!("none: the machine was slow for {slow:.0} % of the time, {few}"),
-            &limit,
-            false,
-        );
+    let Some(compared) = Compared::of(calm, disturbed, machine) else {
+        figure(what, &format!("none: the machine was slow for {slow:.0} % of the time"), &limit, false);
         return;
-    }
-    let mut ratios: Vec<f64> =
-        rounds.iter().map(|(calm, disturbed)| disturbed.as_secs_f64() / calm.as_secs_f64()).collect();
-    ratios.sort_unstable_by(f64::total_cmp);
-    let ratio = ratios[ratios.len() / 2];
-    let (least, most) = (ratios[0], ratios[ratios.len() - 1]);
-    let (calm, disturbed): (Vec<_>, Vec<_>) = rounds.into_iter().unzip();
-    let (with, without) = (ms(median(&disturbed)), ms(median(&calm)));
+    };
+    let (with, without) = (ms(compared.disturbed), ms(compared.calm));
     let reading = format!(
-        "{ratio:.2} x; {least:.2} to {most:.2} in {} rounds, {with} / {without}; the machine slow for {slow:.0} %",
-        ratios.len()
+        "{compared}, {with} against {without}; the machine slow for {slow:.0} %"
     );
-    figure(what, &reading, &limit, ratio <= LIMIT);
-}
-
-/// The p99 of a round, unless a slow machine held up the greater part of it.
-fn p99(calls: &[Ended], machine: &Machine) -> Option<Duration> {
-    assert!(!calls.is_empty(), "no call ended in a phase");
-    let from = |call: &Ended| call.at.checked_sub(call.took).unwrap_or(call.at);
-    let even = calls.iter().filter(|call| !machine.slowed(from(call), call.at));
-    let mut times: Vec<_> = even.map(|call| call.took).collect();
-    times.sort_unstable();
-    let is_most = times.len() > calls.len() / 2;
-    times.get(times.len() * 99 / 100).copied().filter(|_| is_most)
+    figure(what, &reading, &limit, compared.ratio <= LIMIT);
 }
 
 /// Waits until the node's memory grows no more: windows, caches and what the allocator keeps fill in its first minute,

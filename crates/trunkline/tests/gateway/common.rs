@@ -8,6 +8,8 @@ use trunkline_proto::wire::{
 use trunkline_proto::{DownBody, DownFrame, UpBody, UpFrame};
 use trunkline_testkit::{Ready, ServerBuilder, TestClient, TestServer, TestUpstream, Way};
 
+pub(crate) use crate::sizes::{percentile, reading, size};
+
 /// Namespaces with and without a history.
 pub(crate) const CONFIG: &str = "
 [namespaces.room]
@@ -21,26 +23,6 @@ history_count = 5
 pub(crate) fn server() -> ServerBuilder {
     let binary = std::env::var("TRUNKLINE").unwrap_or_else(|_| env!("CARGO_BIN_EXE_trunkline").to_owned());
     TestServer::builder(binary).config(CONFIG)
-}
-
-/// How large a check is: small as a test, at full size where `./prove` says so by a variable.
-pub(crate) fn size(variable: &str, usual: u64) -> u64 {
-    match std::env::var(variable) {
-        Ok(text) => text.parse().unwrap_or_else(|error| panic!("{variable} = {text}: {error}")),
-        Err(_) => usual,
-    }
-}
-
-/// Tells `./prove` a reading; a test asserts none of those that depend on the machine.
-#[allow(clippy::print_stdout, reason = "the test's output is where ./prove reads it")]
-pub(crate) fn reading(name: &str, value: impl std::fmt::Display) {
-    println!("reading {name} {value}");
-}
-
-/// The value that so many in a hundred do not exceed. Sorts them.
-pub(crate) fn percentile<T: Ord + Copy>(values: &mut [T], percent: usize) -> T {
-    values.sort_unstable();
-    values[(values.len() * percent / 100).min(values.len() - 1)]
 }
 
 /// Milliseconds, for a reading.

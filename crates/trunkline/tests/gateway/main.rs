@@ -23,6 +23,8 @@ mod resume_every_k;
 mod scenario;
 mod sdk;
 mod seed_clients;
+#[path = "../common/sizes.rs"]
+mod sizes;
 mod slow_readers;
 mod start;
 mod storm;
