@@ -52,11 +52,16 @@ impl Endpoint {
             _ => return Err(fail("the scheme is unknown")),
         };
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| fail("the host is missing"))?;
+        // Around an IPv6 address and nowhere else: of `host[::1]:8` the URL's parser makes the host `host[:`.
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        if bare.is_empty() || bare.contains(['[', ']']) {
+            return Err(fail("the host is malformed"));
+        }
         let port = uri.port_u16().or(default_port).ok_or_else(|| fail("the port is missing"))?;
         let path_and_query = uri.path_and_query().map_or("/", |path| path.as_str());
         Ok(Self {
             protocol,
-            host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            host: bare.to_owned(),
             port,
             path_and_query: if path_and_query.is_empty() { "/" } else { path_and_query }.to_owned(),
         })
@@ -132,9 +137,17 @@ mod tests {
 
     #[test]
     fn what_is_no_endpoint_says_what_to_write() {
-        for url in
-            ["", "localhost:1", "tcp://localhost", "quic://h", "ftp://h:1", "tcp://:1", "tcp://h:99999", "/x"]
-        {
+        for url in [
+            "",
+            "localhost:1",
+            "tcp://localhost",
+            "quic://h",
+            "ftp://h:1",
+            "tcp://:1",
+            "tcp://h:99999",
+            "/x",
+            "quic://h[::1]:8",
+        ] {
             let error = Endpoint::from_url(url).unwrap_err().to_string();
             assert!(error.contains("tcp|tls|ws|wss|quic|wt://host:port"), "{url}: {error}");
         }
