@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -39,6 +40,29 @@ def said(stacks, key, unit, scale=1):
     """What each stack had, in words."""
     each = (f"{name} {proving.rounded(middle(stacks, name, key) / scale)}" for name in stacks)
     return f"{', '.join(each)} {unit}"
+
+
+def check(test, **sizes):
+    """Runs a test of crates/trunkline/tests/transport, the same as in ./test, built for release and at this size. What it
+    told, by name; nothing where it failed."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    profile = os.environ.get("PROFILE", "release")
+    command = ["cargo", "test", "--quiet", "--profile", profile, "-p", "trunkline", "--test", "transport", test]
+    environment = {**os.environ, **{name: str(size) for name, size in sizes.items()}}
+    ran = subprocess.run(
+        [*command, "--", "--nocapture"], cwd=proving.ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    if ran.returncode != 0:
+        print("\n".join((ran.stdout + ran.stderr).splitlines()[-40:]), file=sys.stderr)
+        return {}
+    lines = (line.split(" ", 2) for line in ran.stdout.splitlines() if line.startswith("reading "))
+    return {name: value for _, name, value in lines}
+
+
+def failed(what, limit):
+    """The row of a check that did not come to its readings."""
+    proving.row(what, "the check failed: its words stand above", limit, False)
 
 
 def msgtrans():

@@ -87,9 +87,7 @@ fn compare(what: &str, calm: &[Vec<Ended>], disturbed: &[Vec<Ended>], machine: &
         return;
     };
     let (with, without) = (ms(compared.disturbed), ms(compared.calm));
-    let reading = format!(
-        "{compared}, {with} against {without}; the machine slow for {slow:.0} %"
-    );
+    let reading = format!("{compared}, {with} against {without}; the machine slow for {slow:.0} %");
     figure(what, &reading, &limit, compared.ratio <= LIMIT);
 }
 
