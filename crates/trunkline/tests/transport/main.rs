@@ -1,12 +1,14 @@
-//! The transport library at full size: what half-open, silent, greedy and many peers cost it and each other.
+//! The transport library at full size: what half-open, silent, greedy and many peers cost it and each other, and what its
+//! decoders make of mutated bytes.
 //!
-//! Small and without a clock in `./test`. `./prove` runs the same bodies built for release (A4, A5, A7, A11, A16 to A18):
-//! sizes come from the environment, readings go to its output.
+//! Small and without a clock in `./test`. `./prove` runs the same bodies built for release (A4, A5, A7, A11, A16 to A18,
+//! R6): sizes come from the environment, readings go to its output.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers panic like the test itself")]
 
 mod blocked;
 mod budget;
 mod churn;
+mod fuzzed;
 mod half_open;
 mod idle;
 #[path = "../../src/bench/machine.rs"]
