@@ -72,6 +72,10 @@ pub const CLIENT_SEND_WINDOW: u64 = 1 << 20;
 /// have.
 pub const MAX_STREAMS: u32 = 16;
 
+/// Lanes of one connection that have a stream of their own, each way; later ones share that of the rest. A game has three
+/// or four. A peer that fills the window of every one while nobody reads costs nine times [`STREAM_RECEIVE_WINDOW`].
+pub const LANE_STREAMS: u32 = 8;
+
 /// Unidirectional streams of an HTTP/3 peer: its control stream and two for QPACK (RFC 9114 section 6.2). Nobody
 /// else has any.
 pub const H3_UNI_STREAMS: u32 = 3;

@@ -24,7 +24,7 @@ pub use self::error::ConnectError;
 pub use self::quic::QuicClientSocket;
 use crate::{
     Connection, Endpoint, Framing, Protocol,
-    defaults::{HANDSHAKE_TIMEOUT, IDLE_TIMEOUT, MAX_FRAME},
+    defaults::{HANDSHAKE_TIMEOUT, IDLE_TIMEOUT, MAX_FRAME, MAX_STREAMS},
 };
 
 /// How to connect.
@@ -48,6 +48,9 @@ pub struct ConnectOptions {
     pub quic_socket: Option<QuicClientSocket>,
     /// A QUIC connection without a packet for this long is gone.
     pub idle_timeout: Duration,
+    /// Further bidirectional streams that a QUIC or WebTransport server may have open at once, as
+    /// [`crate::QuicOptions::max_streams`].
+    pub max_streams: u32,
     /// Interval of QUIC keep-alive packets; off when the frames themselves keep the connection alive.
     pub keep_alive: Option<Duration>,
 }
@@ -66,6 +69,7 @@ impl Default for ConnectOptions {
             #[cfg(feature = "quic")]
             quic_socket: None,
             idle_timeout: IDLE_TIMEOUT,
+            max_streams: MAX_STREAMS,
             keep_alive: None,
         }
     }

@@ -10,7 +10,7 @@ use super::{ConnectError, ConnectOptions, tls::trust};
 use crate::{
     Connection, ConnectionInfo, Endpoint,
     addresses::resolve,
-    defaults::CLIENT_SEND_WINDOW,
+    defaults::{CLIENT_SEND_WINDOW, H3_UNI_STREAMS},
     quic::{self, quic_connection, transport_config},
     race::first_to_answer,
 };
@@ -67,7 +67,12 @@ pub(super) async fn dial(
         .map_err(|error| fail(&error))?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     let mut transport = transport_config(options.idle_timeout);
-    transport.keep_alive_interval(options.keep_alive).send_window(CLIENT_SEND_WINDOW);
+    let uni_streams = if alpns.contains(&quic::H3) { H3_UNI_STREAMS } else { 0 };
+    transport
+        .max_concurrent_bidi_streams(options.max_streams.into())
+        .max_concurrent_uni_streams(uni_streams.into())
+        .keep_alive_interval(options.keep_alive)
+        .send_window(CLIENT_SEND_WINDOW);
     config.transport_config(Arc::new(transport));
     let attempt = |address| {
         let config = config.clone();

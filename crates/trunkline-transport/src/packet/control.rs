@@ -13,7 +13,7 @@ use super::{
 /// A control packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ControlPacket {
-    /// Answered by a pong with the same token. `features` is what the sender can inflate.
+    /// Answered by a pong with the same token. `features` is what the sender can do.
     Ping {
         token: u64,
         features: Features,
@@ -39,19 +39,26 @@ pub(crate) enum ControlPacket {
     },
 }
 
-/// What a peer of version 2 can inflate.
+/// What a peer of version 2 can do: what it inflates, and whether it takes lanes on streams of their own. Unknown bits are
+/// those of a later version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Features(pub(crate) u8);
 
 impl Features {
     const ZLIB: u8 = 1;
     const ZSTD: u8 = 1 << 1;
+    /// Over QUIC and WebTransport a unidirectional stream carries the packets of one lane.
+    const LANES: u8 = 1 << 2;
 
-    /// What this build can inflate.
+    /// What this build can do.
     pub(crate) fn ours() -> Self {
         let zlib = if Compression::Zlib.is_available() { Self::ZLIB } else { 0 };
         let zstd = if Compression::Zstd.is_available() { Self::ZSTD } else { 0 };
-        Self(zlib | zstd)
+        Self(zlib | zstd | Self::LANES)
+    }
+
+    pub(crate) fn takes_lanes(self) -> bool {
+        self.0 & Self::LANES != 0
     }
 
     pub(crate) fn inflates(self, compression: Compression) -> bool {

@@ -108,6 +108,11 @@ impl Flags {
         Self((self.0 & 0x00FF) | (u16::from(lane) << 8))
     }
 
+    /// The number of the lane; 0 is none.
+    pub(crate) fn lane(self) -> u8 {
+        self.0.to_be_bytes()[0]
+    }
+
     /// Whether all bits of `other` are set.
     #[must_use]
     pub fn contains(self, other: Self) -> bool {

@@ -118,7 +118,7 @@ impl Packet {
     /// The lane that it came by, on v2; 0 is the ordinary one. See [`crate::Session::lane`].
     #[must_use]
     pub fn lane(&self) -> u8 {
-        self.flags.bits().to_be_bytes()[0]
+        self.flags.lane()
     }
 
     /// Whether it asks for a response.

@@ -109,6 +109,8 @@ impl Dial {
             framing,
             headers,
             keep_alive: Some(crate::defaults::HEARTBEAT),
+            // The packet level has a use for the streams of lanes alone, and allows them itself.
+            max_streams: 0,
             ..ConnectOptions::default()
         };
         connect(endpoint, &connect_options).await

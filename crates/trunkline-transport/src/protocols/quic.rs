@@ -87,7 +87,7 @@ pub(super) fn quic_options(tls: Tls, options: &ListenOptions) -> QuicOptions {
         first_stream_timeout: options.first_packet,
         max_handshakes: options.max_handshakes,
         max_frame: frame_limit(Framing::Length, options.max_message),
-        // All packets share the one stream: nobody here would take another.
+        // The packet level has a use for the streams of lanes alone, and allows them itself.
         max_streams: 0,
         is_full: Some(options.is_full.clone()),
         middleware: options.middleware.clone(),

@@ -22,8 +22,8 @@ pub(crate) use self::web_transport::{WebTransportSink, WebTransportSource, web_t
 use crate::{
     Connection, ConnectionInfo, Framing, Incoming, Streams,
     defaults::{
-        DATAGRAM_BUFFER, H3_DATAGRAM_BUFFER, H3_UNI_STREAMS, HANDSHAKE_WINDOW, IDLE_TIMEOUT, MAX_STREAMS,
-        RECEIVE_WINDOW, STREAM_RECEIVE_WINDOW, UNSENT,
+        DATAGRAM_BUFFER, H3_DATAGRAM_BUFFER, H3_UNI_STREAMS, HANDSHAKE_WINDOW, IDLE_TIMEOUT, RECEIVE_WINDOW,
+        STREAM_RECEIVE_WINDOW, UNSENT,
     },
     sink::{Outgoing, Sink, gather},
     source::{End, Read, Source},
@@ -33,17 +33,14 @@ use crate::{
 /// The ALPN of WebTransport.
 pub(crate) const H3: &str = "h3";
 
-/// Frames leave before the bytes of further streams.
-const FRAME_PRIORITY: i32 = 1;
+/// Frames, those of lanes too, leave before the bytes of further streams.
+pub(crate) const FRAME_PRIORITY: i32 = 1;
 
-/// Settings that both sides use, for a peer that may have everything.
+/// Settings that both sides use. How many streams the peer may open has yet to be said.
 pub(crate) fn transport_config(idle: std::time::Duration) -> quinn::TransportConfig {
     let mut config = quinn::TransportConfig::default();
     let idle = quinn::IdleTimeout::try_from(idle).or_else(|_| IDLE_TIMEOUT.try_into()).ok();
     config
-        // The frames, and the CONNECT stream of WebTransport.
-        .max_concurrent_bidi_streams((2 + MAX_STREAMS).into())
-        .max_concurrent_uni_streams(H3_UNI_STREAMS.into())
         .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
         .stream_receive_window(STREAM_RECEIVE_WINDOW.into())
         .receive_window(RECEIVE_WINDOW.into())
@@ -132,6 +129,10 @@ pub(crate) fn alpn(connection: &quinn::Connection) -> Option<String> {
 }
 
 impl QuicSource {
+    pub(crate) fn new(stream: quinn::RecvStream) -> Self {
+        Self(stream)
+    }
+
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<Read>> {
         Poll::Ready(match ready!(self.0.poll_read(cx, buf)) {
             Ok(0) => Ok(Read::End(End::finished())),

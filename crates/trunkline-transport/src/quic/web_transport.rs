@@ -95,6 +95,10 @@ pub(super) async fn handshake(
 }
 
 impl WebTransportSource {
+    pub(crate) fn new(stream: wt::RecvStream) -> Self {
+        Self(stream)
+    }
+
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<Read>> {
         Poll::Ready(match ready!(self.0.poll_read(cx, buf)) {
             Ok(None) => Ok(Read::End(End::finished())),

@@ -12,7 +12,10 @@ use super::TransportServer;
 use crate::{
     SessionId, codes,
     packet::control::ControlPacket,
-    session::{core::Core, outbox::State},
+    session::{
+        core::Core,
+        outbox::{Mark, State},
+    },
 };
 
 /// How a shutdown went.
@@ -104,7 +107,7 @@ async fn gone(core: &Core) {
         if matches!(out.state, State::Closed(_)) {
             return Poll::Ready(());
         }
-        out.wait_for_flush(u64::MAX, cx.waker());
+        out.wait_for_flush(Mark::END, cx.waker());
         Poll::Pending
     })
     .await;

@@ -8,7 +8,7 @@ mod prepare;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering::Relaxed},
     },
     task::Waker,
     time::Duration,
@@ -72,6 +72,9 @@ impl Shared {
     }
 }
 
+/// In the high byte of a peer's features.
+const SAID: u16 = 1 << 8;
+
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -87,7 +90,8 @@ pub(crate) struct Core {
     pub(crate) born: Instant,
     /// 0 while unknown, else the version.
     wire: AtomicU8,
-    peer_features: AtomicU8,
+    /// What the peer says that it can do, and [`SAID`] once it has.
+    peer_features: AtomicU16,
     is_authenticated: AtomicBool,
     /// The server's user knows of it.
     is_admitted: AtomicBool,
@@ -124,7 +128,7 @@ impl Core {
             stats: Counters::default(),
             born: Instant::now(),
             wire: AtomicU8::new(wire.map_or(0, wire_number)),
-            peer_features: AtomicU8::new(0),
+            peer_features: AtomicU16::new(0),
             is_authenticated: AtomicBool::new(shared.auth_within.is_none()),
             is_admitted: AtomicBool::new(!shared.hides_strangers),
             streams: Mutex::new(None),
@@ -152,8 +156,13 @@ impl Core {
         self.wire.load(Relaxed) != 0
     }
 
-    pub(crate) fn learn_features(&self, features: Features) {
-        self.peer_features.store(features.0, Relaxed);
+    /// The peer says what it can do: whether it is the first time.
+    pub(crate) fn learn_features(&self, features: Features) -> bool {
+        self.peer_features.swap(SAID | u16::from(features.0), Relaxed) & SAID == 0
+    }
+
+    pub(crate) fn peer_features(&self) -> Features {
+        Features(self.peer_features.load(Relaxed).to_be_bytes()[1])
     }
 
     pub(crate) fn is_authenticated(&self) -> bool {

@@ -2,11 +2,12 @@
 //!
 //! Reading never waits for writing, nor writing for the handler: each turn does what each of them can do now. The
 //! driver decides nothing about packets but where they go; everything that is written was appended to the outbox by
-//! somebody else, or is a control packet. Its parts are `read`, `datagrams`, `intake`, `write` and `clock`.
+//! somebody else, or is a control packet. Its parts are `read`, `datagrams`, `lanes`, `intake`, `write` and `clock`.
 
 mod clock;
 mod datagrams;
 mod intake;
+mod lanes;
 mod read;
 mod write;
 
@@ -23,11 +24,11 @@ use std::{
 use futures_util::FutureExt;
 use tokio::time::{Instant, Sleep, timeout};
 
-use self::{datagrams::Datagrams, intake::Stage};
+use self::{datagrams::Datagrams, intake::Stage, lanes::Lanes};
 use super::{
     Session,
     core::{Core, closed},
-    outbox::{Part, State},
+    outbox::{LaneWay, Part, State},
 };
 use crate::{
     ByteWriter, CloseReason, Connection, FrameReader, Framing, Streams, TransportError, Wire, close, codes,
@@ -59,6 +60,10 @@ pub(crate) struct Driver {
     stage: Option<Stage>,
     limiter: Option<ConnectionLimiter>,
     datagrams: Option<Datagrams>,
+    /// Streams of lanes, once the peer has said that it takes such.
+    lanes: Option<Box<Lanes>>,
+    /// The peer has ended, and what it sent by lanes before that is yet to be read.
+    ending: Option<CloseReason>,
     /// Bytes of a partial frame that the shared budget knows of.
     held: usize,
     timer: Option<Pin<Box<Sleep>>>,
@@ -109,7 +114,13 @@ impl Driver {
         let shared = &core.shared;
         let limiter = shared.limiter.as_ref();
         let limiter = limiter.map(|limiter| limiter.connection(core.info.peer.map(|peer| peer.ip()), now));
-        core.out.lock().link = connection.writer.direct();
+        {
+            let mut out = core.out.lock();
+            out.link = connection.writer.direct();
+            if connection.streams.are_supported() {
+                out.lane_way = LaneWay::Undecided;
+            }
+        }
         let datagrams = Datagrams::of(&connection.streams);
         *core.streams.lock() = Some(connection.streams).filter(Streams::are_supported);
         // Only a server waits for its peers.
@@ -128,6 +139,8 @@ impl Driver {
             stage: None,
             limiter,
             datagrams,
+            lanes: None,
+            ending: None,
             held: 0,
             timer: None,
             next_beat: now + first,
@@ -158,6 +171,7 @@ impl Driver {
         // Counted here and not earlier: until now a partial frame was held.
         self.core.shared.budget.give(std::mem::take(&mut self.held));
         self.settle(Waker::noop());
+        self.settle_lanes();
         let (code, text, is_orderly) = match &reason {
             CloseReason::Closed { code, reason } => (*code, reason.clone(), true),
             CloseReason::Peer { .. } | CloseReason::Ended => (codes::NORMAL, String::new(), true),
@@ -173,7 +187,10 @@ impl Driver {
         };
         if self.core.out.lock().queued() > 0 {
             let batch = std::mem::take(&mut self.batch);
-            self.core.out.lock().keep_unsent(batch, self.offset);
+            let of_lanes = self.lanes.as_mut().map(|lanes| lanes.batches()).unwrap_or_default();
+            let mut out = self.core.out.lock();
+            out.keep_unsent(batch, self.offset);
+            out.keep_lanes_unsent(of_lanes);
         }
         self.core.ended(&reason);
         let stack = &self.core.shared.middleware;
@@ -184,7 +201,7 @@ impl Driver {
         let timeout = self.core.shared.close_timeout.min(CLOSE_TIMEOUT);
         let handler = self.handler.take().filter(|_| self.core.is_admitted() && surprises(&reason));
         // They would keep the link open.
-        drop(self.datagrams.take());
+        drop((self.datagrams.take(), self.lanes.take()));
         let Self { reader, mut writer, .. } = *self;
         let closing = async {
             if is_orderly {
@@ -240,7 +257,10 @@ impl Driver {
     /// What others have appended, or could not write, is known from here on.
     fn look(&mut self) {
         let mut out = self.core.out.lock();
-        out.look();
+        let lanes_have_news = out.look();
+        if let Some(lanes) = &mut self.lanes {
+            lanes.note_news(lanes_have_news);
+        }
         if let Some(error) = out.take_broken() {
             self.broken = Some(error.to_string());
         }
@@ -315,10 +335,12 @@ impl Driver {
     /// Everything is done: whether to wait for a waker. Otherwise something has come meanwhile.
     fn may_sleep(&mut self, cx: &Context<'_>) -> bool {
         let mut out = self.core.out.lock();
-        let has_new = self.batch.is_empty() && out.queued() > 0;
+        let lanes_have_news = self.lanes.is_some() && out.has_lane_news();
+        let has_new = lanes_have_news || (self.batch.is_empty() && out.queued() > out.lanes_queued());
+        // A close that is observed already, and not said yet, waits for its lanes, which wake this task.
         let must_close = closed(&out.state).is_some()
             && self.batch.is_empty()
-            && !matches!(self.phase, Phase::Closing { said_goodbye: true, .. });
+            && !matches!(self.phase, Phase::Closing { .. });
         if has_new || must_close {
             return false;
         }

@@ -1,8 +1,8 @@
 //! Lanes: packets of one connection that want another guarantee than the rest.
 //!
 //! A lane is a number on its packets (v2), and a rule for what is not sent yet. Order holds within a lane as far as its
-//! rule keeps packets at all. All lanes share the connection's one stream, so a reliable one does not overtake another;
-//! unreliable ones leave as datagrams where QUIC or WebTransport carry them.
+//! rule keeps packets at all. Over QUIC and WebTransport the first few lanes have a stream each, so that none of them waits
+//! for another, and unreliable ones leave as datagrams; elsewhere all share the connection's one stream.
 
 use std::sync::Arc;
 
@@ -26,6 +26,10 @@ pub enum Delivery {
 }
 
 /// One lane of a connection: [`crate::Session::lane`]. Clones share it.
+///
+/// Order holds within a lane, not between lanes. Over QUIC and WebTransport the first [`crate::defaults::LANE_STREAMS`] lanes
+/// that are sent by have a stream each, if the peer takes them, so that what is lost of one holds up no other; later ones
+/// share the stream of packets without a lane, as all do elsewhere.
 #[derive(Clone, Debug)]
 pub struct Lane {
     core: Arc<Core>,
@@ -56,7 +60,7 @@ impl Lane {
         let mut packet = packet.into();
         packet.flags = packet.flags.with_lane(self.id);
         if self.delivery == Delivery::Reliable || packet.packet_type != PacketType::OneWay {
-            return Sending::new(Arc::clone(&self.core), packet).await;
+            return Sending::by_lane(Arc::clone(&self.core), packet, self.id).await;
         }
         let Some(mut packet) = self.core.prepare(packet)? else { return Ok(()) };
         if deflates_elsewhere(&packet) {

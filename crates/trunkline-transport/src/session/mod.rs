@@ -28,7 +28,7 @@ use std::{
 use self::{
     core::{Core, closed},
     inbox::Item,
-    outbox::State,
+    outbox::{Mark, State},
 };
 pub use self::{
     events::{EventStream, TransportEvent},
@@ -169,23 +169,22 @@ impl Session {
     }
 
     /// A lane of this connection for packets that want another guarantee than the rest: [`Delivery`]. The peer finds its
-    /// number in [`Packet::lane`]. v2 only.
+    /// number in [`Packet::lane`]. v2 only. Lane 0 is the one of packets that are sent without any.
     #[must_use]
     pub fn lane(&self, id: u8, delivery: Delivery) -> Lane {
         Lane::new(Arc::clone(&self.core), id, delivery)
     }
 
-    /// Until the link has taken everything that was sent before.
+    /// Until the link has taken everything that was sent before, by all lanes.
     ///
     /// # Errors
     /// The connection was closed first.
     #[must_use = "it waits only when awaited"]
     pub fn flushed(&self) -> Flushed {
-        let mark = self.core.out.lock().appended();
-        Flushed::new(Arc::clone(&self.core), mark)
+        Flushed::all(Arc::clone(&self.core))
     }
 
-    /// Bytes that were sent and that the link has not taken yet.
+    /// Bytes that were sent, by all lanes, and that the link has not taken yet.
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
         self.core.out.lock().queued()
@@ -258,7 +257,7 @@ impl Session {
             match &out.state {
                 State::Closed(reason) => Poll::Ready(reason.clone()),
                 State::Open | State::Closing(_) => {
-                    out.wait_for_flush(u64::MAX, cx.waker());
+                    out.wait_for_flush(Mark::END, cx.waker());
                     Poll::Pending
                 }
             }
@@ -266,13 +265,13 @@ impl Session {
         .await
     }
 
-    /// One-way packets that were sent here and that the link had not begun to take when the connection ended, in their order:
-    /// to be sent on another one. Each is given back once, and nothing before [`Session::closed`] is ready. What the link
+    /// One-way packets that were sent here and that the link had not begun to take when the connection ended, in their order,
+    /// those of lanes with a stream of their own behind the rest: to be sent on another one. Each is given back once, and nothing before [`Session::closed`] is ready. What the link
     /// has taken may have arrived or not.
     #[must_use]
     pub fn take_unsent(&self) -> Vec<Packet> {
-        let unsent = self.core.out.lock().unsent.take();
-        unsent.map(|unsent| unsent.packets(self.core.framing)).unwrap_or_default()
+        let unsent = std::mem::take(&mut self.core.out.lock().unsent);
+        unsent.into_iter().flat_map(|unsent| unsent.packets(self.core.framing)).collect()
     }
 
     /// The peer's requests that have no response yet.

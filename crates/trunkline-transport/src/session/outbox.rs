@@ -2,7 +2,9 @@
 //!
 //! Many append, one task writes; while it sleeps, who appends may hand the link what that takes at once. It is data behind
 //! a short lock: nothing here waits or wakes by itself; the wakers to call are handed out so that they are called after the
-//! lock is gone.
+//! lock is gone. `lanes` is what lanes with a stream of their own have to send.
+
+mod lanes;
 
 use std::{
     collections::VecDeque,
@@ -12,6 +14,8 @@ use std::{
 
 use bytes::{Buf, Bytes};
 
+use self::lanes::LaneQueues;
+pub(crate) use self::lanes::LaneWay;
 use super::{pool, unsent::Unsent};
 use crate::{
     CloseReason, FrameKind, Framing, Role,
@@ -34,16 +38,19 @@ const BATCH: usize = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct Outbox {
     parts: VecDeque<Part>,
+    /// What goes by streams of its own, once there is any.
+    lanes: Option<Box<LaneQueues>>,
+    pub(crate) lane_way: LaneWay,
     /// One packet for each lane of which only the newest counts, behind everything else. There are 256 lanes at most.
     latest: VecDeque<(u8, Vec<u8>)>,
-    /// Bytes that are not written yet, those that the writer has taken included.
+    /// Bytes that are not written yet, those of all lanes and those that the writer has taken included.
     queued: usize,
     /// Bytes promised by permits.
     reserved: usize,
     limit: usize,
     /// One part per packet, so that whole packets can be dropped.
     keeps_apart: bool,
-    /// Bytes ever appended, and ever written or dropped: `flushed` waits for one to reach the other.
+    /// Bytes ever appended, and ever written or dropped, but for lanes' own: `flushed` waits for one to reach the other.
     appended: u64,
     done: u64,
     pub(crate) state: State,
@@ -59,14 +66,28 @@ pub(crate) struct Outbox {
     broken: Option<io::Error>,
     /// Somebody has written to it since the writer's task ran.
     was_written: bool,
-    /// Who waits for room.
-    room: Vec<Waker>,
+    /// Who waits for room, in which queue.
+    room: Vec<(u8, Waker)>,
     /// Who waits until so many bytes are done, or for the end.
-    flushing: Vec<(u64, Waker)>,
+    flushing: Vec<(Mark, Waker)>,
     /// What was left when the connection ended, until somebody takes it or nobody can any more.
-    pub(crate) unsent: Option<Unsent>,
+    pub(crate) unsent: Vec<Unsent>,
     /// Somebody found no room since the writer last made some.
     pub(crate) is_pressed: bool,
+}
+
+/// A place in the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    /// A lane's own queue; 0 is the rest.
+    queue: u8,
+    /// Bytes appended to it until there.
+    at: u64,
+}
+
+impl Mark {
+    /// What is never reached: the end of the connection.
+    pub(crate) const END: Self = Self { queue: 0, at: u64::MAX };
 }
 
 /// Whether packets may be appended.
@@ -150,6 +171,8 @@ impl Outbox {
     pub(crate) fn new(limit: usize, keeps_apart: bool) -> Self {
         Self {
             parts: VecDeque::new(),
+            lanes: None,
+            lane_way: LaneWay::Shared,
             latest: VecDeque::new(),
             queued: 0,
             reserved: 0,
@@ -167,7 +190,7 @@ impl Outbox {
             room: Vec::new(),
             flushing: Vec::new(),
             is_pressed: false,
-            unsent: None,
+            unsent: Vec::new(),
         }
     }
 
@@ -179,10 +202,21 @@ impl Outbox {
         self.appended
     }
 
-    /// Whether a packet of this size may be appended. One that is over the limit may be alone.
-    pub(crate) fn has_room(&self, size: usize) -> bool {
+    /// Where everything that was appended to this queue ends.
+    pub(crate) fn mark(&self, queue: u8) -> Mark {
+        if queue == 0 { Mark { queue, at: self.appended } } else { self.lane_mark(queue) }
+    }
+
+    /// Whether a packet of this size may be appended to this queue. One that is over the limit may be alone. Where lanes have
+    /// queues of their own, each takes more only while it holds less than is free: one that is held up leaves room for the
+    /// others, however many there are.
+    pub(crate) fn has_room(&self, queue: u8, size: usize) -> bool {
         let used = self.queued + self.reserved;
-        used == 0 || used + size <= self.limit
+        if used == 0 {
+            return true;
+        }
+        let is_fair = self.lanes.is_none() || self.own(queue, used) < self.limit.saturating_sub(used);
+        used + size <= self.limit && is_fair
     }
 
     /// Whether a control packet may still be appended: a bounded lot beyond the limit, since it must not wait.
@@ -201,11 +235,12 @@ impl Outbox {
         if self.is_awake { None } else { self.writer.take() }
     }
 
-    /// The writer's task runs, and is about to look at everything.
-    pub(crate) fn look(&mut self) {
+    /// The writer's task runs, and is about to look at everything: whether lanes have something new for their streams.
+    pub(crate) fn look(&mut self) -> bool {
         self.is_awake = true;
         self.has_news = false;
         self.was_written = false;
+        self.take_lane_news()
     }
 
     /// The writer's task has nothing to do: whether it may sleep, since nothing has changed while it looked.
@@ -238,28 +273,10 @@ impl Outbox {
         payload: &Bytes,
         is_droppable: bool,
     ) -> usize {
-        let total = header.total();
-        let before = self.queued;
         let apart = self.keeps_apart && is_droppable;
-        let masks = framing == (Framing::WebSocket { role: Role::Client });
-        let copies = masks || payload.len() <= COALESCE;
-        let tail = self.tail(if copies { total } else { HEADER + ext.len() } + Framing::MAX_HEADER, apart);
-        let start = tail.len();
-        if copies {
-            write(framing, header, ext, payload, tail);
-        } else {
-            framing.write_header(FrameKind::Binary, total, tail);
-            tail.extend_from_slice(&header.to_bytes());
-            tail.extend_from_slice(ext);
-        }
-        let mut added = tail.len() - start;
-        if !copies {
-            added += payload.len();
-            self.share(payload.clone(), true, apart);
-        }
+        let added = push(&mut self.parts, framing, header, ext, payload, apart);
         self.queued += added;
         self.appended += added as u64;
-        debug_assert_eq!(self.queued - before, added, "counted once");
         added
     }
 
@@ -289,7 +306,7 @@ impl Outbox {
 
     /// Appends bytes that are framed already: control frames.
     pub(crate) fn push_framed(&mut self, bytes: &[u8]) {
-        self.tail(bytes.len(), false).extend_from_slice(bytes);
+        tail(&mut self.parts, bytes.len(), false).extend_from_slice(bytes);
         self.queued += bytes.len();
         self.appended += bytes.len() as u64;
     }
@@ -297,13 +314,17 @@ impl Outbox {
     /// Appends a packet that many connections share.
     pub(crate) fn push_shared(&mut self, frame: &SharedFrame) {
         let apart = self.keeps_apart;
-        if frame.body.is_empty() && frame.head.len() <= COALESCE && !apart && self.has_tail(frame.head.len())
+        let parts = &mut self.parts;
+        if frame.body.is_empty()
+            && frame.head.len() <= COALESCE
+            && !apart
+            && has_tail(parts, frame.head.len())
         {
-            self.tail(frame.head.len(), false).extend_from_slice(&frame.head);
+            tail(parts, frame.head.len(), false).extend_from_slice(&frame.head);
         } else {
-            self.share(frame.head.clone(), false, apart);
+            share(parts, frame.head.clone(), false, apart);
             if !frame.body.is_empty() {
-                self.share(frame.body.clone(), true, apart);
+                share(parts, frame.body.clone(), true, apart);
             }
         }
         self.queued += frame.len();
@@ -349,7 +370,7 @@ impl Outbox {
     pub(crate) fn drop_oldest(&mut self, size: usize) -> (u64, usize) {
         let (mut packets, mut bytes) = (0, 0);
         let mut at = 0;
-        while !self.has_room(size) && at < self.parts.len() {
+        while !self.has_room(0, size) && at < self.parts.len() {
             if !self.parts[at].is_droppable || self.parts[at].continues {
                 at += 1;
                 continue;
@@ -370,21 +391,12 @@ impl Outbox {
 
     /// Gives the writer its next batch; `false` if there is none.
     pub(crate) fn take_batch(&mut self, into: &mut VecDeque<Part>) -> bool {
-        let mut taken = 0;
-        while let Some(part) = self.parts.front() {
-            // A packet that has begun must be gone on with, whatever happens to those behind it.
-            if taken >= BATCH && !part.continues {
-                break;
-            }
-            taken += part.chunk.bytes().len();
-            first_of_few(into);
-            into.extend(self.parts.pop_front());
-        }
+        let mut taken = take_parts(&mut self.parts, into);
         while taken < BATCH
             && let Some((_, bytes)) = self.latest.pop_front()
         {
             taken += bytes.len();
-            into.push_back(Part { chunk: Chunk::Owned(bytes), continues: false, is_droppable: false });
+            into.push_back(Part::whole(bytes));
         }
         taken > 0
     }
@@ -399,27 +411,33 @@ impl Outbox {
     /// Who can go on, as things are now.
     pub(crate) fn wake_ready(&mut self, wake: &mut Vec<Waker>) {
         // Half is the low-water mark: waking at every packet would make the queue a ping-pong of one packet.
-        if self.queued + self.reserved <= self.limit / 2 {
+        if self.lanes.is_some() {
+            self.wake_for_room_of_lanes(wake);
+        } else if self.queued + self.reserved <= self.limit / 2 {
             self.is_pressed = false;
-            wake.append(&mut self.room);
+            wake.extend(self.room.drain(..).map(|(_, waker)| waker));
         }
-        let done = self.done;
-        wake.extend(self.flushing.extract_if(.., |(mark, _)| *mark <= done).map(|(_, waker)| waker));
-    }
-
-    /// Waits for room: true if the writer is to be woken, since nobody had found the queue full before.
-    pub(crate) fn wait_for_room(&mut self, waker: &Waker) -> bool {
-        if !self.room.iter().any(|other| other.will_wake(waker)) {
-            self.room.push(waker.clone());
+        if self.flushing.is_empty() {
+            return;
         }
-        !std::mem::replace(&mut self.is_pressed, true)
+        let mut flushing = std::mem::take(&mut self.flushing);
+        wake.extend(flushing.extract_if(.., |(mark, _)| self.is_flushed(*mark)).map(|(_, waker)| waker));
+        self.flushing = flushing;
     }
 
-    pub(crate) fn is_flushed(&self, mark: u64) -> bool {
-        self.done >= mark
+    /// Waits for room in a queue: true if the writer is to be woken, since nobody had found it full before.
+    pub(crate) fn wait_for_room(&mut self, queue: u8, waker: &Waker) -> bool {
+        if !self.room.iter().any(|(at, other)| *at == queue && other.will_wake(waker)) {
+            self.room.push((queue, waker.clone()));
+        }
+        if queue == 0 { !std::mem::replace(&mut self.is_pressed, true) } else { self.press_lane(queue) }
     }
 
-    pub(crate) fn wait_for_flush(&mut self, mark: u64, waker: &Waker) {
+    pub(crate) fn is_flushed(&self, mark: Mark) -> bool {
+        if mark.queue == 0 { self.done >= mark.at } else { self.is_lane_flushed(mark) }
+    }
+
+    pub(crate) fn wait_for_flush(&mut self, mark: Mark, waker: &Waker) {
         if !self.flushing.iter().any(|(at, other)| *at == mark && other.will_wake(waker)) {
             self.flushing.push((mark, waker.clone()));
         }
@@ -429,12 +447,8 @@ impl Outbox {
     pub(crate) fn keep_unsent(&mut self, mut batch: VecDeque<Part>, taken: usize) {
         batch.append(&mut self.parts);
         let latest = std::mem::take(&mut self.latest).into_iter();
-        batch.extend(latest.map(|(_, bytes)| Part {
-            chunk: Chunk::Owned(bytes),
-            continues: false,
-            is_droppable: false,
-        }));
-        self.unsent = Some(Unsent::new(batch, taken));
+        batch.extend(latest.map(|(_, bytes)| Part::whole(bytes)));
+        self.unsent.push(Unsent::new(batch, taken));
     }
 
     /// Nothing more will be written. Gives back what was queued, and everybody who waited.
@@ -443,38 +457,85 @@ impl Outbox {
         self.link = None;
         self.parts = VecDeque::new();
         self.latest = VecDeque::new();
-        let mut wake = std::mem::take(&mut self.room);
+        self.end_lanes();
+        let mut wake: Vec<Waker> =
+            std::mem::take(&mut self.room).into_iter().map(|(_, waker)| waker).collect();
         wake.extend(std::mem::take(&mut self.flushing).into_iter().map(|(_, waker)| waker));
         wake.extend(self.writer.take());
         (std::mem::take(&mut self.queued), wake)
     }
+}
 
-    fn has_tail(&self, size: usize) -> bool {
-        matches!(
-            self.parts.back(),
-            // Behind the rest of a packet nothing is added: whole packets can be taken back.
-            Some(Part { chunk: Chunk::Owned(bytes), is_droppable: false, continues: false })
-                if bytes.len() + size <= TAIL
-        )
+/// Appends a packet to a queue and says how many bytes it takes.
+fn push(
+    parts: &mut VecDeque<Part>,
+    framing: Framing,
+    header: Header,
+    ext: &[u8],
+    payload: &Bytes,
+    apart: bool,
+) -> usize {
+    let total = header.total();
+    let masks = framing == (Framing::WebSocket { role: Role::Client });
+    let copies = masks || payload.len() <= COALESCE;
+    let size = if copies { total } else { HEADER + ext.len() } + Framing::MAX_HEADER;
+    let tail = tail(parts, size, apart);
+    let start = tail.len();
+    if copies {
+        write(framing, header, ext, payload, tail);
+    } else {
+        framing.write_header(FrameKind::Binary, total, tail);
+        tail.extend_from_slice(&header.to_bytes());
+        tail.extend_from_slice(ext);
     }
+    let mut added = tail.len() - start;
+    if !copies {
+        added += payload.len();
+        share(parts, payload.clone(), true, apart);
+    }
+    added
+}
 
-    /// The buffer that the next bytes go to.
-    fn tail(&mut self, size: usize, apart: bool) -> &mut Vec<u8> {
-        if apart || !self.has_tail(size) {
-            let chunk = Chunk::Owned(pool::take(size));
-            first_of_few(&mut self.parts);
-            self.parts.push_back(Part { chunk, continues: false, is_droppable: apart });
+/// Takes a batch off the front of a queue: how many bytes it has.
+fn take_parts(parts: &mut VecDeque<Part>, into: &mut VecDeque<Part>) -> usize {
+    let mut taken = 0;
+    while let Some(part) = parts.front() {
+        // A packet that has begun must be gone on with, whatever happens to those behind it.
+        if taken >= BATCH && !part.continues {
+            break;
         }
-        match self.parts.back_mut() {
-            Some(Part { chunk: Chunk::Owned(bytes), .. }) => bytes,
-            _ => unreachable!("the last part is owned: it was checked or pushed just now"),
-        }
+        taken += part.chunk.bytes().len();
+        first_of_few(into);
+        into.extend(parts.pop_front());
     }
+    taken
+}
 
-    fn share(&mut self, bytes: Bytes, continues: bool, is_droppable: bool) {
-        first_of_few(&mut self.parts);
-        self.parts.push_back(Part { chunk: Chunk::Shared(bytes), continues, is_droppable });
+fn has_tail(parts: &VecDeque<Part>, size: usize) -> bool {
+    matches!(
+        parts.back(),
+        // Behind the rest of a packet nothing is added: whole packets can be taken back.
+        Some(Part { chunk: Chunk::Owned(bytes), is_droppable: false, continues: false })
+            if bytes.len() + size <= TAIL
+    )
+}
+
+/// The buffer that the next bytes go to.
+fn tail(parts: &mut VecDeque<Part>, size: usize, apart: bool) -> &mut Vec<u8> {
+    if apart || !has_tail(parts, size) {
+        let chunk = Chunk::Owned(pool::take(size));
+        first_of_few(parts);
+        parts.push_back(Part { chunk, continues: false, is_droppable: apart });
     }
+    match parts.back_mut() {
+        Some(Part { chunk: Chunk::Owned(bytes), .. }) => bytes,
+        _ => unreachable!("the last part is owned: it was checked or pushed just now"),
+    }
+}
+
+fn share(parts: &mut VecDeque<Part>, bytes: Bytes, continues: bool, is_droppable: bool) {
+    first_of_few(parts);
+    parts.push_back(Part { chunk: Chunk::Shared(bytes), continues, is_droppable });
 }
 
 /// Makes room for one in a queue that never had any: most connections never have more, and keep what they once had.

@@ -9,7 +9,10 @@ use std::{
 
 use tokio::task::JoinHandle;
 
-use super::core::{Core, closed, deflate_here, deflates_elsewhere};
+use super::{
+    core::{Core, closed, deflate_here, deflates_elsewhere},
+    outbox::Mark,
+};
 use crate::{
     CloseReason, Packet, SendError, WireError,
     packet::{HEADER, encode},
@@ -22,6 +25,8 @@ pub struct Sending {
     /// None: there is no connection to send on.
     core: Option<Arc<Core>>,
     state: Stage,
+    /// By which lane; 0 is none.
+    lane: u8,
 }
 
 #[derive(Debug)]
@@ -34,12 +39,16 @@ enum Stage {
 
 impl Sending {
     pub(crate) fn new(core: Arc<Core>, packet: Packet) -> Self {
-        Self { core: Some(core), state: Stage::New(packet) }
+        Self::by_lane(core, packet, 0)
+    }
+
+    pub(crate) fn by_lane(core: Arc<Core>, packet: Packet, lane: u8) -> Self {
+        Self { core: Some(core), state: Stage::New(packet), lane }
     }
 
     /// Says that there is no connection.
     pub(crate) fn not_connected() -> Self {
-        Self { core: None, state: Stage::Over }
+        Self { core: None, state: Stage::Over, lane: 0 }
     }
 
     /// Waits until the link has taken the packet: for TCP the kernel, for QUIC its send buffer. It says nothing about
@@ -56,7 +65,7 @@ impl Sending {
     }
 
     /// Where the packet ends in the output; `None` if nothing was to be sent.
-    fn poll_mark(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<u64>, SendError>> {
+    fn poll_mark(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Mark>, SendError>> {
         let Some(core) = self.core.clone() else { return Poll::Ready(Err(SendError::NotConnected)) };
         loop {
             match std::mem::replace(&mut self.state, Stage::Over) {
@@ -88,14 +97,19 @@ impl Sending {
         }
     }
 
-    fn poll_append(&mut self, core: &Core, packet: Packet, cx: &Context<'_>) -> Poll<Result<u64, SendError>> {
+    fn poll_append(
+        &mut self,
+        core: &Core,
+        packet: Packet,
+        cx: &Context<'_>,
+    ) -> Poll<Result<Mark, SendError>> {
         loop {
-            match core.append(&packet, 0) {
+            match core.append(&packet, self.lane, 0) {
                 Err(SendError::Full { .. }) => {}
                 done => return Poll::Ready(done),
             }
             let size = HEADER + packet.ext_header.len() + packet.payload.len();
-            if !core.wait_for_room(core.framed_len(size), cx.waker()) {
+            if !core.wait_for_room(self.lane, core.framed_len(size), cx.waker()) {
                 self.state = Stage::Ready(packet);
                 return Poll::Pending;
             }
@@ -125,12 +139,23 @@ pub(crate) fn try_send(core: &Arc<Core>, packet: Packet) -> Result<(), SendError
 #[must_use = "it waits only when awaited"]
 pub struct Flushed {
     core: Arc<Core>,
-    mark: u64,
+    mark: Mark,
+    /// Lanes with a stream of their own, where there are any.
+    lanes: Vec<Mark>,
 }
 
 impl Flushed {
-    pub(crate) fn new(core: Arc<Core>, mark: u64) -> Self {
-        Self { core, mark }
+    pub(crate) fn new(core: Arc<Core>, mark: Mark) -> Self {
+        Self { core, mark, lanes: Vec::new() }
+    }
+
+    /// For everything that was sent until now.
+    pub(crate) fn all(core: Arc<Core>) -> Self {
+        let (mark, lanes) = {
+            let out = core.out.lock();
+            (out.mark(0), out.lane_marks())
+        };
+        Self { core, mark, lanes }
     }
 }
 
@@ -139,13 +164,12 @@ impl Future for Flushed {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut out = self.core.out.lock();
-        if out.is_flushed(self.mark) {
-            return Poll::Ready(Ok(()));
-        }
+        let mut marks = std::iter::once(self.mark).chain(self.lanes.iter().copied());
+        let Some(mark) = marks.find(|mark| !out.is_flushed(*mark)) else { return Poll::Ready(Ok(())) };
         if let super::outbox::State::Closed(reason) = &out.state {
             return Poll::Ready(Err(SendError::Closed(reason.clone())));
         }
-        out.wait_for_flush(self.mark, cx.waker());
+        out.wait_for_flush(mark, cx.waker());
         Poll::Pending
     }
 }
@@ -171,7 +195,7 @@ impl Permit {
             loop {
                 match try_reserve(&core, bytes) {
                     Ok(true) => return Poll::Ready(Ok(())),
-                    Ok(false) if core.wait_for_room(bytes, cx.waker()) => {}
+                    Ok(false) if core.wait_for_room(0, bytes, cx.waker()) => {}
                     Ok(false) => return Poll::Pending,
                     Err(reason) => return Poll::Ready(Err(SendError::Closed(reason))),
                 }
@@ -197,7 +221,7 @@ impl Permit {
         }
         let packet = deflate_here(packet)?;
         let bytes = std::mem::take(&mut self.bytes);
-        self.core.append(&packet, bytes).map(|_| ())
+        self.core.append(&packet, 0, bytes).map(|_| ())
     }
 }
 
@@ -222,7 +246,7 @@ fn try_reserve(core: &Core, bytes: usize) -> Result<bool, CloseReason> {
     if let Some(reason) = closed(&out.state) {
         return Err(reason);
     }
-    if !core.has_room(&out, bytes) {
+    if !core.has_room(&out, 0, bytes) {
         return Ok(false);
     }
     out.reserve(bytes);

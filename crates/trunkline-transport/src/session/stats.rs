@@ -78,6 +78,7 @@ figures! {
     closed_slow: "Connections that were closed as slow; of one connection 0 or 1.",
     refused_packets: "Packets that a middleware refused.",
     sent_datagrams: "Packets of unreliable lanes that left as datagrams of QUIC or WebTransport.",
+    lane_streams: "Lanes that have a stream of their own, on QUIC or WebTransport.",
     lane_replaced: "Packets of a latest lane that a newer one replaced before they were sent.",
     lane_dropped: "Packets of an unreliable lane for which there was no room.",
     rate_delayed: "Packets that waited for their turn because they came too fast.",

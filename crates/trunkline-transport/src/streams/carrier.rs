@@ -1,7 +1,7 @@
 //! What carries further streams: a QUIC connection, or a WebTransport session on one.
 
 use std::{
-    io,
+    io::{self, IoSlice},
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
@@ -13,7 +13,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use web_transport_quinn as wt;
 
 use super::StreamError;
-use crate::defaults::STREAMS_SEND_WINDOW;
+use crate::{
+    defaults::{H3_UNI_STREAMS, LANE_STREAMS, STREAM_RECEIVE_WINDOW, STREAMS_SEND_WINDOW},
+    quic::{FRAME_PRIORITY, QuicSource},
+    sink::gather,
+    source::Source,
+};
 
 /// Cheap to clone; it keeps the connection alive.
 #[derive(Clone, Debug)]
@@ -82,6 +87,29 @@ impl Carrier {
         ask!(Link, &self.link, link => link.accept_uni().await.map(Into::into).map_err(lost))
     }
 
+    /// A stream for one lane, which leaves by turns with the frames.
+    pub(super) async fn open_unidirectional(&self) -> Result<SendHalf, StreamError> {
+        let half: SendHalf =
+            ask!(Link, &self.link, link => link.open_uni().await.map(Into::into).map_err(lost)?);
+        // It fails only on a closed stream, whose next use says so.
+        ask!(SendHalf, &half, stream => drop(stream.set_priority(FRAME_PRIORITY)));
+        Ok(half)
+    }
+
+    /// Lets the peer open the streams of its lanes, and gives each its window.
+    pub(super) fn allow_lanes(&self) {
+        let own = match &self.link {
+            Link::Quic(_) => 0,
+            #[cfg(feature = "webtransport")]
+            Link::WebTransport(_) => H3_UNI_STREAMS,
+        };
+        let window = STREAM_RECEIVE_WINDOW * (1 + LANE_STREAMS);
+        ask!(Link, &self.link, link => {
+            link.set_max_concurrent_uni_streams((own + LANE_STREAMS).into());
+            link.set_receive_window(window.into());
+        });
+    }
+
     pub(super) fn send_datagram(&self, datagram: Bytes) -> Result<(), StreamError> {
         match &self.link {
             Link::Quic(connection) => connection.send_datagram(datagram).map_err(|error| match error {
@@ -144,6 +172,14 @@ impl SendHalf {
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         ask!(Self, self, stream => AsyncWrite::poll_write(Pin::new(stream), cx, buf))
     }
+
+    pub(super) fn poll_write_vectored(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        gather(bufs, |buf| self.poll_write(cx, buf))
+    }
 }
 
 impl RecvHalf {
@@ -158,6 +194,16 @@ impl RecvHalf {
 
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         ask!(Self, self, stream => AsyncRead::poll_read(Pin::new(stream), cx, buf))
+    }
+
+    pub(super) fn into_source(self) -> Source {
+        match self {
+            Self::Quic(stream) => Source::Quic(Box::new(QuicSource::new(stream))),
+            #[cfg(feature = "webtransport")]
+            Self::WebTransport(stream) => {
+                Source::WebTransport(Box::new(crate::quic::WebTransportSource::new(stream)))
+            }
+        }
     }
 }
 

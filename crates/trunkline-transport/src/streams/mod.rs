@@ -11,7 +11,7 @@ mod carrier;
 mod carrier;
 
 use std::{
-    io,
+    io::{self, IoSlice},
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub(crate) use self::carrier::Carrier;
 use self::carrier::{RecvHalf, SendHalf};
+use crate::source::Source;
 
 /// Opens and accepts further streams. Cheap to clone; it keeps the connection alive.
 #[derive(Clone, Debug)]
@@ -122,6 +123,25 @@ impl Streams {
         self.0.as_ref()?.max_datagram_size()
     }
 
+    /// Lets the peer open the streams of its lanes.
+    pub(crate) fn allow_lanes(&self) {
+        if let Some(carrier) = &self.0 {
+            carrier.allow_lanes();
+        }
+    }
+
+    /// Opens the stream of a lane; waits while the peer's limit is reached. Cancel-safe.
+    pub(crate) async fn open_lane(&self) -> Result<SendStream, StreamError> {
+        let carrier = self.carrier()?;
+        carrier.widen();
+        Ok(SendStream { half: carrier.open_unidirectional().await? })
+    }
+
+    /// What the next stream brings that the peer opens for a lane. Cancel-safe.
+    pub(crate) async fn accept_lane(&self) -> Result<Source, StreamError> {
+        Ok(self.carrier()?.accept_unidirectional().await?.into_source())
+    }
+
     /// Moves a client's connection to another local address; see [`crate::Session::rebind`].
     pub(crate) fn rebind(&self, local: SocketAddr) -> io::Result<()> {
         match &self.0 {
@@ -165,6 +185,19 @@ impl SendStream {
 impl AsyncWrite for SendStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.get_mut().half.poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let Some(first) = bufs.iter().position(|buf| !buf.is_empty()) else { return Poll::Ready(Ok(0)) };
+        self.get_mut().half.poll_write_vectored(cx, &bufs[first..])
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -3,7 +3,7 @@
 
 use std::{
     future::Ready,
-    io,
+    io::{self, IoSlice},
     net::SocketAddr,
     task::{Context, Poll},
 };
@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::io::ReadBuf;
 
 use super::StreamError;
+use crate::source::Source;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Carrier {}
@@ -36,6 +37,14 @@ impl Carrier {
     }
 
     pub(super) fn accept_unidirectional(&self) -> Ready<Result<RecvHalf, StreamError>> {
+        match *self {}
+    }
+
+    pub(super) fn open_unidirectional(&self) -> Ready<Result<SendHalf, StreamError>> {
+        match *self {}
+    }
+
+    pub(super) fn allow_lanes(&self) {
         match *self {}
     }
 
@@ -72,6 +81,14 @@ impl SendHalf {
     pub(super) fn poll_write(&mut self, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
         match *self {}
     }
+
+    pub(super) fn poll_write_vectored(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match *self {}
+    }
 }
 
 impl RecvHalf {
@@ -81,5 +98,9 @@ impl RecvHalf {
 
     pub(super) fn poll_read(&mut self, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match *self {}
+    }
+
+    pub(super) fn into_source(self) -> Source {
+        match self {}
     }
 }

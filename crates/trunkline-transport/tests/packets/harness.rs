@@ -244,6 +244,14 @@ impl Between {
         }
     }
 
+    /// What happens to datagrams from now on.
+    pub(crate) fn disturb(&self, faults: UdpFaults) {
+        match self.streams() {
+            Ok(_) => unreachable!("no stream loses anything"),
+            Err(udp) => udp.set_faults(faults),
+        }
+    }
+
     /// Everything passes again.
     pub(crate) fn go_on(&self) {
         match self.streams() {

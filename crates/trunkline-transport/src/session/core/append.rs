@@ -9,7 +9,7 @@ use super::{Core, closed};
 use crate::{
     CloseReason, Flags, Packet, PacketType, SendError, SlowConsumer, StreamError, Wire,
     packet::{control::ControlPacket, encode},
-    session::outbox::{Often, Outbox, SharedFrame, State},
+    session::outbox::{Mark, Often, Outbox, SharedFrame, State},
 };
 
 /// What became of a packet for a peer that cannot be waited for.
@@ -27,12 +27,12 @@ pub(crate) enum Appended {
 impl Core {
     /// Appends a prepared packet, its payload compressed already, if there is room.
     pub(crate) fn try_append(&self, packet: &Packet) -> Result<(), SendError> {
-        self.append(packet, 0).map(|_| ())
+        self.append(packet, 0, 0).map(|_| ())
     }
 
-    /// As [`Core::try_append`], into room of which `reserved` bytes are promised already. Tells where the packet ends in
-    /// the output.
-    pub(crate) fn append(&self, packet: &Packet, reserved: usize) -> Result<u64, SendError> {
+    /// As [`Core::try_append`], by a lane (0: by none), into room of which `reserved` bytes are promised already. Tells where
+    /// the packet ends in the output.
+    pub(crate) fn append(&self, packet: &Packet, lane: u8, reserved: usize) -> Result<Mark, SendError> {
         let header = encode::header(packet, self.wire())?;
         let size = self.framed_len(header.total());
         let (mark, wake) = {
@@ -40,15 +40,23 @@ impl Core {
             if let Some(reason) = closed(&out.state) {
                 return Err(SendError::Closed(reason));
             }
+            let queue = if lane == 0 { 0 } else { out.queue_of(lane) };
             if reserved > 0 {
                 out.release(reserved);
                 self.shared.budget.give(reserved);
-            } else if !self.has_room(&out, size) {
+            } else if !self.has_room(&out, queue, size) {
                 return Err(SendError::Full { queued: out.queued() });
             }
-            let droppable = packet.packet_type == PacketType::OneWay;
-            let added = out.push(self.framing, header, &packet.ext_header, &packet.payload, droppable);
-            (out.appended(), self.hand_on(&mut out, added, Often::OnceAsleep))
+            let wake = if queue == 0 {
+                let droppable = packet.packet_type == PacketType::OneWay;
+                let added = out.push(self.framing, header, &packet.ext_header, &packet.payload, droppable);
+                self.hand_on(&mut out, added, Often::OnceAsleep)
+            } else {
+                let added = out.push_lane(queue, self.framing, header, &packet.ext_header, &packet.payload);
+                self.shared.budget.take(added);
+                out.rouse_to_write()
+            };
+            (out.mark(queue), wake)
         };
         wake.into_iter().for_each(Waker::wake);
         self.sent(packet.packet_type, size);
@@ -62,23 +70,24 @@ impl Core {
         total + self.framing.header_len(total)
     }
 
-    pub(crate) fn has_room(&self, out: &Outbox, size: usize) -> bool {
-        out.has_room(size) && (self.shared.budget.has_room(size) || out.queued() == 0)
+    pub(crate) fn has_room(&self, out: &Outbox, queue: u8, size: usize) -> bool {
+        out.has_room(queue, size) && (self.shared.budget.has_room(size) || out.queued() == 0)
     }
 
-    /// Waits for room: call it when a packet was refused as full.
-    pub(crate) fn wait_for_room(&self, size: usize, waker: &Waker) -> bool {
+    /// Waits for room: call it when a packet by this lane (0: by none) was refused as full.
+    pub(crate) fn wait_for_room(&self, lane: u8, size: usize, waker: &Waker) -> bool {
         let (has_room, wake) = {
             let mut out = self.out.lock();
-            if closed(&out.state).is_some() || self.has_room(&out, size) {
+            let queue = out.queue_of(lane);
+            if closed(&out.state).is_some() || self.has_room(&out, queue, size) {
                 return true;
             }
-            let first = out.wait_for_room(waker);
+            let first = out.wait_for_room(queue, waker);
             if !self.shared.budget.has_room(size) {
                 self.shared.budget.wake_on_room(waker);
             }
             // It may have been given back between the question and the registration.
-            (self.has_room(&out, size), if first { out.rouse() } else { None })
+            (self.has_room(&out, queue, size), if first { out.rouse() } else { None })
         };
         wake.into_iter().for_each(Waker::wake);
         has_room
@@ -148,7 +157,11 @@ impl Core {
             if let Some(reason) = closed(&out.state) {
                 return Err(SendError::Closed(reason));
             }
-            (out.put_latest(lane, framed), out.rouse_to_write())
+            let replaced = match out.queue_of(lane) {
+                0 => out.put_latest(lane, framed),
+                lane => out.put_lane_latest(lane, framed),
+            };
+            (replaced, out.rouse_to_write())
         };
         self.shared.budget.take(size);
         if let Some(old) = replaced {
@@ -182,7 +195,7 @@ impl Core {
                 }
             }
         }
-        match self.append(packet, 0) {
+        match self.append(packet, 0, 0) {
             Err(SendError::Full { .. }) => {
                 self.stats.lane_dropped.fetch_add(1, Relaxed);
                 Ok(())
@@ -193,7 +206,7 @@ impl Core {
 
     /// Applies the policy of a full queue.
     fn make_room(&self, out: &mut Outbox, size: usize) -> Appended {
-        if self.has_room(out, size) {
+        if self.has_room(out, 0, size) {
             return Appended::Queued;
         }
         match self.shared.slow_consumer {
@@ -206,7 +219,7 @@ impl Core {
                 let (packets, bytes) = out.drop_oldest(size);
                 self.shared.budget.give(bytes);
                 self.dropped(packets, false);
-                if self.has_room(out, size) { Appended::Queued } else { Appended::Dropped }
+                if self.has_room(out, 0, size) { Appended::Queued } else { Appended::Dropped }
             }
         }
     }

@@ -1,12 +1,11 @@
 //! What a packet is sent as: the middleware's word, the limits, and its compression.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::sync::Arc;
 
 use super::Core;
 use crate::{
-    Compression, Flags, Packet, PacketType, SendError, Session, Wire,
-    defaults::INLINE_COMPRESSION,
-    packet::{control::Features, encode},
+    Compression, Flags, Packet, PacketType, SendError, Session, Wire, defaults::INLINE_COMPRESSION,
+    packet::encode,
 };
 
 impl Core {
@@ -62,7 +61,7 @@ impl Core {
     }
 
     fn compression_for(&self, packet: &Packet, wire: Wire) -> Compression {
-        let features = Features(self.peer_features.load(Relaxed));
+        let features = self.peer_features();
         match (packet.compression, wire) {
             (Compression::None, Wire::V2) => match self.shared.compression {
                 Some((how, from)) if packet.payload.len() >= from && features.inflates(how) => how,

@@ -39,11 +39,7 @@ impl Driver {
         if let Some(armed) = self.core.pending.lock().armed {
             next = next.min(armed);
         }
-        if let (Some(since), SlowConsumer::Wait(limit)) = (self.stalled, self.core.shared.slow_consumer)
-            && self.core.out.lock().is_pressed
-        {
-            next = next.min(since + limit);
-        }
+        next = self.slow_at().map_or(next, |slow| next.min(slow));
         for until in [self.turn_at(), self.first_packet, self.proof].into_iter().flatten() {
             next = next.min(until);
         }
@@ -62,10 +58,7 @@ impl Driver {
             Phase::PeerEnded(reason, until) if *until <= now => return Err(reason.clone()),
             _ => {}
         }
-        if let (Some(since), SlowConsumer::Wait(limit)) = (self.stalled, self.core.shared.slow_consumer)
-            && since + limit <= now
-            && self.core.out.lock().is_pressed
-        {
+        if self.slow_at().is_some_and(|slow| slow <= now) {
             return Err(CloseReason::Slow);
         }
         if self.core.pending.lock().armed.is_some_and(|armed| armed <= now) {
@@ -81,6 +74,20 @@ impl Driver {
             self.beat(now)?;
         }
         Ok(())
+    }
+
+    /// When the peer is slow, unless it takes something before: of the frames or of a lane, where somebody waits for room.
+    fn slow_at(&self) -> Option<Instant> {
+        let SlowConsumer::Wait(limit) = self.core.shared.slow_consumer else { return None };
+        let mut lanes = self.lanes.iter().flat_map(|lanes| lanes.stalled()).peekable();
+        if self.stalled.is_none() && lanes.peek().is_none() {
+            return None;
+        }
+        let out = self.core.out.lock();
+        let since = self.stalled.filter(|_| out.is_pressed);
+        let since =
+            since.into_iter().chain(lanes.filter(|(at, _)| out.is_lane_pressed(*at)).map(|(_, since)| since));
+        since.min().map(|since| since + limit)
     }
 
     /// Ends who has not spoken in time, or not proved itself.

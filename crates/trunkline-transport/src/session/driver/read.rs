@@ -28,15 +28,54 @@ impl Driver {
         if self.stage.is_some() {
             return Ok(again);
         }
+        self.learn_limit();
+        let came = self.read_frames(cx, &mut again)?;
+        if came {
+            self.heard = Instant::now();
+        }
+        if matches!(self.phase, Phase::Open) && !self.is_paused {
+            again |= self.read_datagrams(cx)?;
+        }
+        if self.listens() && !self.is_paused {
+            again |= self.read_lanes(cx)?;
+        }
+        if self.stage.is_none()
+            && !self.is_paused
+            && self.lanes.as_ref().is_none_or(|lanes| lanes.is_drained())
+            && let Some(reason) = self.ending.take()
+        {
+            again = true;
+            self.peer_ended(reason);
+        }
+        let of_lanes = self.lanes.as_ref().map_or(0, |lanes| lanes.held());
+        let held = self.reader.held() + of_lanes + self.stage.as_ref().map_or(0, Stage::size);
+        if held != self.held {
+            self.core.shared.budget.take(held);
+            self.core.shared.budget.give(std::mem::replace(&mut self.held, held));
+        }
+        Ok(again)
+    }
+
+    /// The limit of packets changes when the peer has proved itself.
+    fn learn_limit(&mut self) {
         let limit = self.core.message_limit();
         if limit != self.limit {
             self.limit = limit;
             self.reader.set_max_frame(frame_limit(self.core.framing, limit));
+            if let Some(lanes) = &mut self.lanes {
+                lanes.set_limit(limit);
+            }
         }
-        let mut came = again;
+    }
+
+    /// The connection's own stream: whether anything came. `again` is whether there is more to do than wait for a waker, and
+    /// whether something came before.
+    fn read_frames(&mut self, cx: &mut Context<'_>, again: &mut bool) -> Result<bool, CloseReason> {
+        let mut came = *again;
         let mut reads = 0..READS;
-        loop {
-            if !matches!(self.phase, Phase::Open) && !self.listens_while_closing() {
+        while self.listens() {
+            if self.ending.is_some() {
+                self.is_paused = false;
                 break;
             }
             self.is_paused = self.should_pause(cx.waker());
@@ -44,7 +83,7 @@ impl Driver {
                 break;
             }
             if reads.next().is_none() {
-                again = true;
+                *again = true;
                 break;
             }
             match self.reader.poll_next(cx) {
@@ -53,50 +92,44 @@ impl Driver {
                     came = true;
                     self.incoming(incoming, cx)?;
                     if self.stage.is_some() {
-                        again = true;
+                        *again = true;
                         break;
                     }
                 }
                 Poll::Ready(Ok(None)) => {
-                    (came, again) = (true, true);
+                    (came, *again) = (true, true);
                     let reason = match (self.going_away.take(), &self.broken) {
                         (Some(reason), _) => CloseReason::Peer { code: codes::GOING_AWAY, reason },
                         (None, Some(error)) => CloseReason::Lost(error.clone()),
                         (None, None) => CloseReason::Ended,
                     };
-                    self.peer_ended(reason);
+                    self.peer_ends(reason);
                     break;
                 }
                 Poll::Ready(Err(ReadError::Io(error))) => {
                     return Err(self.peer_reason().unwrap_or_else(|| CloseReason::Lost(error.to_string())));
                 }
                 Poll::Ready(Err(error)) => {
-                    (came, again) = (true, true);
+                    (came, *again) = (true, true);
                     self.broke_protocol(&error);
                     break;
                 }
             }
         }
-        if came {
-            self.heard = Instant::now();
-        }
-        if matches!(self.phase, Phase::Open) && !self.is_paused {
-            again |= self.read_datagrams(cx)?;
-        }
-        let held = self.reader.held() + self.stage.as_ref().map_or(0, Stage::size);
-        if held != self.held {
-            self.core.shared.budget.take(held);
-            self.core.shared.budget.give(std::mem::replace(&mut self.held, held));
-        }
-        Ok(again)
+        Ok(came)
     }
 
-    /// While the rest is sent, responses and credit for it may still arrive, and a peer that ends must be noticed.
-    fn listens_while_closing(&self) -> bool {
-        matches!(self.phase, Phase::Closing { .. }) && !self.core.has_ended()
+    /// Whether anything is still read. While the rest is sent, responses and credit for it may still arrive, and a peer that
+    /// ends must be noticed.
+    fn listens(&self) -> bool {
+        match self.phase {
+            Phase::Open => true,
+            Phase::Closing { .. } => !self.core.has_ended(),
+            Phase::PeerEnded(..) => false,
+        }
     }
 
-    fn should_pause(&mut self, waker: &Waker) -> bool {
+    pub(super) fn should_pause(&mut self, waker: &Waker) -> bool {
         if !self.core.shared.budget.has_room(0) && self.core.inbox.lock().bytes() > 0 {
             self.core.shared.budget.wake_on_room(waker);
             return !self.core.shared.budget.has_room(0);
@@ -126,7 +159,7 @@ impl Driver {
             Incoming::Pong(_) => Ok(()),
             Incoming::Close { code, reason } => {
                 let code = code.unwrap_or(codes::NORMAL);
-                self.peer_ended(CloseReason::Peer { code, reason });
+                self.peer_ends(CloseReason::Peer { code, reason });
                 Ok(())
             }
         }
@@ -215,11 +248,11 @@ impl Driver {
     fn control(&mut self, packet: ControlPacket) {
         match packet {
             ControlPacket::Ping { token, features } => {
-                self.core.learn_features(features);
+                self.learn_features(features);
                 self.core.control(&ControlPacket::Pong { token, features: Features::ours() });
             }
             ControlPacket::Pong { token, features } => {
-                self.core.learn_features(features);
+                self.learn_features(features);
                 let now = u64::try_from(self.core.born.elapsed().as_micros()).unwrap_or(u64::MAX);
                 // A token from the future is not one of ours.
                 if let Some(rtt) = now.checked_sub(token) {
@@ -234,7 +267,7 @@ impl Driver {
                 self.core.received(Item::GoingAway { code: codes::GOING_AWAY, reason });
             }
             ControlPacket::GoAway { code, reason } => {
-                self.peer_ended(CloseReason::Peer { code, reason });
+                self.peer_ends(CloseReason::Peer { code, reason });
             }
             ControlPacket::Cancel { message_id } => self.core.cancelled(message_id),
             ControlPacket::Window { message_id, bytes } => {
@@ -246,6 +279,23 @@ impl Driver {
 
     pub(super) fn broke_protocol(&mut self, error: &ReadError) {
         self.stop(CloseReason::Protocol(error.to_string()));
+    }
+
+    fn learn_features(&mut self, features: Features) {
+        if self.core.learn_features(features) {
+            self.learn_lanes(features);
+        }
+    }
+
+    /// The peer has ended its frames. What it sent by lanes is here by then, as far as the end is in order, and is read first.
+    fn peer_ends(&mut self, reason: CloseReason) {
+        match &mut self.lanes {
+            Some(lanes) => {
+                lanes.look_again();
+                self.ending.get_or_insert(reason);
+            }
+            None => self.peer_ended(reason),
+        }
     }
 
     /// The peer will send nothing more. Without a handler the rest is sent and that is it; a handler may finish.
@@ -266,7 +316,7 @@ impl Driver {
     pub(super) fn peer_reason(&self) -> Option<CloseReason> {
         match &self.phase {
             Phase::PeerEnded(reason, _) | Phase::Closing { reason, .. } => Some(reason.clone()),
-            Phase::Open => None,
+            Phase::Open => self.ending.clone(),
         }
     }
 }

@@ -15,6 +15,17 @@ impl Driver {
     /// Writes until the link takes no more or there is nothing: whether that lets the handler go on, which is to be polled
     /// again then.
     pub(super) fn write(&mut self, cx: &mut Context<'_>) -> std::io::Result<bool> {
+        let Some(lanes) = &mut self.lanes else { return self.write_frames(cx) };
+        // By turns, so that neither takes all that the connection may have on its way. The last word comes last.
+        let go_first = lanes.go_first() || matches!(self.phase, Phase::Closing { .. });
+        let mut lets_go_on = go_first && self.write_lanes(cx.waker())?;
+        lets_go_on |= self.write_frames(cx)?;
+        lets_go_on |= !go_first && self.write_lanes(cx.waker())?;
+        Ok(lets_go_on)
+    }
+
+    /// The connection's own stream.
+    fn write_frames(&mut self, cx: &mut Context<'_>) -> std::io::Result<bool> {
         let mut lets_go_on = false;
         loop {
             if self.batch.is_empty() {
@@ -57,6 +68,12 @@ impl Driver {
         }
         let mut wake = Vec::new();
         self.core.out.lock().written(written, &mut wake);
+        self.give_back(written, wake, driver)
+    }
+
+    /// So many bytes are written, and the outbox knows: gives them back to the budget and wakes who waited, as
+    /// [`Driver::settle`] says.
+    pub(super) fn give_back(&self, written: usize, mut wake: Vec<Waker>, driver: &Waker) -> bool {
         self.core.shared.budget.give(written);
         let all = wake.len();
         wake.retain(|waiting| !waiting.will_wake(driver));
@@ -76,6 +93,7 @@ impl Driver {
             return None;
         }
         self.core.finish_inbox(&reason);
+        self.core.out.lock().no_lanes_to_come();
         let until = Instant::now() + self.core.shared.close_timeout;
         self.phase = Phase::Closing { reason, until, said_goodbye: false };
         None
@@ -83,10 +101,11 @@ impl Driver {
 
     /// The queue is empty: if the connection is to close, the last word is said now. True if it was.
     fn begin_closing(&mut self) -> bool {
-        let Phase::Closing { reason, said_goodbye, .. } = &mut self.phase else { return false };
-        if std::mem::replace(said_goodbye, true) {
+        if !matches!(self.phase, Phase::Closing { said_goodbye: false, .. }) || !self.lanes_are_done() {
             return false;
         }
+        let Phase::Closing { reason, said_goodbye, .. } = &mut self.phase else { return false };
+        *said_goodbye = true;
         let (code, text) = match reason {
             CloseReason::Closed { code, reason } => (*code, reason.clone()),
             CloseReason::Protocol(text) => (codes::PROTOCOL, text.clone()),
