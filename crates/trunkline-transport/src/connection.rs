@@ -6,8 +6,9 @@
 use std::{fmt, io, net::SocketAddr};
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
-use crate::{ByteWriter, FrameReader, Framing, Streams, sink::Sink, source::Source};
+use crate::{BoxFuture, ByteWriter, FrameReader, Framing, Streams, early::Begun, sink::Sink, source::Source};
 
 /// One live link to a peer.
 pub struct Connection {
@@ -21,6 +22,20 @@ pub struct Connection {
     pub streams: Streams,
     /// What the hooks of its handshake have kept, where they ran before the last word of it.
     pub(crate) judged: Option<Box<http::Extensions>>,
+    /// Its handshake is not complete yet.
+    pub(crate) unproven: Option<Unproven>,
+    /// Requests that were sent before it was there.
+    pub(crate) begun: Option<Begun>,
+}
+
+/// A handshake that is not complete yet: whoever has recorded the client's first packets may have sent them again. So nothing
+/// is taken from it but idempotent requests.
+#[cfg_attr(not(feature = "quic"), allow(dead_code, reason = "QUIC alone has such"))]
+pub(crate) struct Unproven {
+    /// Until it is complete, or never will be.
+    pub(crate) complete: BoxFuture<'static, ()>,
+    /// When it has taken too long.
+    pub(crate) until: Instant,
 }
 
 impl Connection {
@@ -38,6 +53,8 @@ impl Connection {
             writer: ByteWriter::new(sink, framing),
             streams: Streams::unsupported(),
             judged: None,
+            unproven: None,
+            begun: None,
         }
     }
 }

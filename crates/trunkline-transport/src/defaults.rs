@@ -107,6 +107,13 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// changes networks during a day does not. RFC 8446 allows seven days.
 pub const TICKET_LIFETIME: u32 = 6 * 3_600;
 
+/// Sessions that a listener which takes early data remembers, so that their clients may use it once: of some 300 bytes, so
+/// 1.2 MiB. Whoever is not among the last makes a full handshake.
+pub const EARLY_SESSIONS: usize = 4096;
+
+/// What a client sends before its handshake is complete: the first ten packets of a new connection (RFC 9002 section 7.2).
+pub const EARLY_BYTES: usize = 12 << 10;
+
 /// Between two stateless resets. A restarted process tells each connection of the former one with the first packet
 /// that it sends: 10,000 of them within a second. A reset is smaller than what asked for it, so it amplifies nothing.
 pub const RESET_INTERVAL: Duration = Duration::from_micros(100);

@@ -35,6 +35,8 @@ mod compress;
 mod connect;
 mod connection;
 pub mod defaults;
+#[cfg_attr(not(feature = "quic"), allow(dead_code, reason = "QUIC alone sends anything early"))]
+mod early;
 mod endpoint;
 mod error;
 mod framing;

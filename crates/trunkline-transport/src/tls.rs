@@ -17,6 +17,8 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
+#[cfg(feature = "quic")]
+use crate::defaults::EARLY_SESSIONS;
 use crate::{ReloadableCertificate, Secret, certificate, defaults::TICKET_LIFETIME};
 
 /// Why a TLS value cannot be made.
@@ -32,6 +34,10 @@ pub enum TlsError {
     /// The machine has no trusted roots.
     #[error("no trusted root certificates found on this machine")]
     NoRoots,
+    /// Early data is not taken where clients are asked for certificates, nor with tickets that several listeners share: each
+    /// may be used once, and only who has made it knows.
+    #[error("early data goes with neither client certificates nor a shared ticket key")]
+    EarlyData,
 }
 
 /// How TCP listeners speak TLS (1.2 and 1.3). Cheap to clone.
@@ -136,19 +142,39 @@ impl Tls {
     }
 }
 
+/// Whether clients that come back may send before their handshake is complete (0-RTT).
+#[cfg(feature = "quic")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EarlyData {
+    Refused,
+    Taken,
+}
+
 /// The configuration of QUIC servers: TLS 1.3 only.
 #[cfg(feature = "quic")]
 pub(crate) fn quic_server_config(
     options: &crate::QuicOptions,
     alpns: &[&str],
+    early: EarlyData,
 ) -> Result<ServerConfig, TlsError> {
+    if early == EarlyData::Taken && (options.client_authority.is_some() || options.ticket_key.is_some()) {
+        return Err(TlsError::EarlyData);
+    }
     let builder =
         ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&rustls::version::TLS13])?;
     let builder = match &options.client_authority {
         None => builder.with_no_client_auth(),
         Some(pem) => builder.with_client_cert_verifier(client_verifier(pem)?),
     };
-    server_config(builder, &options.certificate, alpns, options.ticket_key.as_ref())
+    let mut config = server_config(builder, &options.certificate, alpns, options.ticket_key.as_ref())?;
+    if early == EarlyData::Taken {
+        // Remembered here, and forgotten when used: what is sent early is taken once.
+        config.session_storage = rustls::server::ServerSessionMemoryCache::new(EARLY_SESSIONS);
+        config.send_tls13_tickets = 2;
+        // The one value that QUIC has for "some"; its flow control bounds them.
+        config.max_early_data_size = u32::MAX;
+    }
+    Ok(config)
 }
 
 fn client_verifier(

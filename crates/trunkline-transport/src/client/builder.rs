@@ -10,6 +10,7 @@ use crate::{
     BuildError, Compression, Limits, MiddlewareStack, Overflow, SlowConsumer, Wire,
     budget::Budget,
     defaults,
+    early::Early,
     protocols::{ClientProtocol, DialOptions},
     session::{core::Shared, events::Hub},
 };
@@ -160,8 +161,7 @@ impl TransportClientBuilder {
         {
             return Err(BuildError::NotCompiledIn(how));
         }
-        let dial =
-            DialOptions { max_message: self.limits.message, timeout: self.connect_timeout, wire: self.wire };
+        let (max_message, timeout, wire) = (self.limits.message, self.connect_timeout, self.wire);
         let shared = Arc::new(Shared {
             budget: Budget::new(self.limits.total),
             limits: self.limits,
@@ -180,6 +180,9 @@ impl TransportClientBuilder {
             hub: Hub::default(),
             changed: Notify::new(),
         });
+        let sends_early = protocols.iter().any(ClientProtocol::sends_early);
+        let early = sends_early.then(|| Early::new(Arc::clone(&shared)));
+        let dial = DialOptions { max_message, timeout, wire, early };
         let forever = RetryConfig::forever(defaults::RETRY_INITIAL);
         let keeping = match (self.pool, self.reconnect) {
             (Some((min, max, idle)), retry) => {

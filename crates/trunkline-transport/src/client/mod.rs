@@ -18,7 +18,7 @@ use std::{
 };
 
 use tokio::{
-    sync::Semaphore,
+    sync::{Semaphore, oneshot},
     time::{Instant, sleep, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -31,12 +31,14 @@ use self::{
 use crate::{
     CloseReason, ConnectError, Connection, EventStream, EventsError, Packet, ReplyStream, Request,
     RequestError, SendError, Sending, Session, SessionId, Stats, TransportError, Wire, codes,
+    early::Entered,
     protocols::{ClientProtocol, DialOptions, agreed_wire},
     race::first_to_answer,
     session::{
         core::{Core, Shared},
         driver::{Driver, Handler},
         inbox::Item,
+        request::Exchange,
     },
 };
 
@@ -181,10 +183,11 @@ impl TransportClient {
     }
 
     /// As [`Session::request`]. It needs nobody to read the events. [`Request::idempotent`] asks again where the client comes
-    /// back by itself.
+    /// back by itself, and early where it may (`QuicClientConfig::early_data`).
     #[must_use = "nothing is sent unless it is awaited"]
     pub fn request(&self, packet: impl Into<Packet>) -> Request {
-        let again = self.inner.keeping.is_some().then(|| self.clone());
+        let can_wait = self.inner.keeping.is_some() || self.inner.dial.early.is_some();
+        let again = can_wait.then(|| self.clone());
         let core = self.choose().map(|session| session.core);
         Request::by_client(core, packet.into(), self.inner.shared.request_timeout, again)
     }
@@ -237,38 +240,62 @@ impl TransportClient {
     ) -> Result<Packet, RequestError> {
         let deadline = Instant::now() + timeout;
         loop {
-            let Ok(session) = timeout_at(deadline, self.usable()).await else {
+            let Ok(way) = timeout_at(deadline, self.way_for(&packet, deadline, timeout)).await else {
                 return Err(RequestError::TimedOut(timeout));
             };
-            let Some(session) = session else { return Err(SendError::NotConnected.into()) };
-            let left = deadline.duration_since(Instant::now());
-            match session.request(packet.clone()).timeout(left).await {
+            let answer = match way {
+                None => return Err(SendError::NotConnected.into()),
+                Some(Way::Session(session)) => {
+                    let left = deadline.duration_since(Instant::now());
+                    session.request(packet.clone()).timeout(left).await
+                }
+                Some(Way::Early(begun)) => match timeout_at(deadline, begun).await {
+                    Ok(Ok(exchange)) => exchange.answer().await,
+                    // There is no connection after all.
+                    Ok(Err(_)) => continue,
+                    Err(_) => return Err(RequestError::TimedOut(timeout)),
+                },
+            };
+            match answer {
                 Err(RequestError::TimedOut(_)) => return Err(RequestError::TimedOut(timeout)),
                 Err(
                     RequestError::Disconnected(_)
                     | RequestError::GoingAway
                     | RequestError::NotSent(SendError::Closed(_)),
-                ) => {}
+                ) if self.inner.keeping.is_some() => {}
                 answer => return answer,
             }
         }
     }
 
-    /// A connection that takes requests, as soon as there is one; `None` when none is to be expected.
-    async fn usable(&self) -> Option<Session> {
+    /// A connection that takes this idempotent request, or one to be that takes it early, as soon as there is either; `None`
+    /// when none is to be expected.
+    async fn way_for(&self, packet: &Packet, deadline: Instant, timeout: Duration) -> Option<Way> {
         loop {
             let changed = self.inner.shared.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             if self.inner.links.usable() > 0 {
-                return self.choose();
+                return self.choose().map(Way::Session);
             }
-            if self.inner.links.wanted() == 0 {
+            // Without a keeper there is one only while somebody connects.
+            let is_expected = self.inner.keeping.is_some() || self.inner.connecting.available_permits() == 0;
+            if self.inner.links.wanted() == 0 || !is_expected {
                 return None;
+            }
+            let early = self.inner.dial.early.as_ref();
+            if let Some(begun) = early.and_then(|early| early.offer(packet, deadline, timeout)) {
+                return Some(Way::Early(begun));
             }
             changed.await;
         }
     }
+}
+
+/// How a request gets to the server.
+enum Way {
+    Session(Session),
+    Early(oneshot::Receiver<Exchange>),
 }
 
 impl Inner {
@@ -312,7 +339,7 @@ impl Inner {
         connected.unwrap_or(Err(ConnectError::Memory))
     }
 
-    fn adopt<F, Fut>(&self, connection: Connection, handler: Option<F>)
+    fn adopt<F, Fut>(&self, mut connection: Connection, handler: Option<F>)
     where
         F: FnOnce(Session) -> Fut,
         Fut: Future<Output = Result<(), TransportError>> + Send + 'static,
@@ -324,10 +351,14 @@ impl Inner {
         let is_evented = handler.is_none();
         let core = Arc::new(Core::new(id, info, framing, Some(wire), is_evented, Arc::clone(&self.shared)));
         let session = Session::new(Arc::clone(&core));
+        // Before anybody else can ask by it.
+        let begun = connection.begun.take().map(|begun| begun.enter(&core));
         if !self.links.add(&session) {
-            // Somebody has disconnected meanwhile: the connection is dropped.
+            // Somebody has disconnected meanwhile: the connection is dropped, and who has asked by it is told nothing more.
+            drop(core.out.lock().end(CloseReason::Ended));
             return;
         }
+        begun.into_iter().for_each(Entered::go_on);
         if is_evented {
             core.received(Item::Established);
         }

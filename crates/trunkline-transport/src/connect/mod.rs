@@ -75,6 +75,17 @@ impl Default for ConnectOptions {
     }
 }
 
+/// As [`connect`], over QUIC: sends what is offered early, where a former connection lets it.
+#[cfg(feature = "quic")]
+pub(crate) async fn connect_early(
+    endpoint: &Endpoint,
+    options: &ConnectOptions,
+    early: &std::sync::Arc<crate::early::Early>,
+) -> Result<Connection, ConnectError> {
+    let attempt = quic::connect_early(endpoint, options, early);
+    timeout(options.timeout, attempt).await.map_err(|_| ConnectError::TimedOut(options.timeout))?
+}
+
 /// Connects. On QUIC and WebTransport the frame stream is opened; a QUIC server sees it with the first frame.
 ///
 /// # Errors

@@ -11,8 +11,10 @@ use crate::{
     Connection, ConnectionInfo, Endpoint,
     addresses::resolve,
     defaults::{CLIENT_SEND_WINDOW, H3_UNI_STREAMS},
+    early::Early,
     quic::{self, quic_connection, transport_config},
     race::first_to_answer,
+    tls::EarlyData,
 };
 
 /// A UDP socket for QUIC and WebTransport clients. Clones share it.
@@ -49,6 +51,28 @@ pub(super) async fn connect(
     Ok(quic_connection(info, connection, stream, options.max_frame, own))
 }
 
+/// As [`connect`], and what is offered meanwhile is sent before the handshake is complete, where that can be.
+pub(super) async fn connect_early(
+    endpoint: &Endpoint,
+    options: &ConnectOptions,
+    early: &Arc<Early>,
+) -> Result<Connection, ConnectError> {
+    let alpns: Vec<&str> = options.alpns.iter().map(String::as_str).collect();
+    let config = client_config(options, &alpns, EarlyData::Taken)?;
+    let handshake = |connecting| quic::connect_early(connecting, early);
+    let ((connection, begun), own) = dial_with(endpoint, options, config, handshake).await?;
+    let info = quic_info(endpoint, &connection);
+    let (stream, begun) = match begun {
+        Some(begun) => (begun.stream, Some(begun.begun)),
+        None => {
+            let stream = connection.open_bi().await;
+            (stream.map_err(|error| ConnectError::Quic(error.to_string()))?, None)
+        }
+    };
+    let made = quic_connection(info, connection, stream, options.max_frame, own);
+    Ok(Connection { begun, ..made })
+}
+
 pub(super) fn quic_info(endpoint: &Endpoint, connection: &quinn::Connection) -> ConnectionInfo {
     let mut info = ConnectionInfo::new(endpoint.protocol);
     info.peer = Some(connection.remote_address());
@@ -62,9 +86,19 @@ pub(super) async fn dial(
     options: &ConnectOptions,
     alpns: &[&str],
 ) -> Result<(quinn::Connection, Option<quinn::Endpoint>), ConnectError> {
-    let fail = |error: &dyn std::fmt::Display| ConnectError::Quic(error.to_string());
-    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(trust(options)?.quic_config(alpns))
-        .map_err(|error| fail(&error))?;
+    let config = client_config(options, alpns, EarlyData::Refused)?;
+    dial_with(endpoint, options, config, |connecting| connecting).await
+}
+
+fn client_config(
+    options: &ConnectOptions,
+    alpns: &[&str],
+    early: EarlyData,
+) -> Result<quinn::ClientConfig, ConnectError> {
+    let mut tls = trust(options)?.quic_config(alpns);
+    tls.enable_early_data = early == EarlyData::Taken;
+    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls)
+        .map_err(|error| ConnectError::Quic(error.to_string()))?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     let mut transport = transport_config(options.idle_timeout);
     let uni_streams = if alpns.contains(&quic::H3) { H3_UNI_STREAMS } else { 0 };
@@ -74,6 +108,18 @@ pub(super) async fn dial(
         .keep_alive_interval(options.keep_alive)
         .send_window(CLIENT_SEND_WINDOW);
     config.transport_config(Arc::new(transport));
+    Ok(config)
+}
+
+/// What comes of the first handshake that succeeds, and its endpoint if nobody shares it.
+async fn dial_with<T, F: Future<Output = Result<T, quinn::ConnectionError>>>(
+    endpoint: &Endpoint,
+    options: &ConnectOptions,
+    config: quinn::ClientConfig,
+    handshake: impl Fn(quinn::Connecting) -> F,
+) -> Result<(T, Option<quinn::Endpoint>), ConnectError> {
+    let fail = |error: &dyn std::fmt::Display| ConnectError::Quic(error.to_string());
+    let handshake = &handshake;
     let attempt = |address| {
         let config = config.clone();
         async move {
@@ -85,8 +131,8 @@ pub(super) async fn dial(
                 }
             };
             let connecting = socket.connect_with(config, address, &endpoint.host);
-            let connected = connecting.map_err(|error| fail(&error))?.await;
-            connected.map(|connection| (connection, own)).map_err(|error| refused(&error))
+            let connected = handshake(connecting.map_err(|error| fail(&error))?).await;
+            connected.map(|connected| (connected, own)).map_err(|error| refused(&error))
         }
     };
     let connected = first_to_answer(resolve(endpoint).await?, attempt).await;

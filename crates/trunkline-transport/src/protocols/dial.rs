@@ -1,5 +1,11 @@
 //! What a client connects to over a network or a Unix socket: an endpoint, what it trusts, and what it says.
 
+#[cfg(feature = "quic")]
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
+
 use http::{HeaderMap, HeaderValue, header::SEC_WEBSOCKET_PROTOCOL};
 
 use super::{ClientKind, ClientProtocol, DialOptions};
@@ -7,6 +13,8 @@ use crate::{
     ConnectError, ConnectOptions, Connection, Endpoint, Framing, Protocol, Role, Wire, connect,
     session::driver::frame_limit,
 };
+#[cfg(feature = "quic")]
+use crate::{connect::connect_early, quic::V2_ALPN};
 
 /// A destination that may be wrong; it is judged when the client is built.
 #[derive(Clone, Debug)]
@@ -15,6 +23,18 @@ pub(crate) struct Dial {
     #[cfg(feature = "tls")]
     tls: Option<crate::ClientTls>,
     headers: HeaderMap,
+    #[cfg(feature = "quic")]
+    early: Option<Arc<EarlyDial>>,
+}
+
+/// What a client that sends early remembers of its server, from one connection to the next.
+#[cfg(feature = "quic")]
+#[derive(Debug, Default)]
+struct EarlyDial {
+    /// It has agreed on the second wire, which says what may be handled twice.
+    speaks_v2: AtomicBool,
+    /// What is trusted where nothing else is said: it has to be the same each time, since it keeps the tickets.
+    roots: OnceLock<crate::ClientTls>,
 }
 
 impl Dial {
@@ -30,6 +50,12 @@ impl Dial {
     #[cfg(feature = "tls")]
     pub(super) fn trusting(self, tls: crate::ClientTls) -> Self {
         Self { tls: Some(tls), ..self }
+    }
+
+    /// Sends idempotent requests early.
+    #[cfg(feature = "quic")]
+    pub(super) fn early(self) -> Self {
+        Self { early: Some(Arc::default()), ..self }
     }
 
     /// Takes the protocol that is encrypted instead.
@@ -60,6 +86,16 @@ impl Dial {
     pub(crate) fn judge(&self) -> Result<(), String> {
         let protocol = self.endpoint.as_ref().map_err(Clone::clone)?.protocol;
         if protocol.is_available() { Ok(()) } else { Err(ConnectError::NotCompiledIn(protocol).to_string()) }
+    }
+
+    #[cfg(feature = "quic")]
+    pub(super) fn sends_early(&self) -> bool {
+        self.early.is_some()
+    }
+
+    #[cfg(not(feature = "quic"))]
+    pub(super) fn sends_early(&self) -> bool {
+        false
     }
 
     pub(super) fn is_over_udp(&self) -> bool {
@@ -113,6 +149,10 @@ impl Dial {
             max_streams: 0,
             ..ConnectOptions::default()
         };
+        #[cfg(feature = "quic")]
+        if let Some(how) = &self.early {
+            return how.connect(endpoint, &connect_options, options).await;
+        }
         connect(endpoint, &connect_options).await
     }
 
@@ -123,6 +163,17 @@ impl Dial {
             protocol,
             Protocol::Tls | Protocol::WebSocketTls | Protocol::Quic | Protocol::WebTransport
         );
+        #[cfg(feature = "quic")]
+        if let (None, Some(how)) = (&self.tls, &self.early) {
+            let roots = match how.roots.get() {
+                Some(roots) => roots.clone(),
+                None => {
+                    let roots = crate::ClientTls::system_roots()?;
+                    how.roots.get_or_init(|| roots).clone()
+                }
+            };
+            return Ok(Some(roots));
+        }
         match &self.tls {
             Some(tls) => Ok(Some(tls.clone())),
             None if is_encrypted => Ok(Some(crate::ClientTls::system_roots()?)),
@@ -136,7 +187,37 @@ impl Dial {
             #[cfg(feature = "tls")]
             tls: None,
             headers: HeaderMap::new(),
+            #[cfg(feature = "quic")]
+            early: None,
         }
+    }
+}
+
+#[cfg(feature = "quic")]
+impl EarlyDial {
+    /// Connects, and sends what is offered early if the server is known for what that takes.
+    async fn connect(
+        &self,
+        endpoint: &Endpoint,
+        how: &ConnectOptions,
+        options: &DialOptions,
+    ) -> Result<Connection, ConnectError> {
+        if let Some(early) = options.early.as_ref().filter(|_| options.wire == Wire::V2)
+            && self.speaks_v2.load(Relaxed)
+        {
+            // Nothing else is offered, so that nothing is taken early under another wire.
+            let how = ConnectOptions { alpns: vec![V2_ALPN.to_owned()], ..how.clone() };
+            match connect_early(endpoint, &how, early).await {
+                Err(ConnectError::Quic(error)) => {
+                    tracing::debug!(error, "the server is not what it was: it is met as a stranger");
+                    self.speaks_v2.store(false, Relaxed);
+                }
+                connected => return connected,
+            }
+        }
+        let connection = connect(endpoint, how).await?;
+        self.speaks_v2.store(connection.info.alpn.as_deref() == Some(V2_ALPN), Relaxed);
+        Ok(connection)
     }
 }
 

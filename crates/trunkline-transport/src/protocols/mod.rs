@@ -20,7 +20,7 @@ mod web_transport;
 #[cfg(feature = "websocket")]
 mod websocket;
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
@@ -40,7 +40,10 @@ pub use self::{
     custom::{CustomProtocol, Link},
     memory::{MemoryClientConfig, MemoryServerConfig},
 };
-use crate::{BoxFuture, BuildError, ConnectError, Connection, ConnectionInfo, IsFull, MiddlewareStack, Wire};
+use crate::{
+    BoxFuture, BuildError, ConnectError, Connection, ConnectionInfo, IsFull, MiddlewareStack, Wire,
+    early::Early,
+};
 
 /// What a server listens on: made of any of the `…ServerConfig` types, or of a [`CustomProtocol`].
 #[derive(Debug)]
@@ -100,6 +103,9 @@ pub(crate) struct DialOptions {
     pub(crate) max_message: usize,
     pub(crate) timeout: Duration,
     pub(crate) wire: Wire,
+    /// What may be sent early, where a protocol sends so.
+    #[cfg_attr(not(feature = "quic"), allow(dead_code, reason = "QUIC alone sends anything early"))]
+    pub(crate) early: Option<Arc<Early>>,
 }
 
 impl ServerProtocol {
@@ -119,6 +125,14 @@ impl ClientProtocol {
         match &self.0 {
             ClientKind::Dial(dial) => dial.judge().map_err(BuildError::Endpoint),
             ClientKind::Memory(_) | ClientKind::Custom(_) => Ok(()),
+        }
+    }
+
+    /// Whether it sends idempotent requests before its handshake is complete.
+    pub(crate) fn sends_early(&self) -> bool {
+        match &self.0 {
+            ClientKind::Dial(dial) => dial.sends_early(),
+            ClientKind::Memory(_) | ClientKind::Custom(_) => false,
         }
     }
 

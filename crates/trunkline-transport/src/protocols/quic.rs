@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     BoxFuture, BuildError, ClientTls, Connection, Framing, QuicListener, QuicOptions, Socket, Tls,
-    session::driver::frame_limit,
+    session::driver::frame_limit, tls::EarlyData,
 };
 
 /// A QUIC listener.
@@ -18,6 +18,7 @@ use crate::{
 pub struct QuicServerConfig {
     address: String,
     tls: Option<Tls>,
+    early: EarlyData,
     /// WebTransport is spoken on the same port.
     #[cfg(feature = "webtransport")]
     has_web_transport: bool,
@@ -30,6 +31,7 @@ impl QuicServerConfig {
         Self {
             address: address.into(),
             tls: None,
+            early: EarlyData::Refused,
             #[cfg(feature = "webtransport")]
             has_web_transport: false,
         }
@@ -39,6 +41,15 @@ impl QuicServerConfig {
     #[must_use]
     pub fn tls(self, tls: Tls) -> Self {
         Self { tls: Some(tls), ..self }
+    }
+
+    /// Takes idempotent requests of clients that come back before their handshake is complete (0-RTT), if they say so too
+    /// ([`QuicClientConfig::early_data`]); everything else waits for it. Each client's early packets are taken once by this
+    /// listener, but whoever has recorded them may be the one who sends them, later and from elsewhere: what a handler does
+    /// for such a request must do no harm then. It goes with no client certificates ([`Tls::client_authority`]).
+    #[must_use]
+    pub fn accept_early_data(self) -> Self {
+        Self { early: EarlyData::Taken, ..self }
     }
 
     /// Speaks WebTransport on the same port, at any path.
@@ -56,7 +67,7 @@ impl QuicServerConfig {
         if self.has_web_transport {
             quic.alpns.push(crate::quic::H3.to_owned());
         }
-        listen(&self.address, &quic).await
+        listen(&self.address, &quic, self.early).await
     }
 }
 
@@ -98,9 +109,14 @@ pub(super) fn quic_options(tls: Tls, options: &ListenOptions) -> QuicOptions {
 }
 
 /// Resolves the name and binds.
-pub(super) async fn listen(address: &str, options: &QuicOptions) -> Result<QuicListener, BuildError> {
+pub(super) async fn listen(
+    address: &str,
+    options: &QuicOptions,
+    early: EarlyData,
+) -> Result<QuicListener, BuildError> {
     let found = resolve(address).await?;
-    bind_first(address, &found, |address| QuicListener::bind(Socket::Address(address), options.clone()))
+    let bind = |address| QuicListener::bind_with(Socket::Address(address), options.clone(), early);
+    bind_first(address, &found, bind)
 }
 
 /// A QUIC client.
@@ -119,6 +135,17 @@ impl QuicClientConfig {
     #[must_use]
     pub fn tls(self, tls: ClientTls) -> Self {
         Self(self.0.trusting(tls))
+    }
+
+    /// Sends idempotent requests ([`crate::Request::idempotent`]) that are asked while a connection is made with the first
+    /// packets of it (0-RTT), where a connection before has agreed with the server on that: a round trip sooner, and not safe
+    /// from being sent again by whoever records them. Nothing else leaves before the handshake is complete. What the server
+    /// does not take is sent again behind the handshake.
+    ///
+    /// What was agreed is remembered by this value and its clones, and by [`QuicClientConfig::tls`].
+    #[must_use]
+    pub fn early_data(self) -> Self {
+        Self(self.0.early())
     }
 }
 

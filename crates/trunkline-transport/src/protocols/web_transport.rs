@@ -5,7 +5,7 @@ use super::{
     dial::Dial,
     quic::{listen, quic_options},
 };
-use crate::{BoxFuture, BuildError, ClientTls, Protocol, QuicListener, Tls, quic::H3};
+use crate::{BoxFuture, BuildError, ClientTls, Protocol, QuicListener, Tls, quic::H3, tls::EarlyData};
 
 /// A WebTransport listener on a port of its own.
 #[derive(Clone, Debug)]
@@ -39,7 +39,7 @@ impl WebTransportServerConfig {
         let mut quic = quic_options(tls, options);
         quic.alpns = vec![H3.to_owned()];
         quic.path = self.path;
-        listen(&self.address, &quic).await
+        listen(&self.address, &quic, EarlyData::Refused).await
     }
 }
 

@@ -16,7 +16,9 @@ use quinn_proto::{ConnectionIdGenerator, HashedConnectionIdGenerator};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::{Allowance, H3, WithH3, alpn, quic_connection, transport_config};
+use super::{
+    Allowance, H3, V2_ALPN, WithH3, agreed_on, alpn, early::accept_early, quic_connection, transport_config,
+};
 use crate::{
     Connection, ConnectionInfo, Handshake, IsFull, MiddlewareStack, Protocol, Refusal, ReloadableCertificate,
     Secret, Socket,
@@ -26,7 +28,7 @@ use crate::{
         INCOMING_BUFFERS, INCOMING_PER_HANDSHAKE, MAX_FRAME, MAX_HANDSHAKES, MAX_STREAMS, RESET_INTERVAL,
     },
     handshakes::Handshakes,
-    tls::quic_server_config,
+    tls::{EarlyData, quic_server_config},
 };
 
 /// Makes a connection-id generator for an endpoint, so that ids can carry a worker's number.
@@ -133,6 +135,7 @@ pub struct QuicListener {
     endpoint: quinn::Endpoint,
     local: SocketAddr,
     options: Arc<QuicOptions>,
+    early: EarlyData,
     handshakes: Handshakes<Connection>,
 }
 
@@ -142,6 +145,15 @@ impl QuicListener {
     /// # Errors
     /// The socket cannot be bound, or the certificate cannot serve QUIC.
     pub fn bind(socket: Socket<UdpSocket>, options: QuicOptions) -> io::Result<Self> {
+        Self::bind_with(socket, options, EarlyData::Refused)
+    }
+
+    /// As [`QuicListener::bind`]. Who takes early data has to tell what may be handled twice: packets of the second wire do.
+    pub(crate) fn bind_with(
+        socket: Socket<UdpSocket>,
+        options: QuicOptions,
+        early: EarlyData,
+    ) -> io::Result<Self> {
         let socket = match socket {
             Socket::Bound(socket) => socket,
             Socket::Address(address) => UdpSocket::bind(address)?,
@@ -149,12 +161,12 @@ impl QuicListener {
         let local = socket.local_addr()?;
         let endpoint = quinn::Endpoint::new(
             endpoint_config(&options),
-            Some(server_config(&options)?),
+            Some(server_config(&options, early)?),
             socket,
             Arc::new(quinn::TokioRuntime),
         )?;
         let handshakes = Handshakes::new(options.max_handshakes);
-        Ok(Self { endpoint, local, options: Arc::new(options), handshakes })
+        Ok(Self { endpoint, local, options: Arc::new(options), early, handshakes })
     }
 
     /// The address that is listened on.
@@ -196,9 +208,9 @@ impl QuicListener {
         }
         let peer = incoming.remote_address();
         let options = Arc::clone(&self.options);
-        let local = self.local;
+        let (local, early) = (self.local, self.early);
         self.handshakes.begin(async move {
-            handshake(incoming, local, &options)
+            handshake(incoming, local, &options, early)
                 .await
                 .inspect_err(|error| tracing::debug!(%peer, %error, "QUIC handshake failed"))
                 .ok()
@@ -232,9 +244,20 @@ async fn handshake(
     incoming: quinn::Incoming,
     local: SocketAddr,
     options: &QuicOptions,
+    early: EarlyData,
 ) -> Result<Connection, HandshakeError> {
     let deadline = Instant::now() + options.handshake_timeout;
-    let connection = timeout_at(deadline, incoming.accept()?).await??;
+    let mut connecting = incoming.accept()?;
+    let takes_early = early == EarlyData::Taken && {
+        let said = timeout_at(deadline, connecting.handshake_data()).await??;
+        // Other peers cannot say what may be handled twice: what they send early waits for the handshake.
+        agreed_on(said).as_deref() == Some(V2_ALPN)
+    };
+    let (connection, first) = if takes_early {
+        accept_early(connecting, deadline).await?
+    } else {
+        (timeout_at(deadline, connecting).await??, None)
+    };
     let mut info = ConnectionInfo::new(Protocol::Quic);
     info.alpn = alpn(&connection);
     info.peer = Some(connection.remote_address());
@@ -248,10 +271,13 @@ async fn handshake(
     let judged = judged.inspect_err(|refusal| {
         connection.close(u32::from(refusal.code).into(), refusal.reason.as_bytes());
     })?;
-    let stream = timeout(options.first_stream_timeout, connection.accept_bi()).await??;
+    let (stream, unproven) = match first {
+        Some((stream, unproven)) => (stream, Some(unproven)),
+        None => (timeout(options.first_stream_timeout, connection.accept_bi()).await??, None),
+    };
     options.allowance().raw(&connection);
     let made = quic_connection(info, connection, stream, options.max_frame, None);
-    Ok(Connection { judged, ..made })
+    Ok(Connection { judged, unproven, ..made })
 }
 
 /// Asks the middleware: what it keeps for the session.
@@ -285,10 +311,10 @@ fn endpoint_config(options: &QuicOptions) -> quinn::EndpointConfig {
     config
 }
 
-fn server_config(options: &QuicOptions) -> io::Result<quinn::ServerConfig> {
+fn server_config(options: &QuicOptions, early: EarlyData) -> io::Result<quinn::ServerConfig> {
     let unusable = |error: &dyn fmt::Display| io::Error::new(io::ErrorKind::InvalidInput, error.to_string());
     let alpns: Vec<&str> = options.alpns.iter().map(String::as_str).collect();
-    let tls = quic_server_config(options, &alpns).map_err(|error| unusable(&error))?;
+    let tls = quic_server_config(options, &alpns, early).map_err(|error| unusable(&error))?;
     let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(tls).map_err(|error| unusable(&error))?;
     let token_key = options.token_key.clone().unwrap_or_else(Secret::random);
     let mut config = quinn::ServerConfig::new(Arc::new(crypto), Arc::new(token_key.token_key()));

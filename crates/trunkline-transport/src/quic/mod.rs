@@ -3,6 +3,7 @@
 //! This module adapts quinn's streams to a connection's two halves, `web_transport` web-transport-quinn's;
 //! [`QuicListener`] accepts, `connect` dials. Which codes mean what is not known here.
 
+mod early;
 mod keys;
 mod listener;
 #[cfg(feature = "webtransport")]
@@ -16,6 +17,7 @@ use std::{
 
 use quinn::{ConnectionError, VarInt};
 
+pub(crate) use self::early::connect_early;
 pub use self::listener::{ConnectionIdFactory, QuicListener, QuicOptions};
 #[cfg(feature = "webtransport")]
 pub(crate) use self::web_transport::{WebTransportSink, WebTransportSource, web_transport_connection};
@@ -29,6 +31,9 @@ use crate::{
     source::{End, Read, Source},
     streams::Carrier,
 };
+
+/// The ALPN of packets of the second wire.
+pub(crate) const V2_ALPN: &str = "msgtrans/2";
 
 /// The ALPN of WebTransport.
 pub(crate) const H3: &str = "h3";
@@ -124,7 +129,12 @@ pub(crate) fn quic_connection(
 
 /// What TLS agreed on.
 pub(crate) fn alpn(connection: &quinn::Connection) -> Option<String> {
-    let data = connection.handshake_data()?.downcast::<quinn::crypto::rustls::HandshakeData>().ok()?;
+    agreed_on(connection.handshake_data()?)
+}
+
+/// The same, of a handshake that is not complete.
+fn agreed_on(handshake: Box<dyn std::any::Any>) -> Option<String> {
+    let data = handshake.downcast::<quinn::crypto::rustls::HandshakeData>().ok()?;
     Some(String::from_utf8_lossy(&data.protocol?).into_owned())
 }
 

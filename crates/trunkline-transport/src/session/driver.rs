@@ -32,6 +32,7 @@ use super::{
 };
 use crate::{
     ByteWriter, CloseReason, Connection, FrameReader, Framing, Streams, TransportError, Wire, close, codes,
+    connection::Unproven,
     defaults::{CLOSE_TIMEOUT, KEEPALIVE},
     packet::control::{ControlPacket, Features},
     rate_limit::ConnectionLimiter,
@@ -80,6 +81,8 @@ pub(crate) struct Driver {
     broken: Option<String>,
     /// Until when the peer's first packet must have come, where nothing else watches it.
     first_packet: Option<Instant>,
+    /// Its handshake is not complete.
+    unproven: Option<Unproven>,
     /// Until when the peer must have proved itself, where it has to.
     proof: Option<Instant>,
     said_hello: bool,
@@ -151,6 +154,7 @@ impl Driver {
             going_away: None,
             broken: None,
             first_packet,
+            unproven: connection.unproven,
             proof,
             said_hello: false,
             is_paused: false,

@@ -12,7 +12,7 @@ mod numbers;
 pub(crate) mod outbox;
 mod pool;
 mod reply_stream;
-mod request;
+pub(crate) mod request;
 pub(crate) mod requests;
 mod send;
 mod serve;

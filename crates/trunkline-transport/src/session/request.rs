@@ -56,8 +56,9 @@ impl Request {
     }
 
     /// Handling it twice does no harm ([`Flags::IDEMPOTENT`]): if its connection is lost before the answer, a client that comes back by itself
-    /// ([`crate::TransportClientBuilder::reconnect`], a pool) asks again on the next one, within the time-out. Without that,
-    /// and on a [`crate::Session`]'s own requests, it changes nothing: those end with their connection.
+    /// ([`crate::TransportClientBuilder::reconnect`], a pool) asks again on the next one, within the time-out. A client that
+    /// sends early (`QuicClientConfig::early_data`) may ask while it connects. Without that, and on a [`crate::Session`]'s own
+    /// requests, it changes nothing: those end with their connection.
     pub fn idempotent(mut self) -> Self {
         self.packet.flags |= Flags::IDEMPOTENT;
         self
@@ -118,7 +119,7 @@ impl Future for RequestFuture {
 
 /// One request and what comes back.
 #[derive(Debug)]
-pub(super) struct Exchange {
+pub(crate) struct Exchange {
     core: Arc<Core>,
     packet: Option<Packet>,
     timeout: Duration,
@@ -132,6 +133,19 @@ pub(super) struct Exchange {
 impl Exchange {
     pub(super) fn new(core: Arc<Core>, packet: Packet, timeout: Duration, window: Option<usize>) -> Self {
         Self { core, packet: Some(packet), timeout, deadline: None, window, id: None, sending: None }
+    }
+
+    /// A request that has its place and was sent.
+    pub(crate) fn begun(core: Arc<Core>, id: u32, timeout: Duration, deadline: Instant) -> Self {
+        let deadline = Some(deadline);
+        Self { core, packet: None, timeout, deadline, window: None, id: Some(id), sending: None }
+    }
+
+    /// The answer to a request that was sent.
+    pub(crate) async fn answer(mut self) -> Result<Packet, RequestError> {
+        // Only a stream ends without an answer.
+        let ended = RequestError::Disconnected(crate::CloseReason::Ended);
+        std::future::poll_fn(|cx| self.poll_answer(cx)).await?.ok_or(ended)
     }
 
     /// Takes a place and sends the request.

@@ -5,6 +5,7 @@
 
 mod clients;
 mod custom;
+mod early;
 mod echo;
 mod examples;
 mod faults;

@@ -54,7 +54,8 @@ impl Server {
             .stream_receive_window(stream_window.into())
             .send_window(send_window)
             .max_concurrent_uni_streams(16_u32.into());
-        let config = self.config(kind, transport);
+        let alpn = if kind == Kind::Quic { "msgtrans/2" } else { "h3" };
+        let config = config(&self.certificate, alpn, transport);
         let endpoint = quinn::Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = self.serving.address();
         let connecting = endpoint.connect_with(config, address, "localhost").unwrap();
@@ -75,22 +76,22 @@ impl Server {
         peer.hello(features).await;
         peer
     }
+}
 
-    fn config(&self, kind: Kind, transport: quinn::TransportConfig) -> quinn::ClientConfig {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let alpn = if kind == Kind::Quic { "msgtrans/2" } else { "h3" };
-        tls.alpn_protocols = vec![alpn.as_bytes().to_vec()];
-        let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
-        config.transport_config(Arc::new(transport));
-        config
-    }
+fn config(certificate: &str, alpn: &str, transport: quinn::TransportConfig) -> quinn::ClientConfig {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+    tls.enable_early_data = true;
+    let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
+    config.transport_config(Arc::new(transport));
+    config
 }
 
 pub(crate) enum Link {
@@ -176,5 +177,37 @@ pub(crate) async fn packet(stream: &mut Receiving) -> Packet {
         if frame[2] < 16 {
             return Packet::from_bytes(frame, 1 << 20).unwrap();
         }
+    }
+}
+
+/// A client that sends early whatever it likes.
+pub(crate) struct Rogue {
+    endpoint: quinn::Endpoint,
+    config: quinn::ClientConfig,
+    address: SocketAddr,
+}
+
+impl Rogue {
+    pub(crate) fn new(certificate: &str, address: SocketAddr) -> Self {
+        let endpoint = quinn::Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let config = config(certificate, "msgtrans/2", quinn::TransportConfig::default());
+        Self { endpoint, config, address }
+    }
+
+    fn connecting(&self) -> quinn::Connecting {
+        self.endpoint.connect_with(self.config.clone(), self.address, "localhost").unwrap()
+    }
+
+    pub(crate) async fn connect(&self) -> (Sending, Receiving, quinn::Connection) {
+        let connection = within(self.connecting()).await.unwrap();
+        let (send, recv) = connection.open_bi().await.unwrap();
+        (Box::new(send), Box::new(recv), connection)
+    }
+
+    /// Without waiting for anything.
+    pub(crate) async fn connect_early(&self) -> (Sending, Receiving, quinn::Connection) {
+        let Ok((connection, _complete)) = self.connecting().into_0rtt() else { panic!("it has no ticket") };
+        let (send, recv) = connection.open_bi().await.unwrap();
+        (Box::new(send), Box::new(recv), connection)
     }
 }

@@ -40,7 +40,8 @@ impl Driver {
             next = next.min(armed);
         }
         next = self.slow_at().map_or(next, |slow| next.min(slow));
-        for until in [self.turn_at(), self.first_packet, self.proof].into_iter().flatten() {
+        let unproven = self.unproven.as_ref().map(|unproven| unproven.until);
+        for until in [self.turn_at(), self.first_packet, self.proof, unproven].into_iter().flatten() {
             next = next.min(until);
         }
         match &self.phase {
@@ -94,6 +95,9 @@ impl Driver {
     fn judge_newcomer(&mut self, now: Instant) -> Result<(), CloseReason> {
         if self.first_packet.is_some_and(|until| until <= now) {
             return Err(CloseReason::Silent);
+        }
+        if self.unproven.as_ref().is_some_and(|unproven| unproven.until <= now) {
+            return Err(CloseReason::Lost("the handshake took too long".to_owned()));
         }
         if self.proof.is_some_and(|until| until <= now) {
             self.proof = None;

@@ -50,8 +50,8 @@ impl Driver {
     /// Reads what is there, unless a packet is held up: what does not fit meanwhile is lost, as datagrams are.
     pub(super) fn read_datagrams(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
         let mut moved = false;
-        // A v1 peer has no lanes.
-        if self.core.wire() == Wire::V1 {
+        // A v1 peer has no lanes, and who has not completed its handshake is not believed anything but requests.
+        if self.core.wire() == Wire::V1 || self.unproven.is_some() {
             return Ok(false);
         }
         for _ in 0..READS {

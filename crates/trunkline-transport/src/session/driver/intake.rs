@@ -16,10 +16,10 @@ use tokio::{task::JoinHandle, time::Instant};
 
 use super::Driver;
 use crate::{
-    BoxFuture, CloseReason, Compression, Packet, PacketType, Refusal, Session, Verdict, WireError, codes,
-    compress,
+    BoxFuture, CloseReason, Compression, Flags, Packet, PacketType, Refusal, Session, Verdict, Wire,
+    WireError, codes, compress,
     defaults::INLINE_COMPRESSION,
-    packet::{Header, encode, stream},
+    packet::{Header, Kind, encode, stream},
     rate_limit::Turn,
     session::send::try_send,
 };
@@ -35,8 +35,29 @@ pub(super) struct Raw {
     pub(super) size: usize,
 }
 
+/// The parts of a packet that came.
+#[derive(Debug)]
+pub(super) struct Parted {
+    pub(super) header: Header,
+    pub(super) ext: Bytes,
+    pub(super) payload: Bytes,
+    /// What was received for it.
+    pub(super) size: usize,
+}
+
+impl Parted {
+    /// Whether it is taken from a peer whose handshake is not complete: it asks for nothing that may not be done twice.
+    pub(super) fn may_be_early(&self) -> bool {
+        self.header.wire == Wire::V2
+            && self.header.kind == Kind::Data(PacketType::Request)
+            && self.header.flags.contains(Flags::IDEMPOTENT)
+    }
+}
+
 /// A packet that is not through.
 pub(super) enum Stage {
+    /// It came before the handshake was complete, and is not for that.
+    Unproven(Box<Parted>),
     /// It came too fast.
     Waiting { until: Instant, raw: Box<Raw> },
     /// A large compressed payload, on another thread.
@@ -49,6 +70,7 @@ impl Stage {
     /// What it holds of what was received.
     pub(super) fn size(&self) -> usize {
         match self {
+            Self::Unproven(parted) => parted.size,
             Self::Waiting { raw, .. } | Self::Inflating { raw, .. } => raw.size,
             Self::Judging { size, .. } => *size,
         }
@@ -89,6 +111,11 @@ impl Driver {
     pub(super) fn poll_stage(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
         let Some(stage) = self.stage.take() else { return Ok(false) };
         match stage {
+            Stage::Unproven(parted) if self.unproven.is_some() => {
+                self.stage = Some(Stage::Unproven(parted));
+                return Ok(false);
+            }
+            Stage::Unproven(parted) => self.parted(*parted, cx)?,
             Stage::Waiting { until, raw } if until > Instant::now() => {
                 // The clock comes back.
                 self.stage = Some(Stage::Waiting { until, raw });

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     Driver, Phase, READS, frame_limit,
-    intake::{Raw, Stage},
+    intake::{Parted, Raw, Stage},
 };
 use crate::{
     CloseReason, Flags, FrameKind, Incoming, Overflow, Packet, PacketType, ReadError, Wire, codes,
@@ -24,6 +24,11 @@ use crate::{
 impl Driver {
     /// Reads what is there: whether there is more to do than wait for a waker.
     pub(super) fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+        if let Some(unproven) = &mut self.unproven
+            && unproven.complete.as_mut().poll(cx).is_ready()
+        {
+            self.unproven = None;
+        }
         let mut again = self.poll_stage(cx)?;
         if self.stage.is_some() {
             return Ok(again);
@@ -176,6 +181,19 @@ impl Driver {
         };
         self.core.learn_wire(header.wire);
         self.first_packet = None;
+        self.parted(Parted { header, ext, payload, size }, cx)
+    }
+
+    /// A packet is split into its parts.
+    pub(super) fn parted(&mut self, parted: Parted, cx: &mut Context<'_>) -> Result<(), CloseReason> {
+        if self.unproven.is_some() {
+            if !parted.may_be_early() {
+                self.stage = Some(Stage::Unproven(Box::new(parted)));
+                return Ok(());
+            }
+            self.core.stats.received_early.fetch_add(1, Relaxed);
+        }
+        let Parted { header, ext, payload, size } = parted;
         match header.kind {
             Kind::Control(control) => {
                 match ControlPacket::parse(&header, control, &payload) {
