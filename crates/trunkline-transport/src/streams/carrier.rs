@@ -14,7 +14,7 @@ use web_transport_quinn as wt;
 
 use super::StreamError;
 use crate::{
-    defaults::{H3_UNI_STREAMS, LANE_STREAMS, STREAM_RECEIVE_WINDOW, STREAMS_SEND_WINDOW},
+    defaults::{LANE_STREAMS, STREAM_RECEIVE_WINDOW, STREAMS_SEND_WINDOW},
     quic::{FRAME_PRIORITY, QuicSource},
     sink::gather,
     source::Source,
@@ -101,7 +101,7 @@ impl Carrier {
         let own = match &self.link {
             Link::Quic(_) => 0,
             #[cfg(feature = "webtransport")]
-            Link::WebTransport(_) => H3_UNI_STREAMS,
+            Link::WebTransport(_) => crate::defaults::H3_UNI_STREAMS,
         };
         let window = STREAM_RECEIVE_WINDOW * (1 + LANE_STREAMS);
         ask!(Link, &self.link, link => {
