@@ -20,7 +20,7 @@ handshake_timeout = \"1s\"
 start_timeout = \"2s\"
 
 [namespaces.room]
-history_count = 100
+history_count = 20
 
 [upstreams.routes]
 \"hold\" = \"rude\"
