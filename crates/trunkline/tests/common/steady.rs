@@ -27,15 +27,22 @@ pub(crate) struct Compared {
     pub(crate) disturbed: Duration,
 }
 
+/// The p99 of a round's calm and that of its disturbed phase, without what a slow machine held up: it does so at its own
+/// time, and not less to one of the two. `None`: that was the greater part of one.
+pub(crate) type Round = Option<(Duration, Duration)>;
+
+/// What came of rounds in which the machine was looked at.
+pub(crate) fn rounds(calm: &[Vec<Ended>], disturbed: &[Vec<Ended>], machine: &Machine) -> Vec<Round> {
+    let of_one =
+        |(calm, disturbed): (&Vec<Ended>, &Vec<Ended>)| Some((p99(calm, machine)?, p99(disturbed, machine)?));
+    calm.iter().zip(disturbed).map(of_one).collect()
+}
+
 impl Compared {
-    /// Of what a slow machine did not hold up: it does so at its own time, and not less to one of the two. `None` where
-    /// the machine was too slow in most rounds.
-    pub(crate) fn of(calm: &[Vec<Ended>], disturbed: &[Vec<Ended>], machine: &Machine) -> Option<Compared> {
-        let of_a_round = |(calm, disturbed): (&Vec<Ended>, &Vec<Ended>)| {
-            Some((p99(calm, machine)?, p99(disturbed, machine)?))
-        };
-        let rounds: Vec<_> = calm.iter().zip(disturbed).filter_map(of_a_round).collect();
-        if rounds.len() * 2 <= calm.len() {
+    /// `None` where the machine was too slow in most rounds.
+    pub(crate) fn of(all: &[Round]) -> Option<Compared> {
+        let rounds: Vec<_> = all.iter().copied().flatten().collect();
+        if rounds.len() * 2 <= all.len() {
             return None;
         }
         let ratio = |(calm, disturbed): &(Duration, Duration)| disturbed.as_secs_f64() / calm.as_secs_f64();

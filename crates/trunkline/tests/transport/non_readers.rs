@@ -18,7 +18,7 @@ use trunkline_transport::{
 use crate::machine::Gauge;
 use crate::rig::{Rig, Way, compared, idle, until, within};
 use crate::sizes::{reading, size};
-use crate::steady::{Compared, Ended};
+use crate::steady::{self, Compared, Ended};
 
 const PAYLOAD: usize = 1024;
 
@@ -69,7 +69,7 @@ async fn a5_who_never_reads_holds_up_nobody_and_each_outcome_is_exact() {
             }
             let machine = gauge.end();
             let name = format!("a5_{name}_{count}");
-            let even = Compared::of(&calm, &disturbed, &machine);
+            let even = Compared::of(&steady::rounds(&calm, &disturbed, &machine));
             compared(&name, even, machine.slow_share());
             reading(&format!("{name}_exact"), room.account());
         }

@@ -14,7 +14,7 @@ use trunkline_transport::{
 use crate::machine::Gauge;
 use crate::rig::{DEADLINE, Rig, Way, compared, until, within};
 use crate::sizes::{reading, size};
-use crate::steady::{Compared, Ended};
+use crate::steady::{self, Compared, Ended};
 
 /// Packets a second, and at once.
 const RATE: u32 = 1_000;
@@ -69,7 +69,7 @@ async fn a16_a_rate_is_exact_and_others_are_not_affected() {
         let farthest = rates.iter().copied().max_by(|a, b| off(*a).total_cmp(&off(*b))).unwrap();
         reading(&format!("{name}_off_percent"), format!("{:.3}", off(farthest)));
         reading(&format!("{name}_rate"), format!("{farthest:.1}"));
-        let even = Compared::of(&calm, &disturbed, &machine);
+        let even = Compared::of(&steady::rounds(&calm, &disturbed, &machine));
         compared(&format!("{name}_p99"), even, machine.slow_share());
     }
 }
