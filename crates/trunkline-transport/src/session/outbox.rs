@@ -2,37 +2,23 @@
 //!
 //! Many append, one task writes; while it sleeps, who appends may hand the link what that takes at once. It is data behind
 //! a short lock: nothing here waits or wakes by itself; the wakers to call are handed out so that they are called after the
-//! lock is gone. `lanes` is what lanes with a stream of their own have to send.
+//! lock is gone. `lanes` is what lanes with a stream of their own have to send, `parts` how packets lie in memory.
 
 mod lanes;
+mod parts;
 
-use std::{
-    collections::VecDeque,
-    io::{self, IoSlice},
-    task::Waker,
-};
+use std::{collections::VecDeque, io, task::Waker};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 
-use self::lanes::LaneQueues;
 pub(crate) use self::lanes::LaneWay;
-use super::{pool, unsent::Unsent};
-use crate::{
-    CloseReason, FrameKind, Framing, Role,
-    defaults::COALESCE,
-    packet::{HEADER, Header},
-    sink::Direct,
-    websocket_framing,
+pub(crate) use self::parts::{Part, advance, first_of_few, slices};
+use self::{
+    lanes::LaneQueues,
+    parts::{BATCH, has_tail, push, share, tail, take_parts, write},
 };
-
-/// Parts of one vectored write: as many as fit a page of the kernel's vectors.
-const PARTS: usize = 64;
-
-/// A buffer that has grown to this takes no further packet.
-const TAIL: usize = 16 << 10;
-
-/// What the writer takes at once: the rest stays where the policies can reach it.
-const BATCH: usize = 64 << 10;
+use super::{pool, unsent::Unsent};
+use crate::{CloseReason, Framing, defaults::COALESCE, packet::Header, sink::Direct};
 
 /// Output that nobody has taken yet.
 #[derive(Debug)]
@@ -106,50 +92,6 @@ pub(crate) enum Often {
     OnceAsleep,
     /// Each time: to many peers, one packet each.
     Always,
-}
-
-/// One piece of output.
-#[derive(Debug)]
-pub(crate) struct Part {
-    chunk: Chunk,
-    /// It goes on with the packet that the part before has begun.
-    continues: bool,
-    is_droppable: bool,
-}
-
-impl Part {
-    pub(crate) fn bytes(&self) -> &[u8] {
-        self.chunk.bytes()
-    }
-
-    pub(crate) fn continues(&self) -> bool {
-        self.continues
-    }
-
-    /// So many of its bytes are written: the rest goes on with a packet that has begun.
-    fn begin(&mut self, bytes: usize) {
-        match &mut self.chunk {
-            Chunk::Owned(chunk) => drop(chunk.drain(..bytes)),
-            Chunk::Shared(chunk) => chunk.advance(bytes),
-        }
-        self.continues = true;
-        self.is_droppable = false;
-    }
-}
-
-#[derive(Debug)]
-enum Chunk {
-    Owned(Vec<u8>),
-    Shared(Bytes),
-}
-
-impl Chunk {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Owned(bytes) => bytes,
-            Self::Shared(bytes) => bytes,
-        }
-    }
 }
 
 /// A packet that was encoded once for many connections.
@@ -371,16 +313,16 @@ impl Outbox {
         let (mut packets, mut bytes) = (0, 0);
         let mut at = 0;
         while !self.has_room(0, size) && at < self.parts.len() {
-            if !self.parts[at].is_droppable || self.parts[at].continues {
+            if !self.parts[at].begins_droppable() {
                 at += 1;
                 continue;
             }
             packets += 1;
             loop {
                 let Some(part) = self.parts.remove(at) else { break };
-                bytes += part.chunk.bytes().len();
-                self.queued -= part.chunk.bytes().len();
-                if !self.parts.get(at).is_some_and(|next| next.continues) {
+                bytes += part.bytes().len();
+                self.queued -= part.bytes().len();
+                if !self.parts.get(at).is_some_and(Part::continues) {
                     break;
                 }
             }
@@ -464,124 +406,4 @@ impl Outbox {
         wake.extend(self.writer.take());
         (std::mem::take(&mut self.queued), wake)
     }
-}
-
-/// Appends a packet to a queue and says how many bytes it takes.
-fn push(
-    parts: &mut VecDeque<Part>,
-    framing: Framing,
-    header: Header,
-    ext: &[u8],
-    payload: &Bytes,
-    apart: bool,
-) -> usize {
-    let total = header.total();
-    let masks = framing == (Framing::WebSocket { role: Role::Client });
-    let copies = masks || payload.len() <= COALESCE;
-    let size = if copies { total } else { HEADER + ext.len() } + Framing::MAX_HEADER;
-    let tail = tail(parts, size, apart);
-    let start = tail.len();
-    if copies {
-        write(framing, header, ext, payload, tail);
-    } else {
-        framing.write_header(FrameKind::Binary, total, tail);
-        tail.extend_from_slice(&header.to_bytes());
-        tail.extend_from_slice(ext);
-    }
-    let mut added = tail.len() - start;
-    if !copies {
-        added += payload.len();
-        share(parts, payload.clone(), true, apart);
-    }
-    added
-}
-
-/// Takes a batch off the front of a queue: how many bytes it has.
-fn take_parts(parts: &mut VecDeque<Part>, into: &mut VecDeque<Part>) -> usize {
-    let mut taken = 0;
-    while let Some(part) = parts.front() {
-        // A packet that has begun must be gone on with, whatever happens to those behind it.
-        if taken >= BATCH && !part.continues {
-            break;
-        }
-        taken += part.chunk.bytes().len();
-        first_of_few(into);
-        into.extend(parts.pop_front());
-    }
-    taken
-}
-
-fn has_tail(parts: &VecDeque<Part>, size: usize) -> bool {
-    matches!(
-        parts.back(),
-        // Behind the rest of a packet nothing is added: whole packets can be taken back.
-        Some(Part { chunk: Chunk::Owned(bytes), is_droppable: false, continues: false })
-            if bytes.len() + size <= TAIL
-    )
-}
-
-/// The buffer that the next bytes go to.
-fn tail(parts: &mut VecDeque<Part>, size: usize, apart: bool) -> &mut Vec<u8> {
-    if apart || !has_tail(parts, size) {
-        let chunk = Chunk::Owned(pool::take(size));
-        first_of_few(parts);
-        parts.push_back(Part { chunk, continues: false, is_droppable: apart });
-    }
-    match parts.back_mut() {
-        Some(Part { chunk: Chunk::Owned(bytes), .. }) => bytes,
-        _ => unreachable!("the last part is owned: it was checked or pushed just now"),
-    }
-}
-
-fn share(parts: &mut VecDeque<Part>, bytes: Bytes, continues: bool, is_droppable: bool) {
-    first_of_few(parts);
-    parts.push_back(Part { chunk: Chunk::Shared(bytes), continues, is_droppable });
-}
-
-/// Makes room for one in a queue that never had any: most connections never have more, and keep what they once had.
-pub(super) fn first_of_few<T>(queue: &mut VecDeque<T>) {
-    if queue.capacity() == 0 {
-        queue.reserve_exact(1);
-    }
-}
-
-/// Writes a whole framed packet.
-fn write(framing: Framing, header: Header, ext: &[u8], payload: &[u8], out: &mut Vec<u8>) {
-    let total = header.total();
-    if framing == (Framing::WebSocket { role: Role::Client }) {
-        websocket_framing::write_masked(out, total, &[&header.to_bytes(), ext, payload]);
-        return;
-    }
-    framing.write_header(FrameKind::Binary, total, out);
-    out.extend_from_slice(&header.to_bytes());
-    out.extend_from_slice(ext);
-    out.extend_from_slice(payload);
-}
-
-/// The front of a batch as slices for one vectored write; `offset` bytes of the first part are written already.
-pub(crate) fn slices(batch: &VecDeque<Part>, offset: usize) -> ([IoSlice<'_>; PARTS], usize) {
-    let mut out = [IoSlice::new(&[]); PARTS];
-    let mut count = 0;
-    for (slice, part) in out.iter_mut().zip(batch) {
-        let skip = if count == 0 { offset } else { 0 };
-        *slice = IoSlice::new(&part.chunk.bytes()[skip..]);
-        count += 1;
-    }
-    (out, count)
-}
-
-/// Takes `written` bytes off the front of a batch and says where in its first part it stands now.
-pub(crate) fn advance(batch: &mut VecDeque<Part>, mut offset: usize, mut written: usize) -> usize {
-    while let Some(part) = batch.front() {
-        let left = part.chunk.bytes().len() - offset;
-        if written < left {
-            return offset + written;
-        }
-        written -= left;
-        offset = 0;
-        if let Some(Part { chunk: Chunk::Owned(bytes), .. }) = batch.pop_front() {
-            pool::give(bytes);
-        }
-    }
-    0
 }

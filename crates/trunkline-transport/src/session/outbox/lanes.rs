@@ -5,7 +5,7 @@
 
 use std::{collections::VecDeque, task::Waker};
 
-use super::{Chunk, Mark, Outbox, Part, push};
+use super::{Mark, Outbox, Part, push, take_parts};
 use crate::{
     Framing,
     defaults::LANE_STREAMS,
@@ -152,7 +152,7 @@ impl Outbox {
         let Some(queue) = self.lanes.as_mut().and_then(|lanes| lanes.queues.get_mut(at)) else {
             return false;
         };
-        let taken = super::take_parts(&mut queue.parts, into);
+        let taken = take_parts(&mut queue.parts, into);
         if taken > 0 {
             return true;
         }
@@ -274,13 +274,6 @@ impl Outbox {
         for queue in &mut lanes.queues {
             (queue.parts, queue.latest, queue.queued) = (VecDeque::new(), None, 0);
         }
-    }
-}
-
-impl Part {
-    /// A framed packet.
-    pub(super) fn whole(bytes: Vec<u8>) -> Self {
-        Self { chunk: Chunk::Owned(bytes), continues: false, is_droppable: false }
     }
 }
 
