@@ -16,20 +16,25 @@ use trunkline_transport::{
 
 use crate::{
     harness::{Kind, Serving, within},
+    lanes::{number, update},
     raw::{self, Peer, Receiving, Server, TAKES_LANES, WITH_STREAMS},
 };
 
 const COUNT: u32 = 500;
 
-/// `i`, in 8 KiB.
-fn update(i: u32) -> Packet {
-    let mut payload = vec![0; 8 << 10];
-    payload[..4].copy_from_slice(&i.to_be_bytes());
-    Packet::new(payload)
-}
-
-fn number(packet: &Packet) -> u32 {
-    u32::from_be_bytes(packet.payload[..4].try_into().unwrap())
+/// A server that says what it receives.
+async fn telling(kind: Kind) -> (Serving, mpsc::Receiver<Packet>) {
+    let (say, heard) = mpsc::channel(10_000);
+    let serving = Serving::with(kind, TransportServerBuilder::new(), move |mut session: Session| {
+        let say = say.clone();
+        async move {
+            while let Some(packet) = session.recv().await? {
+                say.send(packet).await.unwrap();
+            }
+            Ok(())
+        }
+    });
+    (serving.await, heard)
 }
 
 async fn next(session: &mut Session) -> Result<Packet, TransportError> {
@@ -191,17 +196,7 @@ async fn a_peer_that_takes_one_lane_no_more_is_slow() {
 async fn lanes_keep_their_order_where_datagrams_are_lost() {
     const LANES: u8 = 3;
     for kind in WITH_STREAMS {
-        let (say, mut heard) = mpsc::channel(10_000);
-        let serving = Serving::with(kind, TransportServerBuilder::new(), move |mut session: Session| {
-            let say = say.clone();
-            async move {
-                while let Some(packet) = session.recv().await? {
-                    say.send(packet).await.unwrap();
-                }
-                Ok(())
-            }
-        })
-        .await;
+        let (serving, mut heard) = telling(kind).await;
         let between = serving.between().await;
         let client = between.client_of(TransportClientBuilder::new()).await;
         between.disturb(UdpFaults { loss: 0.05, ..UdpFaults::default() });
@@ -430,17 +425,7 @@ async fn a_peer_that_takes_no_lanes_gets_all_on_the_one_stream() {
 #[tokio::test(flavor = "multi_thread")]
 async fn later_lanes_share_the_stream_of_the_rest() {
     for kind in WITH_STREAMS {
-        let (say, mut heard) = mpsc::channel(1000);
-        let serving = Serving::with(kind, TransportServerBuilder::new(), move |mut session: Session| {
-            let say = say.clone();
-            async move {
-                while let Some(packet) = session.recv().await? {
-                    say.send(packet).await.unwrap();
-                }
-                Ok(())
-            }
-        })
-        .await;
+        let (serving, mut heard) = telling(kind).await;
         let client = serving.client().await;
         let session = client.session().unwrap();
         for i in 0..20 {

@@ -35,13 +35,13 @@ async fn stalled(kind: Kind) -> (Serving, Arc<Semaphore>, mpsc::Receiver<Packet>
 }
 
 /// `i`, and so much behind it that no socket's buffer takes them all.
-fn update(i: u32) -> Packet {
+pub(crate) fn update(i: u32) -> Packet {
     let mut payload = vec![0; 8 << 10];
     payload[..4].copy_from_slice(&i.to_be_bytes());
     Packet::new(payload)
 }
 
-fn number(packet: &Packet) -> u32 {
+pub(crate) fn number(packet: &Packet) -> u32 {
     u32::from_be_bytes(packet.payload[..4].try_into().unwrap())
 }
 

@@ -171,17 +171,22 @@ impl Driver {
     }
 
     fn frame(&mut self, bytes: bytes::Bytes, cx: &mut Context<'_>) -> Result<(), CloseReason> {
+        let Some(parted) = self.split(bytes) else { return Ok(()) };
+        self.core.learn_wire(parted.header.wire);
+        self.first_packet = None;
+        self.parted(parted, cx)
+    }
+
+    /// Splits a packet into its parts. `None`: it is none, and the peer has broken the protocol.
+    pub(super) fn split(&mut self, bytes: bytes::Bytes) -> Option<Parted> {
         let size = bytes.len();
-        let (header, ext, payload) = match encode::split(bytes, self.limit) {
-            Ok(parts) => parts,
+        match encode::split(bytes, self.limit) {
+            Ok((header, ext, payload)) => Some(Parted { header, ext, payload, size }),
             Err(error) => {
                 self.broke_protocol(&stream::refused(&error));
-                return Ok(());
+                None
             }
-        };
-        self.core.learn_wire(header.wire);
-        self.first_packet = None;
-        self.parted(Parted { header, ext, payload, size }, cx)
+        }
     }
 
     /// A packet is split into its parts.

@@ -6,8 +6,11 @@ use super::Lanes;
 use crate::{
     CloseReason, FrameReader, Framing, Incoming, ReadError,
     defaults::LANE_STREAMS,
-    packet::{Header, Kind, encode, stream},
-    session::driver::{Driver, frame_limit, intake::Raw},
+    packet::{Header, Kind},
+    session::driver::{
+        Driver, frame_limit,
+        intake::{Parted, Raw},
+    },
     source::Source,
 };
 
@@ -171,14 +174,7 @@ impl Driver {
         lane: &mut LaneReader,
         cx: &mut Context<'_>,
     ) -> Result<(), CloseReason> {
-        let size = bytes.len();
-        let (header, ext, payload) = match encode::split(bytes, self.limit) {
-            Ok(parts) => parts,
-            Err(error) => {
-                self.broke_protocol(&stream::refused(&error));
-                return Ok(());
-            }
-        };
+        let Some(Parted { header, ext, payload, size }) = self.split(bytes) else { return Ok(()) };
         let Kind::Data(packet_type) = header.kind else { return self.not_of_this_lane() };
         if !lane.admits(&header) {
             return self.not_of_this_lane();
