@@ -1,12 +1,11 @@
 //! Answers that are too large, garbage or no answers: each a typed failure, and the next call flows.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use trunkline_gateway::upstream::{InstanceSnapshot, UpstreamOptions, Upstreams};
 use trunkline_service::Code;
@@ -78,18 +77,43 @@ async fn a_peer_that_speaks_no_http2_is_down_and_its_calls_are_503() {
     }
 }
 
+/// Connections of a peer: those that are open, and how many there ever were.
+#[derive(Clone, Default)]
+struct Connections {
+    open: watch::Sender<usize>,
+    seen: watch::Sender<usize>,
+}
+
+impl Connections {
+    fn come(&self) {
+        self.open.send_modify(|open| *open += 1);
+        self.seen.send_modify(|seen| *seen += 1);
+    }
+
+    fn go(&self) {
+        self.open.send_modify(|open| *open -= 1);
+    }
+
+    /// Three rounds of so many have been made, and those before the last have ended.
+    async fn come_and_go(&self, channels: usize) {
+        let mut seen = self.seen.subscribe();
+        within("three rounds", seen.wait_for(|seen| *seen >= 3 * channels)).await.unwrap();
+        let mut open = self.open.subscribe();
+        within("the former rounds' ends", open.wait_for(|open| *open <= channels)).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_peer_that_takes_connections_and_says_nothing_keeps_none_of_them() {
     let bench = Bench::new(|_| {});
-    let (open, seen) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let (now, all) = (Arc::clone(&open), Arc::clone(&seen));
+    let connections = Connections::default();
+    let counted = connections.clone();
     let (silent, _life) = listen(move |mut stream| {
-        let (now, all) = (Arc::clone(&now), Arc::clone(&all));
+        let counted = counted.clone();
         async move {
-            now.fetch_add(1, SeqCst);
-            all.fetch_add(1, SeqCst);
+            counted.come();
             let _end = stream.read_to_end(&mut Vec::new()).await;
-            now.fetch_sub(1, SeqCst);
+            counted.go();
         }
     })
     .await;
@@ -98,18 +122,7 @@ async fn a_peer_that_takes_connections_and_says_nothing_keeps_none_of_them() {
     options.connect_timeout = Duration::from_millis(50);
     let channels = options.channels;
     let router = Upstreams::new(options, bench.broker.clone());
-    within("three rounds", async {
-        while seen.load(SeqCst) < 3 * channels {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
-    within("the former rounds' ends", async {
-        while open.load(SeqCst) > channels {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    connections.come_and_go(channels).await;
     let status = within("the call", router.call(&caller(), call("get.x"))).await.unwrap_err();
     assert_eq!(status.code, Code::Overloaded, "nothing was sent: {status}");
 }
@@ -117,18 +130,17 @@ async fn a_peer_that_takes_connections_and_says_nothing_keeps_none_of_them() {
 #[tokio::test]
 async fn a_peer_that_takes_no_call_keeps_no_connection() {
     let bench = Bench::new(|_| {});
-    let (open, seen) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let (now, all) = (Arc::clone(&open), Arc::clone(&seen));
+    let connections = Connections::default();
+    let counted = connections.clone();
     let (full, _life) = listen(move |stream| {
-        let (now, all) = (Arc::clone(&now), Arc::clone(&all));
+        let counted = counted.clone();
         async move {
-            now.fetch_add(1, SeqCst);
-            all.fetch_add(1, SeqCst);
+            counted.come();
             let builder = h2::server::Builder::new().max_concurrent_streams(0).handshake::<_, Bytes>(stream);
             if let Ok(mut connection) = builder.await {
                 while connection.accept().await.is_some_and(|request| request.is_ok()) {}
             }
-            now.fetch_sub(1, SeqCst);
+            counted.go();
         }
     })
     .await;
@@ -139,18 +151,7 @@ async fn a_peer_that_takes_no_call_keeps_no_connection() {
     };
     let channels = options.channels;
     let router = Upstreams::new(options, bench.broker.clone());
-    within("three rounds", async {
-        while seen.load(SeqCst) < 3 * channels {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
-    within("the former rounds' ends", async {
-        while open.load(SeqCst) > channels {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    connections.come_and_go(channels).await;
     let status = within("the call", router.call(&caller(), call("get.x"))).await.unwrap_err();
     assert_eq!(status.code, Code::Overloaded, "nothing was sent: {status}");
 }
