@@ -111,8 +111,10 @@ pub const TICKET_LIFETIME: u32 = 6 * 3_600;
 /// 1.2 MiB. Whoever is not among the last makes a full handshake.
 pub const EARLY_SESSIONS: usize = 4096;
 
-/// What a client sends before its handshake is complete: the first ten packets of a new connection (RFC 9002 section 7.2).
-pub const EARLY_BYTES: usize = 12 << 10;
+/// What a client sends before its handshake is complete. If the server's first answers are lost, all of it is still under
+/// way when the handshake goes on, and quinn completes no handshake that its congestion window has no room for; so it is
+/// half of that window, which are the first ten packets of a new connection (RFC 9002 section 7.2).
+pub const EARLY_BYTES: usize = 6 << 10;
 
 /// Between two stateless resets. A restarted process tells each connection of the former one with the first packet
 /// that it sends: 10,000 of them within a second. A reset is smaller than what asked for it, so it amplifies nothing.
