@@ -258,3 +258,39 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn pair(node: &[u64], peer: &[u64]) -> Pair {
+        let of = |times: &[u64]| {
+            let latencies = Latencies::timed().unwrap();
+            times.iter().for_each(|time| latencies.record(0, Duration::from_micros(*time)));
+            Rc::new(latencies)
+        };
+        (of(node), of(peer))
+    }
+
+    #[test]
+    fn a_hop_is_what_the_node_adds_in_the_middle_one_of_the_pairs() {
+        let pairs = [pair(&[500], &[100]), pair(&[300], &[200]), pair(&[1_000], &[300])];
+        let hop = hop(&pairs, &Machine::default()).unwrap();
+        let measured = ["pairs", "hop_p50_us", "hop_p99_us", "direct_p50_us"].map(|name| hop[name].round());
+        assert_eq!(measured, [3.0, 400.0, 400.0, 200.0]);
+    }
+
+    #[test]
+    fn a_pair_of_which_most_was_held_up_by_the_machine_says_nothing() {
+        let held = [pair(&[50_000, 50_000, 10], &[100])];
+        let now = Instant::now();
+        let at = |millis| now.checked_sub(Duration::from_millis(millis)).unwrap();
+        let slow = Machine::slow_in(at(40)..at(20));
+        assert_eq!(hop(&held, &slow).unwrap(), BTreeMap::new());
+        let half = [pair(&[50_000, 50_000, 10], &[100]), pair(&[50_000, 10, 10], &[5])];
+        assert_eq!(hop(&half, &slow).unwrap()["hop_p50_us"].round(), 5.0);
+        assert_eq!(hop(&[], &Machine::default()).unwrap(), BTreeMap::new());
+    }
+}

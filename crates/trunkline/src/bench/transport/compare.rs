@@ -117,7 +117,9 @@ impl Compare {
         if self.pattern == Pattern::Broadcast {
             let every = 1_000_000 / self.rate.max(1);
             let told = format!("broadcast {} {every} {}", self.size, self.broadcasts());
-            server.tell(&told)?;
+            let taken = server.ask(&told, self.lasting + PATIENCE).await?;
+            let all = u64::from(self.connections) * self.broadcasts();
+            ensure!(taken == all.to_string(), "{taken} of {all} messages were handed over");
         }
         let told = client.line(self.lasting + PATIENCE).await?;
         let (used, wall) = (usage.end(None), begun.elapsed());

@@ -46,8 +46,12 @@ impl Room {
             }
         }
         out.writable().await?;
-        ensure!(out.try_write(&answer)? == answer.len(), "it does not take its answer");
-        self.0.lock().push(out);
+        {
+            // Who has its answer is reached by the next broadcast.
+            let mut room = self.0.lock();
+            ensure!(out.try_write(&answer)? == answer.len(), "it does not take its answer");
+            room.push(out);
+        }
         // Until the client has gone.
         while read.read(buffer.space()).await? > 0 {}
         Ok(())
