@@ -3,6 +3,7 @@
 //! The actor is the connection's only task. Reading never waits for writing, but it pauses while the outbox is full.
 //! Everything written goes through the connection's one write state.
 
+mod flusher;
 mod further;
 mod handle;
 mod pace;
@@ -23,11 +24,11 @@ use trunkline_transport::{
     ByteWriter, Connection, ConnectionInfo, Frame, FrameKind, FrameReader, Framing, Incoming, ReadError,
 };
 
+pub(crate) use flusher::Flusher;
 pub(crate) use handle::{Ending, Handle};
 pub(crate) use pace::PauseReason;
 
 use self::further::Further;
-use self::pace::Reading;
 use self::serving::{Boxed, Serving};
 use crate::encode::WireForm;
 use crate::gateway::{Moment, Node};
@@ -49,7 +50,7 @@ const TICK: Duration = Duration::from_millis(1);
 /// any more.
 pub(crate) fn serve(node: Arc<Node>, connection: Connection) -> Serving {
     let Connection { info, reader, writer, streams, .. } = connection;
-    let hold = Hold::new(&node, &info, writer.framing());
+    let hold = Hold::new(&node, &info, &writer);
     let further = Further::new(streams);
     Serving::new(Actor { hold, reader, writer, stalled_since: None, armed: None, pause: None, further })
 }
@@ -129,11 +130,9 @@ enum Stage {
 type Started = Result<(Arc<Session>, Fence), Ending>;
 
 impl Hold {
-    fn new(node: &Arc<Node>, info: &ConnectionInfo, framing: Framing) -> Self {
+    fn new(node: &Arc<Node>, info: &ConnectionInfo, writer: &ByteWriter) -> Self {
         let start_by = Moment::not_before(node.uptime() + node.options().start_timeout);
-        let queue = Arc::clone(&node.limits.reply_queue);
-        let reading = Reading::new(node, info);
-        let handle = Handle::new(node.next_connection(), info, framing, queue, reading);
+        let handle = Handle::new(node.next_connection(), info, writer, node);
         node.stats.gauge(handle.protocol()).up();
         node.connections.insert(&handle);
         // A drain looks at all connections when it has begun: who comes in behind its look is told here.
@@ -286,13 +285,10 @@ impl Actor {
         loop {
             let mut state = hold.handle.write_next();
             let pending = state.gather(&|| Arc::clone(&hold.handle) as Arc<dyn Unpark>, tracer);
-            let written = state.take_written();
-            hold.node.stats.deliveries.add(written.deliveries);
-            hold.node.stats.gaps_told.add(written.gaps);
-            hold.node.stats.publications_encoded.add(written.encoded);
             match pending {
                 write_state::Pending::Bytes => {}
                 other => {
+                    state.set_blocked(false);
                     drop(state);
                     hold.on_not_numbered(&other);
                     let flushed = self.writer.poll_flush(cx);
@@ -308,6 +304,7 @@ impl Actor {
                 Poll::Ready(Ok(written)) => {
                     drop(slices);
                     state.advance(written, tracer);
+                    state.take_written().count(&hold.node.stats);
                     self.stalled_since = None;
                     hold.node.stats.bytes_out.add(written as u64);
                 }
@@ -315,6 +312,7 @@ impl Actor {
                 Poll::Pending => {
                     drop(slices);
                     state.give_back();
+                    state.set_blocked(true);
                     drop(state);
                     self.stalls();
                     return Poll::Pending;
@@ -584,6 +582,6 @@ mod tests {
         // With its tracker's token and what the runtime has beside it (104 B) a task is to fit into 256 B.
         let (task, handle) = (size_of::<Serving>(), size_of::<Handle>());
         assert!(task <= 144, "an idle connection's future has {task} B");
-        assert!(handle <= 168, "an idle connection's handle has {handle} B");
+        assert!(handle <= 184, "an idle connection's handle has {handle} B");
     }
 }

@@ -27,7 +27,7 @@ use trunkline_session::{ConnectionId, Now, ReplyBudget, SessionConfig, SessionId
 use trunkline_transport::Connection;
 
 use crate::auth::Authenticator;
-use crate::connection::{self, Ending, Handle, Refusal};
+use crate::connection::{self, Ending, Flusher, Handle, Refusal};
 use crate::context::NodeContext;
 use crate::events::Events;
 use crate::hub::Hub;
@@ -83,6 +83,7 @@ pub(crate) struct Node {
     pub(crate) trace: Trace,
     waiting: Waiting,
     pub(crate) timers: Timers,
+    flushers: Box<[Arc<Flusher>]>,
     lease: KeptLease,
     origin: Instant,
     next_connection: AtomicU64,
@@ -123,6 +124,7 @@ impl Gateway {
             stats: Stats::default(),
             waiting: Waiting::default(),
             timers: Timers::default(),
+            flushers: Flusher::for_each_worker(),
             lease,
             origin: Instant::now(),
             next_connection: AtomicU64::new(1),
@@ -139,6 +141,9 @@ impl Gateway {
         node.spawn(waiting::sweep(Arc::clone(&node)));
         node.spawn(keep_lease(Arc::clone(&node)));
         node.spawn(limits::watch(Arc::clone(&node)));
+        for flusher in &node.flushers {
+            node.spawn(Arc::clone(flusher).run(Arc::clone(&node)));
+        }
         node.events.begin(&node);
         node.timers.begin(&node);
         Ok(Gateway { node })
@@ -359,6 +364,11 @@ impl Node {
 
     pub(crate) fn next_connection(&self) -> ConnectionId {
         ConnectionId(self.next_connection.fetch_add(1, Relaxed))
+    }
+
+    /// Who writes to this connection where many are written to together.
+    pub(crate) fn flusher(&self, id: ConnectionId) -> &Arc<Flusher> {
+        &self.flushers[id.0 as usize % self.flushers.len()]
     }
 
     pub(crate) fn lease(&self) -> LeaseId {

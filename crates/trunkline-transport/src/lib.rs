@@ -123,6 +123,7 @@ pub use session::{
     Delivery, EventStream, Flushed, Lane, Permit, ReplySender, ReplyStream, Request, RequestFuture, Sending,
     Session, Stats, TransportEvent,
 };
+pub use sink::Direct;
 #[cfg(feature = "tls")]
 pub use stream_listener::TlsPolicy;
 #[cfg(feature = "tcp")]

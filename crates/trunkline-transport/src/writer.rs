@@ -113,8 +113,11 @@ impl ByteWriter {
         self.sink.set_keepalive(idle)
     }
 
-    /// The same link for those who write in this writer's place, where it has such.
-    pub(crate) fn direct(&self) -> Option<Direct> {
+    /// The same link for those who write in this writer's place: plain TCP, and WebSocket over it; `None` elsewhere. Bytes
+    /// go out in the order of the writes, so whoever shares it sees to it that one writes at a time, each from where the
+    /// other has left off: one lock over both and over what is to be written.
+    #[must_use]
+    pub fn direct(&self) -> Option<Direct> {
         self.sink.direct()
     }
 

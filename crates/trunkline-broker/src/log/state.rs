@@ -64,6 +64,9 @@ struct Rest {
 /// The generation of a log without [`Rest`].
 const FIRST_GENERATION: u64 = 1;
 
+/// So many beside the first are many: fewer are dealt with sooner each by itself.
+const MANY: usize = 7;
+
 /// The place of [`State::parked`] among those who are parked.
 const INSIDE: usize = usize::MAX;
 
@@ -85,8 +88,13 @@ pub(crate) struct Woken {
 
 impl Woken {
     pub(crate) fn unpark(self) {
-        for unpark in self.first.iter().chain(self.others.iter().map(|(_, unpark)| unpark)) {
-            unpark.unpark();
+        let are_many = self.others.len() >= MANY;
+        for unpark in self.first.into_iter().chain(self.others.into_iter().map(|(_, unpark)| unpark)) {
+            if are_many {
+                unpark.unpark_among_many();
+            } else {
+                unpark.unpark();
+            }
         }
     }
 }

@@ -14,6 +14,11 @@ pub trait Unpark: Send + Sync {
     /// Called once for each time of parking, from the publisher's thread, outside all locks of the log. It must not
     /// block: it marks work, it does not do it.
     fn unpark(&self);
+
+    /// The same, where many are unparked by one publication: they may be dealt with together.
+    fn unpark_among_many(self: Arc<Self>) {
+        self.unpark();
+    }
 }
 
 impl std::fmt::Debug for dyn Unpark {

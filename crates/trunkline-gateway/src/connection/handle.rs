@@ -16,13 +16,17 @@ use trunkline_proto::wire::CloseNotice;
 use trunkline_proto::{CloseCode, DownBody, DownFrame};
 use trunkline_session::engine::Pressure;
 use trunkline_session::{ConnectionId, Ledger, Position, Protocol, Seq};
-use trunkline_transport::{ConnectionInfo, Framing, Protocol as TransportProtocol};
+use trunkline_transport::{ByteWriter, ConnectionInfo, Direct, Protocol as TransportProtocol};
 
+use super::flusher::Flusher;
 use super::pace::Reading;
-use super::write_state::WriteState;
+use super::write_state::{Pending, Tracer, WriteState};
 use crate::encode::WireForm;
-use crate::limits::ReplyQueue;
+use crate::gateway::Node;
 use crate::words::cut;
+
+/// Writes in a row to one connection before its actor goes on: who has more to write was not waiting for it.
+const WRITES: usize = 4;
 
 /// Why a connection ends, as its client is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +69,8 @@ pub(crate) struct Handle {
     /// A channel was unparked. It is set before the actor is woken.
     news: AtomicBool,
     waker: AtomicWaker,
+    /// Who writes to it where many are unparked together, if its link lets anybody but the actor write.
+    flusher: Option<Arc<Flusher>>,
 }
 
 /// The write side, and why nothing more is queued there.
@@ -72,6 +78,8 @@ struct Writing {
     state: WriteState,
     /// Boxed, since most connections do not end yet.
     ending: Option<Box<Ending>>,
+    /// The link, for the flusher.
+    direct: Option<Direct>,
 }
 
 /// A gateway's connections come by no protocol that is not listed; one that did would count as memory.
@@ -85,18 +93,22 @@ impl Handle {
     pub(crate) fn new(
         id: ConnectionId,
         info: &ConnectionInfo,
-        framing: Framing,
-        queue: Arc<ReplyQueue>,
-        reading: Reading,
+        writer: &ByteWriter,
+        node: &Node,
     ) -> Arc<Self> {
+        let queue = Arc::clone(&node.limits.reply_queue);
+        let state = WriteState::new(writer.framing(), queue);
+        let direct = writer.direct();
+        let flusher = direct.is_some().then(|| Arc::clone(node.flusher(id)));
         Arc::new(Handle {
             id,
             protocol: place(info.protocol),
             peer: info.peer,
-            reading,
-            write: Mutex::new(Writing { state: WriteState::new(framing, queue), ending: None }),
+            reading: Reading::new(node, info),
+            write: Mutex::new(Writing { state, ending: None, direct }),
             news: AtomicBool::new(false),
             waker: AtomicWaker::new(),
+            flusher,
         })
     }
 
@@ -132,7 +144,7 @@ impl Handle {
     /// Queues a frame and wakes the actor. Behind a connection's last frame nothing is queued.
     pub(crate) fn send(&self, frame: &DownFrame) {
         {
-            let Writing { state, ending } = &mut *self.write.lock();
+            let Writing { state, ending, .. } = &mut *self.write.lock();
             if ending.is_none() {
                 state.send(frame);
             } else {
@@ -166,7 +178,7 @@ impl Handle {
     /// Delivers a channel to this connection from a cursor on.
     pub(crate) fn follow(&self, log: &Arc<Log>, cursor: Cursor) {
         {
-            let Writing { state, ending } = &mut *self.write.lock();
+            let Writing { state, ending, .. } = &mut *self.write.lock();
             if ending.is_none() {
                 state.follow(log, cursor);
             }
@@ -188,7 +200,7 @@ impl Handle {
     /// first reason counts.
     pub(crate) fn end(&self, ending: Ending) {
         {
-            let Writing { state: write, ending: slot } = &mut *self.write.lock();
+            let Writing { state: write, ending: slot, .. } = &mut *self.write.lock();
             if slot.is_some() {
                 return;
             }
@@ -214,7 +226,7 @@ impl Handle {
     /// The peer ends the connection: what is queued is still written, and WebSocket's closing handshake is answered
     /// with the peer's own code.
     pub(super) fn answer_close(&self, code: Option<u16>) {
-        let Writing { state: write, ending: slot } = &mut *self.write.lock();
+        let Writing { state: write, ending: slot, .. } = &mut *self.write.lock();
         if slot.is_some() {
             return;
         }
@@ -230,9 +242,11 @@ impl Handle {
 
     /// The actor is gone: nothing is followed or kept for it any more.
     pub(super) fn abandon(&self) {
-        let Writing { state, ending } = &mut *self.write.lock();
+        let Writing { state, ending, direct } = &mut *self.write.lock();
         ending.get_or_insert_with(|| Box::new(Ending::new(CloseCode::GoingAway, "the connection is gone")));
         state.abandon();
+        // It would keep the socket open.
+        *direct = None;
     }
 
     pub(crate) fn ending(&self) -> Option<Ending> {
@@ -303,9 +317,71 @@ impl Handle {
     }
 }
 
+impl Handle {
+    /// Writes what there is, in the place of the actor, as far as the link takes it at once. The actor is woken for the
+    /// rest, and for everything that is not just written.
+    pub(super) fn flush(self: &Arc<Self>, node: &Node) {
+        if !self.is_flushed(node) {
+            self.waker.wake();
+        }
+    }
+
+    /// Whether the actor has nothing to do.
+    fn is_flushed(self: &Arc<Self>, node: &Node) -> bool {
+        let Writing { state, ending: None, direct: Some(link) } = &mut *self.write.lock() else {
+            return false;
+        };
+        if state.is_blocked() {
+            // When the link takes something again the actor looks at all that was unparked until then.
+            return true;
+        }
+        // What is traced is told with its session, which the actor knows.
+        if node.trace.is_on() {
+            return false;
+        }
+        let tracer = Tracer { trace: &node.trace, session: None };
+        if self.news.swap(false, SeqCst) {
+            state.unparked();
+        }
+        for _ in 0..WRITES {
+            match state.gather(&|| Arc::clone(self) as Arc<dyn Unpark>, tracer) {
+                Pending::Bytes => {}
+                Pending::Nothing => return !state.is_pressure_new() && !state.is_room_wanted(),
+                Pending::Unacked | Pending::NotReserved => return false,
+            }
+            let slices = state.slices();
+            let taken = link.write_vectored(&slices);
+            drop(slices);
+            match taken {
+                Ok(taken @ 1..) => {
+                    state.advance(taken, tracer);
+                    node.stats.bytes_out.add(taken as u64);
+                    state.take_written().count(&node.stats);
+                }
+                // Where it is lost the actor hears of it as well, or reads the end.
+                Ok(0) | Err(_) => {
+                    state.give_back();
+                    return false;
+                }
+            }
+        }
+        false
+    }
+}
+
 impl Unpark for Handle {
     fn unpark(&self) {
         self.news.store(true, SeqCst);
         self.waker.wake();
+    }
+
+    fn unpark_among_many(self: Arc<Self>) {
+        match self.flusher.clone() {
+            Some(flusher) => {
+                self.news.store(true, SeqCst);
+                flusher.push(self);
+            }
+            None => self.unpark(),
+        }
     }
 }

@@ -24,6 +24,7 @@ use trunkline_transport::Framing;
 use crate::encode::WireForm;
 use crate::limits::ReplyQueue;
 use crate::session::to_session;
+use crate::stats::Stats;
 use crate::trace;
 use live::{Counting, Cut, Live, cut, gap_frame};
 use outbox::{Numbering, Outbox, Outgoing};
@@ -81,6 +82,14 @@ pub(crate) struct Written {
     pub(crate) encoded: u64,
 }
 
+impl Written {
+    pub(crate) fn count(self, stats: &Stats) {
+        stats.deliveries.add(self.deliveries);
+        stats.gaps_told.add(self.gaps);
+        stats.publications_encoded.add(self.encoded);
+    }
+}
+
 /// See the module.
 pub(crate) struct WriteState {
     form: WireForm,
@@ -88,6 +97,8 @@ pub(crate) struct WriteState {
     is_numbering: bool,
     /// Somebody found the outbox full and waits for room in it.
     room_wanted: bool,
+    /// The link takes nothing, and the connection's task waits until it does.
+    is_blocked: bool,
     /// Every channel was parked at its head when they were looked at last, so that there is nothing to look for until
     /// one of them is unparked. Protocol 1 only.
     is_parked: bool,
@@ -130,6 +141,7 @@ impl WriteState {
             turn: 0,
             ledger: None,
             room_wanted: false,
+            is_blocked: false,
             is_parked: false,
             told: Pressure::Room,
             work: None,
@@ -203,9 +215,14 @@ impl WriteState {
         full
     }
 
-    /// Is there room that somebody waits for? Says so once.
+    /// Is there room that somebody waits for?
+    pub(crate) fn is_room_wanted(&self) -> bool {
+        self.room_wanted && !self.is_full()
+    }
+
+    /// The same, and says so once.
     pub(crate) fn take_room(&mut self) -> bool {
-        self.room_wanted && !self.is_full() && std::mem::take(&mut self.room_wanted)
+        self.is_room_wanted() && std::mem::take(&mut self.room_wanted)
     }
 
     fn pressure(&self) -> Pressure {
@@ -309,6 +326,16 @@ impl WriteState {
             .iter()
             .find(|live| **live.name() == *channel)
             .map(|live| to_session(live.cursor.position()))
+    }
+
+    /// Does the connection's task wait until the link takes something?
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.is_blocked
+    }
+
+    /// The connection's task waits for the link from here on, or no longer.
+    pub(crate) fn set_blocked(&mut self, is_blocked: bool) {
+        self.is_blocked = is_blocked;
     }
 
     /// A channel was unparked.

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod crowds;
 mod refresh;
 mod replies;
 mod seed;

@@ -65,21 +65,27 @@ pub(crate) trait Outgoing {
     }
 }
 
-/// A link that takes bytes beside its sink, from whoever has some, in whole or in part. Only while nothing of the sink's is
-/// unwritten: whoever holds it sees to that.
-pub(crate) enum Direct {
+/// A link that takes bytes beside its writer, from whoever has some, in whole or in part: [`crate::ByteWriter::direct`].
+/// Dropping it changes nothing for the writer.
+pub struct Direct(Shared);
+
+enum Shared {
     #[cfg(feature = "tcp")]
     Tcp(SharedTcp),
 }
 
 impl Direct {
-    /// What the link takes at once, which may be nothing. An error is told to nobody else: a socket gives it once, and
-    /// whoever reads then finds an end that looks like the peer's own.
-    pub(crate) fn write_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+    /// What the link takes at once, which may be nothing: then the writer is to wait until it takes something again. The
+    /// first of `bufs` must not be empty. It never waits.
+    ///
+    /// # Errors
+    /// The link is gone. Nobody else is told: a socket gives an error once, and whoever reads then finds an end that looks
+    /// like the peer's own.
+    pub fn write_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         let _ = bufs;
-        match *self {
+        match self.0 {
             #[cfg(feature = "tcp")]
-            Self::Tcp(ref tcp) => match tcp.try_write_vectored(bufs) {
+            Shared::Tcp(ref tcp) => match tcp.try_write_vectored(bufs) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
                 written => written,
             },
@@ -98,7 +104,7 @@ impl Sink {
     pub(crate) fn direct(&self) -> Option<Direct> {
         match self {
             #[cfg(feature = "tcp")]
-            Self::Tcp(tcp) => Some(Direct::Tcp(SharedTcp::clone(tcp))),
+            Self::Tcp(tcp) => Some(Direct(Shared::Tcp(SharedTcp::clone(tcp)))),
             _ => None,
         }
     }
