@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use trunkline_broker::Unpark;
+use trunkline_proto::codes::Advice;
 use trunkline_proto::{CloseCode, DecodeError, Dialect, DownBody, DownFrame, UpBody, UpFrame};
 use trunkline_session::Fence;
 use trunkline_transport::{
@@ -55,7 +56,7 @@ pub(crate) fn serve(node: Arc<Node>, connection: Connection) -> Serving {
     Serving::new(Actor { hold, reader, writer, stalled_since: None, armed: None, pause: None, further })
 }
 
-/// Why a connection is told to come back later.
+/// Why a connection is not served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// The node has as many connections as it may.
@@ -64,11 +65,16 @@ pub enum Refusal {
     Stopping,
     /// Its address opens connections too fast.
     RateLimited,
+    /// All places of HTTP are taken by requests under way.
+    Requests,
+    /// It speaks plainly where TLS is required.
+    TlsRequired,
 }
 
 impl Refusal {
     /// Every reason.
-    pub const ALL: [Refusal; 3] = [Refusal::Full, Refusal::Stopping, Refusal::RateLimited];
+    pub const ALL: [Refusal; 5] =
+        [Refusal::Full, Refusal::Stopping, Refusal::RateLimited, Refusal::Requests, Refusal::TlsRequired];
 
     /// As metrics name it.
     pub const fn as_str(self) -> &'static str {
@@ -76,6 +82,8 @@ impl Refusal {
             Refusal::Full => "full",
             Refusal::Stopping => "stopping",
             Refusal::RateLimited => "rate",
+            Refusal::Requests => "requests",
+            Refusal::TlsRequired => "tls_required",
         }
     }
 
@@ -84,17 +92,23 @@ impl Refusal {
             Refusal::Full => (CloseCode::Overloaded, "the node has as many connections as it may"),
             Refusal::Stopping => (CloseCode::GoingAway, "the node stops"),
             Refusal::RateLimited => (CloseCode::RateLimited, "this address opens connections too fast"),
+            Refusal::Requests => (CloseCode::Overloaded, "too many requests are under way"),
+            Refusal::TlsRequired => {
+                (CloseCode::TlsRequired, "connect with TLS: plain connections are not served here")
+            }
         }
     }
 }
 
-/// Tells a connection that comes at a bad time to come back, and closes it.
+/// Tells a connection why it is not served, and when to come back if that helps, and closes it.
 pub(crate) async fn refuse(connection: Connection, why: Refusal) {
     let Connection { reader, mut writer, .. } = connection;
     let (code, reason) = why.words();
     let framing = writer.framing();
     let mut notice = code.notice(reason);
-    notice.reconnect_after_ms = rand::random_range(1_000..5_000);
+    if code.advice() == Advice::Resume {
+        notice.reconnect_after_ms = rand::random_range(1_000..5_000);
+    }
     let notice = Dialect::Protobuf.encode_down(&DownFrame::new(0, DownBody::Close(notice)));
     let number = u16::try_from(code.number()).unwrap_or(1013);
     let close = framing.close(number, reason).unwrap_or_default();

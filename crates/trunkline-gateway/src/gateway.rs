@@ -47,6 +47,9 @@ use waiting::Waiting;
 /// does not read holds its place for seconds: without a limit of their own a flood would use up the descriptors.
 const MAX_REFUSING: usize = 256;
 
+/// What clients have to leave in once they are told to, of the time that a drain has.
+const LEAVING: Duration = Duration::from_secs(5);
+
 /// A gateway. Clones are the same gateway; dropping them ends nothing, [`Gateway::drain`] does.
 #[derive(Clone)]
 pub struct Gateway {
@@ -190,14 +193,19 @@ impl Gateway {
 
     /// Tells a connection why it is not served, and closes it. When very many are being told, it is dropped instead.
     pub fn refuse(&self, connection: Connection, why: Refusal) {
+        self.note_refused(why);
         let node = &self.node;
-        node.stats.connections_refused.one();
-        node.stats.refused_by.one(&Refusal::ALL, &why);
         let Ok(place) = Arc::clone(&node.refusing).try_acquire_owned() else { return };
         node.spawn(async move {
             connection::refuse(connection, why).await;
             drop(place);
         });
+    }
+
+    /// Counts a connection that was refused before it came here.
+    pub fn note_refused(&self, why: Refusal) {
+        self.node.stats.connections_refused.one();
+        self.node.stats.refused_by.one(&Refusal::ALL, &why);
     }
 
     /// Says what has become of a message of a session: where it is now, and the steps that the trace has of it. For
@@ -275,12 +283,13 @@ impl Gateway {
     }
 
     /// Tells every client to go elsewhere (4000) and waits until they are gone, at most until `end`. Who has a call
-    /// running is told when the calls have ended, or half the time has passed: the reply would be lost with this
-    /// process. No further call starts. Sessions stay resumable for whoever serves their channels next. Answers what
+    /// running is told when the calls have ended, or when there is just the time left to be told: the reply would be lost
+    /// with this process. No further call starts. Sessions stay resumable for whoever serves their channels next. Answers what
     /// the deadline cut.
     pub async fn drain(&self, end: Instant) -> Cut {
         let node = &self.node;
-        let calls_end = end - end.saturating_duration_since(Instant::now()) / 2;
+        let left = end.saturating_duration_since(Instant::now());
+        let calls_end = end - (left / 2).min(LEAVING);
         node.is_stopping.store(true, SeqCst);
         // Calls look in the other order: whoever is not counted yet sees that the node stops.
         fence(SeqCst);

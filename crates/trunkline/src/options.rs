@@ -24,6 +24,9 @@ const HTTP_SHARE: usize = 32;
 /// One in so many descriptors is for the handshakes of one listener.
 const HANDSHAKE_SHARE: usize = 64;
 
+/// How many connections the metrics address has at once.
+pub(crate) const METRICS_CONNECTIONS: usize = 64;
+
 /// How many HTTP connections may be open at once besides those of clients.
 pub(crate) fn http_connections(limits: &Limits, descriptors: usize) -> usize {
     limits.http_connections.unwrap_or(descriptors / HTTP_SHARE).max(1)

@@ -194,11 +194,18 @@ fn open_broker(dir: &DataDir, limits: &Limits) -> anyhow::Result<Arc<dyn Broker>
     let options = MemoryOptions {
         data_dir: Some(dir.join("broker")),
         durable_prefixes: vec![DURABLE_PREFIX.to_owned()],
-        max_log_bytes: limits.publication_bytes.0 as usize,
+        max_log_bytes: publication_bytes(limits),
         essential: is_implicit_name,
         ..MemoryOptions::new(NodeId(0))
     };
     Ok(Arc::new(MemoryBroker::open(options)?))
+}
+
+/// What publications may take in memory: not so much that nothing is left for whoever they are for.
+fn publication_bytes(limits: &Limits) -> usize {
+    let most = trunkline_broker::defaults::MAX_LOG_BYTES;
+    let half = || memory::bytes(limits.memory).map_or(most, |all| most.min(all as usize / 2));
+    limits.publication_bytes.map_or_else(half, |bytes| bytes.0 as usize)
 }
 
 /// What checks tokens, and the part of it whose keys are read again.

@@ -90,10 +90,11 @@ impl CallLimits {
         &self.bytes
     }
 
-    /// Calls let in in the last whole second, and the rate; both 0 where there is none.
-    pub(super) fn rate(&self, now: Duration) -> (u64, u64) {
-        let rate = self.rate.load();
-        rate.as_ref().map_or((0, 0), |rate| (rate.last_second(now), rate.limit.per_second.get().into()))
+    /// Calls let in in the last whole second, whether the rate refuses, and the rate; 0 where there is none.
+    pub(super) fn rate(&self, now: Duration) -> (u64, bool, u64) {
+        let Some(rate) = &*self.rate.load() else { return (0, false, 0) };
+        let (admitted, refuses) = rate.last_second(now);
+        (admitted, refuses, rate.limit.per_second.get().into())
     }
 }
 
@@ -409,7 +410,7 @@ mod tests {
         assert_eq!(turned.why, RequestRefusal::CallRate);
         assert!((1_000..2_000).contains(&turned.retry_after.as_millis()), "{turned:?}");
         assert_eq!(limits.places().taken(), 0);
-        assert_eq!(limits.rate(Duration::from_secs(10)), (1, 1));
+        assert_eq!(limits.rate(Duration::from_secs(10)), (1, true, 1));
         options.calls = None;
         limits.configure(&options);
         assert!(user.enter(Duration::from_secs(9), 1).is_ok());

@@ -61,6 +61,15 @@ impl LimitFigures {
         };
         LimitFigures { used, limit, level }
     }
+
+    /// Whether it refuses is known from elsewhere.
+    fn correct(&mut self, refuses: bool) {
+        if refuses {
+            self.level = Level::Reached;
+        } else if self.level == Level::Reached {
+            self.level = Level::Warning;
+        }
+    }
 }
 
 /// Processes shown as one: together they may have as much as all, and one that has reached its limit refuses.
@@ -87,9 +96,17 @@ pub(crate) fn figures(node: &Node) -> BTreeMap<&'static str, LimitFigures> {
     add("call_bytes", bytes.taken(), bytes.size());
     add("reply_cache_bytes", node.reply_budget.used(), node.reply_budget.limit());
     add("reply_queue_bytes", limits.reply_queue.bytes(), options.reply_queue_bytes);
-    let (last_second, per_second) = limits.calls.rate(node.uptime());
+    let (last_second, rate_refuses, per_second) = limits.calls.rate(node.uptime());
     add("calls_per_second", last_second, per_second);
     add("memory_bytes", limits.memory.used(), limits.memory.limit());
+    // What refuses is reached, also where that takes more than to be at the limit or ends only well below it.
+    let mut correct = |name, refuses: bool| {
+        if let Some(figures) = figures.get_mut(name) {
+            figures.correct(refuses);
+        }
+    };
+    correct("calls_per_second", rate_refuses);
+    correct("memory_bytes", limits.memory.is_short());
     figures
 }
 
@@ -140,6 +157,17 @@ mod tests {
         let mut sum = LimitFigures::new(1, 10, 80);
         sum += LimitFigures::new(10, 10, 80);
         assert_eq!(sum, LimitFigures { used: 11, limit: 20, level: Level::Reached });
+    }
+
+    #[test]
+    fn what_refuses_is_reached_and_what_does_not_is_not() {
+        let level = |used, refuses| {
+            let mut figures = LimitFigures::new(used, 10, 80);
+            figures.correct(refuses);
+            figures.level.number()
+        };
+        let levels = [(7, false), (8, false), (10, false), (12, false), (7, true), (9, true), (10, true)];
+        assert_eq!(levels.map(|(used, refuses)| level(used, refuses)), [0, 1, 1, 1, 2, 2, 2]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -132,11 +132,11 @@ impl Rate {
         Err(Denied { why, wait: wait.max(queue.min(LONGEST_WAIT)) })
     }
 
-    /// Calls that were let in in the last whole second.
-    pub(super) fn last_second(&self, now: Duration) -> u64 {
+    /// Calls that were let in in the last whole second, and whether any was refused since its beginning.
+    pub(super) fn last_second(&self, now: Duration) -> (u64, bool) {
         let mut state = self.state.lock();
         state.pass(now.as_secs());
-        state.before.admitted.into()
+        (state.before.admitted.into(), state.before.refused + state.now.refused > 0)
     }
 
     /// What shares are taken from: half of the burst, less where a burst of one could not pass otherwise.

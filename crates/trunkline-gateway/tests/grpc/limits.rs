@@ -138,7 +138,11 @@ async fn what_goes_on_is_never_refused_while_memory_is_short() -> Result<()> {
     let snapshot = node.gateway.snapshot();
     assert_eq!((snapshot.calls_refused_by["memory"], snapshot.starts_refused_by["memory"]), (1, 1));
     assert_eq!(snapshot.limits["memory_bytes"].level, Level::Reached);
+    // Until it is well below the limit.
+    node.gateway.memory(970, 1_000);
+    assert_eq!(node.gateway.snapshot().limits["memory_bytes"].level, Level::Reached);
     node.gateway.memory(900, 1_000);
+    assert_eq!(node.gateway.snapshot().limits["memory_bytes"].level, Level::Warning);
     business(&alice.call("echo", "x").await?)?;
     let bob = node.client("bob").await?;
     node.stop((alice, bob, upstream)).await

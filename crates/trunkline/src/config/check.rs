@@ -196,7 +196,8 @@ impl Checks<'_> {
             );
         }
         // A quarter is left to what sessions need, so that it holds one publication of the largest frame.
-        if self.config.limits.publication_bytes.0 / 4 < session.max_frame_size.0 {
+        let publications = self.config.limits.publication_bytes;
+        if publications.is_some_and(|bytes| bytes.0 / 4 < session.max_frame_size.0) {
             self.wrong(
                 "limits.publication_bytes",
                 "must be at least four times session.max_frame_size, so that every publication fits",

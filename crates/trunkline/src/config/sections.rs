@@ -371,8 +371,9 @@ section! {
         handshake_timeout: Duration = trunkline_transport::defaults::HANDSHAKE_TIMEOUT,
         /// The longest a connection may take to its START.
         start_timeout: Duration = trunkline_session::defaults::START_TIMEOUT,
-        /// Bytes that the publications of all channels may take in memory; more are answered 507. Channels that clients name may have three quarters.
-        publication_bytes: ByteSize = ByteSize(trunkline_broker::defaults::MAX_LOG_BYTES as u32),
+        /// Bytes that the publications of all channels may take in memory; more are answered 507. Channels that clients name may
+        /// have three quarters. Unless set: 1 GiB, or half of `limits.memory` where that is less.
+        publication_bytes: Option<ByteSize> = None,
         /// Calls per second over all sessions, 0 for no limit; more are answered 503.
         calls_per_second: u32 = 0,
         /// Calls that may come at once over that rate; half of them are kept for users who have called less. Unless set: one second's worth.

@@ -44,7 +44,8 @@ pub(super) async fn watch(gateway: &Gateway, mut limit: watch::Receiver<MemoryLi
     }
 }
 
-fn bytes(limit: MemoryLimit) -> Option<u64> {
+/// The most that the process may have, where there is a limit and it is known.
+pub(super) fn bytes(limit: MemoryLimit) -> Option<u64> {
     match limit {
         MemoryLimit::Off => None,
         MemoryLimit::Bytes(bytes) => Some(bytes),

@@ -11,10 +11,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trunkline_gateway::grpc::{self, GrpcOptions, GrpcServer};
 use trunkline_gateway::{Gateway, Refusal};
-use trunkline_proto::{CloseCode, Dialect, DownBody, DownFrame};
 use trunkline_transport::{
-    Accepted, FrameKind, QuicListener, QuicOptions, Secret, ServerStream, ServerTls, Socket, StreamListener,
-    StreamOptions, TlsPolicy, WebSocketListener, WebSocketOptions,
+    Accepted, QuicListener, QuicOptions, Secret, ServerTls, Socket, StreamListener, StreamOptions, TlsPolicy,
+    WebSocketListener, WebSocketOptions,
 };
 
 use super::certificate::NodeCertificate;
@@ -69,9 +68,6 @@ impl Surfaces {
 /// What requests of upstreams and pages may still take once nobody new is let in, if there is as much time.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
-/// What a peer that is not served may take to hear why: as long as a handshake, since it takes as many round trips.
-const NOTICE_DEADLINE: Duration = trunkline_transport::defaults::HANDSHAKE_TIMEOUT;
-
 /// What every surface is made from.
 struct Binder<'a> {
     config: &'a Config,
@@ -125,8 +121,11 @@ pub(super) async fn bind(
     for (name, address) in config.listen.surfaces() {
         let Some(address) = address else { continue };
         let bound = match name {
-            "http" => binder.http(address, http::public(shared.clone())),
-            "metrics" => binder.http(address, http::metrics(shared.clone())),
+            "http" => binder.http(address, http::public(shared.clone()), binder.places.clone()),
+            // Of its own, so that operators find a place however busy the public address is.
+            "metrics" => {
+                binder.http(address, http::metrics(shared.clone()), Places::new(options::METRICS_CONNECTIONS))
+            }
             "tcp" => binder.tcp(address),
             "websocket" => binder.websocket(address),
             "quic" => binder.quic(address, &keys::quic_key(dir)?),
@@ -168,7 +167,7 @@ impl Binder<'_> {
         })
     }
 
-    fn http(&self, address: SocketAddr, router: axum::Router) -> anyhow::Result<SocketAddr> {
+    fn http(&self, address: SocketAddr, router: axum::Router, places: Places) -> anyhow::Result<SocketAddr> {
         let options = self.stream_options(address, &["http/1.1"])?;
         let listener = StreamListener::bind(Socket::Address(address), options)?;
         let bound = listener.local_addr()?;
@@ -176,7 +175,8 @@ impl Binder<'_> {
             router,
             head_timeout: self.config.limits.handshake_timeout,
             rate: Arc::clone(&self.rate),
-            places: self.places.clone(),
+            places,
+            gateway: self.gateway.clone(),
             refusals: self.refusals.clone(),
             tasks: self.tasks.clone(),
             cancel: self.cancel.clone(),
@@ -189,7 +189,7 @@ impl Binder<'_> {
         let options = self.stream_options(address, &[])?;
         let mut listener = StreamListener::bind(Socket::Address(address), options)?;
         let bound = listener.local_addr()?;
-        let (gateway, rate, refusals) = (self.gateway.clone(), Arc::clone(&self.rate), self.refusals.clone());
+        let (gateway, rate) = (self.gateway.clone(), Arc::clone(&self.rate));
         let max_frame = self.max_frame();
         self.tasks.spawn(async move {
             while let Some(accepted) = listener.accept().await {
@@ -200,7 +200,9 @@ impl Binder<'_> {
                     Accepted::Stream(stream) => {
                         gateway.refuse(stream.into_connection(max_frame), Refusal::RateLimited);
                     }
-                    Accepted::PlainRefused(stream) => refusals.tell(tls_required(stream, max_frame)),
+                    Accepted::PlainRefused(stream) => {
+                        gateway.refuse(stream.into_connection(max_frame), Refusal::TlsRequired);
+                    }
                 }
             }
         });
@@ -271,18 +273,4 @@ impl Binder<'_> {
         });
         Ok(bound)
     }
-}
-
-/// A plain connection where TLS is required is told so and closed.
-async fn tls_required(stream: ServerStream, max_frame: usize) {
-    let connection = stream.into_connection(max_frame);
-    let mut writer = connection.writer;
-    let code = CloseCode::TlsRequired;
-    let reason = "connect with TLS: plain connections are not served here";
-    let notice = DownFrame::new(0, DownBody::Close(code.notice(reason)));
-    let notice = Dialect::Protobuf.encode_down(&notice);
-    let told = writer.send(FrameKind::Binary, &notice);
-    // A peer that is not told closes all the same.
-    drop(tokio::time::timeout(NOTICE_DEADLINE, told).await);
-    trunkline_transport::close(connection.reader, writer, code.number(), reason, NOTICE_DEADLINE).await;
 }

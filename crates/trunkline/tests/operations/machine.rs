@@ -63,7 +63,7 @@ async fn h9_a_full_disk_refuses_what_must_be_kept_and_nothing_else() {
 async fn h9_above_its_memory_a_node_begins_nothing_and_goes_on_when_there_is_room() {
     let config = |count: u32| {
         format!(
-            "[limits]\nmemory = \"128 MiB\"\n[namespaces.room]\nhistory_count = {count}\nhistory_bytes = \"512 MiB\""
+            "[limits]\nmemory = \"128 MiB\"\npublication_bytes = \"512 MiB\"\n[namespaces.room]\nhistory_count = {count}\nhistory_bytes = \"512 MiB\""
         )
     };
     let server = server().config(config(1_000)).start().await.unwrap();

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use trunkline_gateway::{Gateway, Refusal};
 use trunkline_transport::{Accepted, ServerStream, StreamListener, websocket};
 
 use super::super::limit::ConnectionRate;
@@ -36,6 +37,8 @@ pub(in super::super) struct Serving {
     pub(in super::super) head_timeout: Duration,
     pub(in super::super) rate: Arc<ConnectionRate>,
     pub(in super::super) places: Places,
+    /// What is refused is counted there.
+    pub(in super::super) gateway: Gateway,
     pub(in super::super) refusals: Refusals,
     pub(in super::super) tasks: TaskTracker,
     pub(in super::super) cancel: CancellationToken,
@@ -46,6 +49,7 @@ pub(in super::super) async fn serve(mut listener: StreamListener, serving: Servi
     while let Some(accepted) = listener.accept().await {
         match accepted {
             Accepted::Stream(stream) if !serving.rate.admits(stream.peer().ip()) => {
+                serving.gateway.note_refused(Refusal::RateLimited);
                 serving.refuse(
                     stream,
                     StatusCode::TOO_MANY_REQUESTS,
@@ -58,13 +62,17 @@ pub(in super::super) async fn serve(mut listener: StreamListener, serving: Servi
                     let (head_timeout, cancel) = (serving.head_timeout, serving.cancel.clone());
                     serving.tasks.spawn(serve_one(stream, router, head_timeout, place, cancel));
                 }
-                None => serving.refuse(
-                    stream,
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "too many requests are under way\n",
-                ),
+                None => {
+                    serving.gateway.note_refused(Refusal::Requests);
+                    serving.refuse(
+                        stream,
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "too many requests are under way\n",
+                    );
+                }
             },
             Accepted::PlainRefused(stream) => {
+                serving.gateway.note_refused(Refusal::TlsRequired);
                 serving.refusals.tell(websocket::redirect_to_https(stream, serving.head_timeout));
             }
         }
