@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use super::OVERTIME;
 use super::clock::{Moment, Timer};
 use super::latency::Latencies;
 use super::link::{Link, LinkReader, LinkWriter};
+use super::machine::Machine;
 use super::raw::RawSession;
 
 /// A call that takes longer has failed: it bounds the end of a run.
@@ -87,6 +88,8 @@ pub(super) struct Shared {
     latencies: RefCell<Rc<Latencies>>,
     pub(super) errors: RefCell<BTreeMap<String, u64>>,
     began: Cell<Moment>,
+    /// The same moment, as the gauge of the machine has it.
+    began_at: Cell<Instant>,
     /// Replies that came in each tenth of a second since the beginning.
     pub(super) tenths: RefCell<Vec<u32>>,
     came: Notify,
@@ -107,7 +110,15 @@ impl Shared {
 
     fn begin(&self) {
         self.began.set(Moment::now());
+        self.began_at.set(Instant::now());
         self.tenths.borrow_mut().clear();
+    }
+
+    /// The tenths of a second, by their place, in which the machine was slow: what came late counts in the next one.
+    pub(super) fn slow_tenths(&self, machine: &Machine) -> Vec<usize> {
+        let tenth = Duration::from_millis(100);
+        let begin = |at: usize| self.began_at.get() + tenth * u32::try_from(at).unwrap_or(u32::MAX);
+        (0..self.tenths.borrow().len()).filter(|at| machine.slowed(begin(*at), begin(at + 1))).collect()
     }
 
     fn count_tenth(&self) {
@@ -155,6 +166,7 @@ impl Callers {
             latencies: RefCell::new(Rc::new(Latencies::new()?)),
             errors: RefCell::default(),
             began: Cell::new(Moment::now()),
+            began_at: Cell::new(Instant::now()),
             tenths: RefCell::default(),
             came: Notify::new(),
         });

@@ -107,6 +107,7 @@ impl Calls {
         report.seconds = seconds;
         report.errors = shared.errors.take();
         if !self.direct {
+            report.slow_tenths = shared.slow_tenths(report.used.machine());
             report.per_tenth = shared.tenths.take();
         }
         report.counts = BTreeMap::from([("done", done), ("failed", report.errors.values().sum())]);

@@ -30,6 +30,9 @@ pub(crate) struct Report {
     /// How many were done in each tenth of a second.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) per_tenth: Vec<u32>,
+    /// In which of them the machine itself was slow.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) slow_tenths: Vec<usize>,
     /// Figures of this bench alone.
     pub(super) measured: BTreeMap<&'static str, f64>,
     /// How often what failed, by its name.
@@ -58,6 +61,7 @@ impl Report {
             counts: BTreeMap::new(),
             per_second: None,
             per_tenth: Vec::new(),
+            slow_tenths: Vec::new(),
             measured: BTreeMap::new(),
             errors: BTreeMap::new(),
             latency_us: Percentiles::default(),
