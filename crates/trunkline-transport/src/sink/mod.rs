@@ -85,7 +85,7 @@ impl Direct {
         let _ = bufs;
         match self.0 {
             #[cfg(feature = "tcp")]
-            Shared::Tcp(ref tcp) => match tcp.try_write_vectored(bufs) {
+            Shared::Tcp(ref tcp) => match tcp::try_write(tcp, bufs) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
                 written => written,
             },
