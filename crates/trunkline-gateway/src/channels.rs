@@ -213,7 +213,8 @@ pub(crate) fn broker_error(error: &BrokerError) -> ErrorMessage {
         _ => ErrorCode::Internal,
     };
     let mut message = code.message(error.to_string());
-    if code == ErrorCode::Overloaded {
+    // Publications end with their time, and channels with their last subscriber.
+    if matches!(code, ErrorCode::Overloaded | ErrorCode::Full) {
         message.retry_after_ms = jittered_ms(RETRY_AFTER);
     }
     message

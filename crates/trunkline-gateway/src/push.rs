@@ -196,10 +196,10 @@ pub(crate) fn session(node: &Node, id: &str) -> Option<Arc<Session>> {
 }
 
 pub(crate) fn error(code: impl Into<String>, message: impl Into<String>) -> ContextError {
-    ContextError { code: code.into(), message: message.into() }
+    ContextError { code: code.into(), message: message.into(), ..ContextError::default() }
 }
 
 /// A client's error, as a service is told it.
 pub(crate) fn from_message(message: ErrorMessage) -> ContextError {
-    error(message.name, message.error_message)
+    ContextError { retry_after_ms: message.retry_after_ms, ..error(message.name, message.error_message) }
 }

@@ -51,13 +51,15 @@ impl PublishOptions {
 
 /// Why the gateway did not do what a service asked. `code` is a name of the gateway's table of error codes or of
 /// a bound push's refusals (`BIND_TOO_LATE`, …).
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]
 pub struct ContextError {
     /// A stable name to act on.
     pub code: String,
     /// What happened and what to do next.
     pub message: String,
+    /// When to try again, in milliseconds from now; 0 where that would not help, or nobody can say.
+    pub retry_after_ms: u32,
 }
 
 /// The gateway, as a service sees it. Cloned as an `Arc`; every method may be called from inside a running call.

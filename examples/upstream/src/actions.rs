@@ -66,6 +66,7 @@ impl Actions {
         self.context.get().ok_or_else(|| ContextError {
             code: Code::Internal.name().to_owned(),
             message: "the service is not mounted".to_owned(),
+            ..ContextError::default()
         })
     }
 

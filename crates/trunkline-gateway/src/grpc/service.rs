@@ -217,6 +217,7 @@ fn refused(channel: String, error: ContextError) -> wire::ChannelResponse {
     let code = ErrorCode::from_name(&error.code).unwrap_or(ErrorCode::Internal);
     let mut message = code.message(error.message);
     message.name = error.code;
+    message.retry_after_ms = error.retry_after_ms;
     wire::ChannelResponse { channel, error: Some(message), ..Default::default() }
 }
 

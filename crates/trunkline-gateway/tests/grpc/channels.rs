@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use trunkline_gateway::auth::Identity;
+use trunkline_broker::HistoryLimits;
+use trunkline_gateway::Namespace;
+use trunkline_gateway::auth::{ChannelPattern, Identity, Rights};
 use trunkline_proto::wire::{self, ChannelRequest, DisconnectRequest, MembershipRequest};
 use trunkline_proto::{CloseCode, DownBody, DownFrame};
 use trunkline_service::{PublishOptions, SessionEvent};
 
-use crate::support::{Node, session_of};
+use crate::support::{Node, session_of, within};
 
 fn membership(target_type: &str, target_id: &str, channel: &str) -> MembershipRequest {
     MembershipRequest {
@@ -269,4 +271,28 @@ async fn what_makes_no_sense_is_refused_inside_ok() -> Result<()> {
     let answer = service.disconnect(request).await?.into_inner();
     assert_eq!((answer.success, answer.affected), (true, 0));
     node.stop((client, service)).await
+}
+
+#[tokio::test]
+async fn who_publishes_more_than_is_kept_is_told_when_to_come_back() -> Result<()> {
+    let history = HistoryLimits { count: 1_000, bytes: 1 << 20, ttl: Duration::from_secs(60) };
+    let node = Node::start_with(|setup| {
+        let (pattern, rights) = (ChannelPattern::new("room:*"), Rights::everything());
+        setup.options.namespaces = vec![Namespace { pattern, history, presence: false, rights }];
+        setup.broker.max_log_bytes = 256 << 10;
+    })
+    .await?;
+    let mut service = node.service().await?;
+    let full = async {
+        loop {
+            let answer = service.publish(publication("room:1", &"x".repeat(10_000), "")).await?.into_inner();
+            if let Some(error) = answer.error {
+                return anyhow::Ok(error);
+            }
+        }
+    };
+    let error = within("an end to what is kept", full).await??;
+    assert_eq!((error.error_code, error.name.as_str()), (507, "FULL"), "{error:?}");
+    assert!(error.retry_after_ms >= 1_000, "{error:?}");
+    node.stop(service).await
 }

@@ -59,6 +59,8 @@ pub(crate) struct Setup {
     pub(crate) upstreams: UpstreamOptions,
     /// The gRPC surface's options.
     pub(crate) grpc: GrpcOptions,
+    /// The broker's.
+    pub(crate) broker: MemoryOptions,
 }
 
 /// A running node.
@@ -91,10 +93,11 @@ impl Node {
             options: GatewayOptions::new("test-node", TokenKey::new([7; 32])),
             upstreams: UpstreamOptions::default(),
             grpc: GrpcOptions::new(UPSTREAM_TOKEN),
+            broker: MemoryOptions::new(NodeId(1)),
         };
         setup.options.default_rights = Rights::everything();
         change(&mut setup);
-        let broker = Arc::new(MemoryBroker::open(MemoryOptions::new(NodeId(1)))?);
+        let broker = Arc::new(MemoryBroker::open(setup.broker)?);
         let shared: Arc<dyn Broker> = Arc::<MemoryBroker>::clone(&broker);
         let upstreams = Upstreams::new(setup.upstreams, Arc::clone(&shared));
         let verifier = JwtVerifier::new(Some(KEY), JwkSet { keys: Vec::new() }, JwtOptions::default());

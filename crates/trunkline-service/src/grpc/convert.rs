@@ -268,7 +268,8 @@ pub fn push_answer_to_wire(answer: Result<PushOutcome, ContextError>) -> wire::U
 /// # Errors
 /// What the gateway says, where it did not even try.
 pub fn push_answer_from_wire(response: wire::UnicastPushResponse) -> Result<PushOutcome, ContextError> {
-    let error = ContextError { code: response.error_code, message: response.message };
+    let error =
+        ContextError { code: response.error_code, message: response.message, ..ContextError::default() };
     match outcome_from_wire(response.outcome) {
         None if response.success => Ok(PushOutcome::Delivered),
         None => Err(error),
@@ -305,7 +306,7 @@ pub fn affected_from_wire(response: wire::MembershipResponse) -> Result<u32, Con
     if response.success {
         Ok(response.affected)
     } else {
-        Err(ContextError { code: response.error_code, message: response.message })
+        Err(ContextError { code: response.error_code, message: response.message, ..ContextError::default() })
     }
 }
 
@@ -386,7 +387,11 @@ pub fn ttl_from_wire(ttl_ms: u32) -> Option<Duration> {
 }
 
 fn bad_request(message: &str) -> ContextError {
-    ContextError { code: Code::BadRequest.name().to_owned(), message: message.to_owned() }
+    ContextError {
+        code: Code::BadRequest.name().to_owned(),
+        message: message.to_owned(),
+        ..ContextError::default()
+    }
 }
 
 #[cfg(test)]
@@ -503,7 +508,8 @@ mod tests {
             assert_eq!(push_answer_from_wire(wire), Ok(outcome));
         }
         for code in ["BIND_TOO_LATE", "TOO_LARGE", "OVERLOADED", "PUSH_FAILED", "NOT_FOUND"] {
-            let error = ContextError { code: code.to_owned(), message: "why".to_owned() };
+            let error =
+                ContextError { code: code.to_owned(), message: "why".to_owned(), ..ContextError::default() };
             let wire = push_answer_to_wire(Err(error.clone()));
             assert!(!wire.success);
             assert_eq!(push_answer_from_wire(wire), Err(error));
@@ -511,7 +517,11 @@ mod tests {
         let seed = wire::UnicastPushResponse { success: true, ..Default::default() };
         assert_eq!(push_answer_from_wire(seed), Ok(Delivered));
         assert_eq!(affected_from_wire(affected_to_wire(Ok(3))), Ok(3));
-        let error = ContextError { code: "FORBIDDEN".to_owned(), message: "why".to_owned() };
+        let error = ContextError {
+            code: "FORBIDDEN".to_owned(),
+            message: "why".to_owned(),
+            ..ContextError::default()
+        };
         assert_eq!(affected_from_wire(affected_to_wire(Err(error.clone()))), Err(error));
         assert_eq!(outcome_from_wire(0), None);
         assert_eq!(outcome_from_wire(77), None);

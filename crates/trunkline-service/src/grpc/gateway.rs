@@ -152,7 +152,7 @@ impl Context for GrpcContext {
             // The text has the code too, for clients of the seed's, which do not read metadata.
             let text = response.get_ref().message.as_str();
             let message = text.strip_prefix(&format!("{code}: ")).unwrap_or(text).to_owned();
-            return Err(ContextError { code, message });
+            return Err(ContextError { code, message, ..ContextError::default() });
         }
         Ok(u32::try_from(answer(response)?.sent_count).unwrap_or(0))
     }
@@ -203,10 +203,16 @@ impl Context for GrpcContext {
 
 fn answer<T>(response: Result<Response<T>, tonic::Status>) -> Result<T, ContextError> {
     response.map(Response::into_inner).map_err(|status| match convert::status_from_grpc(&status) {
-        Some(status) => ContextError { code: status.code.name().to_owned(), message: status.message },
-        None => {
-            ContextError { code: code_of(status.code()).to_owned(), message: status.message().to_owned() }
-        }
+        Some(status) => ContextError {
+            code: status.code.name().to_owned(),
+            message: status.message,
+            ..ContextError::default()
+        },
+        None => ContextError {
+            code: code_of(status.code()).to_owned(),
+            message: status.message().to_owned(),
+            ..ContextError::default()
+        },
     })
 }
 
@@ -226,7 +232,11 @@ fn code_of(code: tonic::Code) -> &'static str {
 
 fn channel_answer(response: wire::ChannelResponse) -> Result<wire::ChannelResponse, ContextError> {
     match response.error {
-        Some(error) => Err(ContextError { code: error.name, message: error.error_message }),
+        Some(error) => Err(ContextError {
+            code: error.name,
+            message: error.error_message,
+            retry_after_ms: error.retry_after_ms,
+        }),
         None => Ok(response),
     }
 }

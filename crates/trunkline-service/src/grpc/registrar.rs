@@ -76,7 +76,11 @@ impl Registrar {
                     let response = response.into_inner();
                     if !response.success {
                         let (code, message) = (response.error_code, response.message);
-                        return RegistrationState::Refused(ContextError { code, message });
+                        return RegistrationState::Refused(ContextError {
+                            code,
+                            message,
+                            ..ContextError::default()
+                        });
                     }
                 }
                 Err(status) => return failed(&status),
@@ -103,7 +107,11 @@ impl Registrar {
 }
 
 fn failed(status: &tonic::Status) -> RegistrationState {
-    let error = ContextError { code: status.code().to_string(), message: status.message().to_owned() };
+    let error = ContextError {
+        code: status.code().to_string(),
+        message: status.message().to_owned(),
+        ..ContextError::default()
+    };
     match status.code() {
         tonic::Code::Unauthenticated | tonic::Code::PermissionDenied => {
             RegistrationState::Refused(ContextError { code: "UNAUTHENTICATED".to_owned(), ..error })
