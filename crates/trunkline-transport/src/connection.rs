@@ -8,7 +8,9 @@ use std::{fmt, io, net::SocketAddr};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::{BoxFuture, ByteWriter, FrameReader, Framing, Streams, early::Begun, sink::Sink, source::Source};
+use crate::{
+    BoxFuture, ByteWriter, FrameReader, Framing, Streams, TlsInfo, early::Begun, sink::Sink, source::Source,
+};
 
 /// One live link to a peer.
 pub struct Connection {
@@ -77,6 +79,9 @@ pub struct ConnectionInfo {
     pub local: Option<SocketAddr>,
     /// The application protocol that TLS or QUIC agreed on.
     pub alpn: Option<String>,
+    /// What the handshake of TLS or QUIC has shown; `None` where nothing is encrypted. Behind a pointer, so that other
+    /// connections do not pay for it.
+    pub tls: Option<Box<TlsInfo>>,
     /// The `Origin` header of a WebSocket or WebTransport request.
     pub origin: Option<String>,
     /// The path of a WebSocket or WebTransport request, without its query.
@@ -96,6 +101,7 @@ impl ConnectionInfo {
             peer: None,
             local: None,
             alpn: None,
+            tls: None,
             origin: None,
             path: None,
             query: None,

@@ -69,6 +69,7 @@ mod streams;
 mod tcp_io;
 #[cfg(feature = "tls")]
 mod tls;
+mod tls_info;
 #[cfg(all(unix, feature = "unix"))]
 mod unix;
 #[cfg(feature = "websocket")]
@@ -130,7 +131,8 @@ pub use stream_listener::TlsPolicy;
 pub use stream_listener::{Accepted, Socket, StreamListener, StreamOptions};
 pub use streams::{RecvStream, SendStream, StreamError, Streams};
 #[cfg(feature = "tls")]
-pub use tls::{ClientTls, ServerTls, Tls, TlsError};
+pub use tls::{ClientAuthority, ClientTls, ServerTls, Tls, TlsError};
+pub use tls_info::{TlsInfo, TlsVersion};
 #[cfg(feature = "websocket")]
 pub use websocket::{WebSocketListener, WebSocketOptions};
 pub use writer::ByteWriter;

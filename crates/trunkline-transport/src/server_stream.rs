@@ -64,6 +64,7 @@ impl ServerStream {
         info.peer = Some(self.peer);
         info.local = self.local;
         info.alpn = self.io.alpn();
+        info.tls = self.io.tls_info();
         info
     }
 
@@ -85,7 +86,7 @@ impl ServerStream {
     }
 
     /// Whether the peer has proved itself by a certificate of an authority that the listener was given
-    /// ([`crate::ServerTls::verifying_clients`]).
+    /// ([`crate::ServerTls::verifying_clients`]). By which one, [`ConnectionInfo::tls`] says.
     #[must_use]
     pub fn is_client_verified(&self) -> bool {
         // rustls keeps a client's certificates only if its verifier accepted them, and asks for none without one.

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    Connection, ConnectionInfo, Framing,
+    Connection, ConnectionInfo, Framing, TlsInfo,
     sink::{SharedTcp, Sink},
     source::Source,
 };
@@ -71,6 +71,15 @@ impl Io {
 
     pub(crate) fn is_tls(&self) -> bool {
         !matches!(self, Self::Plain(_))
+    }
+
+    /// What the handshake has shown, once it is complete.
+    pub(crate) fn tls_info(&self) -> Option<Box<TlsInfo>> {
+        match self {
+            Self::Plain(_) => None,
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => TlsInfo::of_tls(stream.get_ref().1).map(Box::new),
+        }
     }
 
     /// The application protocol that TLS agreed on.

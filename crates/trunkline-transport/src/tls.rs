@@ -7,7 +7,11 @@ mod tickets;
 
 use std::sync::Arc;
 
-use rustls::{RootCertStore, ServerConfig, crypto::CryptoProvider, server::WebPkiClientVerifier};
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::CryptoProvider,
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+};
 
 pub use self::client::ClientTls;
 use self::tickets::Ticketer;
@@ -66,9 +70,33 @@ impl ServerTls {
         ticket_key: Option<&Secret>,
         authority_pem: &[u8],
     ) -> Result<Self, TlsError> {
+        let authority = ClientAuthority::optional(authority_pem);
+        Self::asking_clients(certificate, alpns, ticket_key, &authority)
+    }
+
+    /// As [`ServerTls::verifying_clients`], but a client without such a certificate is not served either: its handshake fails.
+    ///
+    /// # Errors
+    /// As [`ServerTls::verifying_clients`].
+    pub fn requiring_clients(
+        certificate: &ReloadableCertificate,
+        alpns: &[&str],
+        ticket_key: Option<&Secret>,
+        authority_pem: &[u8],
+    ) -> Result<Self, TlsError> {
+        let authority = ClientAuthority::required(authority_pem);
+        Self::asking_clients(certificate, alpns, ticket_key, &authority)
+    }
+
+    fn asking_clients(
+        certificate: &ReloadableCertificate,
+        alpns: &[&str],
+        ticket_key: Option<&Secret>,
+        authority: &ClientAuthority,
+    ) -> Result<Self, TlsError> {
         let builder = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-            .with_client_cert_verifier(client_verifier(authority_pem)?);
+            .with_client_cert_verifier(authority.verifier()?);
         Ok(Self(Arc::new(server_config(builder, certificate, alpns, ticket_key)?)))
     }
 
@@ -77,12 +105,50 @@ impl ServerTls {
     }
 }
 
+/// Whom a server asks for a certificate, and whether it serves those who have none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientAuthority {
+    pem: Vec<u8>,
+    proof: Proof,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proof {
+    Optional,
+    Required,
+}
+
+impl ClientAuthority {
+    /// Clients may prove themselves by a certificate of one of the authorities in this PEM text. One without any is
+    /// served; one with another is not.
+    #[must_use]
+    pub fn optional(pem: impl Into<Vec<u8>>) -> Self {
+        Self { pem: pem.into(), proof: Proof::Optional }
+    }
+
+    /// Clients have to prove themselves so: nobody else is served.
+    #[must_use]
+    pub fn required(pem: impl Into<Vec<u8>>) -> Self {
+        Self { pem: pem.into(), proof: Proof::Required }
+    }
+
+    fn verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+        let roots = Arc::new(authorities(&self.pem)?);
+        let builder = WebPkiClientVerifier::builder_with_provider(roots, provider());
+        let builder = match self.proof {
+            Proof::Optional => builder.allow_unauthenticated(),
+            Proof::Required => builder,
+        };
+        builder.build().map_err(|error| TlsError::Certificate(error.to_string()))
+    }
+}
+
 /// What a packet-level server presents, on every protocol: a certificate that can be exchanged while connections live,
 /// and whom it asks for one. Cheap to clone; clones share the certificate.
 #[derive(Clone, Debug)]
 pub struct Tls {
     pub(crate) certificate: ReloadableCertificate,
-    pub(crate) client_authority: Option<Vec<u8>>,
+    pub(crate) client_authority: Option<ClientAuthority>,
 }
 
 impl Tls {
@@ -110,10 +176,16 @@ impl Tls {
     }
 
     /// Clients may prove themselves by a certificate of one of the authorities in this PEM text. One without any is
-    /// served; one with another is not.
+    /// served; one with another is not. [`crate::ConnectionInfo::tls`] says who has.
     #[must_use]
     pub fn client_authority(self, pem: impl Into<Vec<u8>>) -> Self {
-        Self { client_authority: Some(pem.into()), ..self }
+        Self { client_authority: Some(ClientAuthority::optional(pem)), ..self }
+    }
+
+    /// As [`Tls::client_authority`], but a client without such a certificate is not served either: its handshake fails.
+    #[must_use]
+    pub fn require_client_authority(self, pem: impl Into<Vec<u8>>) -> Self {
+        Self { client_authority: Some(ClientAuthority::required(pem)), ..self }
     }
 
     /// The certificate, to exchange it.
@@ -131,7 +203,7 @@ impl Tls {
     pub(crate) fn server(&self, alpns: &[&str]) -> Result<ServerTls, TlsError> {
         match &self.client_authority {
             None => ServerTls::new(&self.certificate, alpns, None),
-            Some(pem) => ServerTls::verifying_clients(&self.certificate, alpns, None, pem),
+            Some(authority) => ServerTls::asking_clients(&self.certificate, alpns, None, authority),
         }
     }
 }
@@ -158,7 +230,7 @@ pub(crate) fn quic_server_config(
         ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&rustls::version::TLS13])?;
     let builder = match &options.client_authority {
         None => builder.with_no_client_auth(),
-        Some(pem) => builder.with_client_cert_verifier(client_verifier(pem)?),
+        Some(authority) => builder.with_client_cert_verifier(authority.verifier()?),
     };
     let mut config = server_config(builder, &options.certificate, alpns, options.ticket_key.as_ref())?;
     if early == EarlyData::Taken {
@@ -169,15 +241,6 @@ pub(crate) fn quic_server_config(
         config.max_early_data_size = u32::MAX;
     }
     Ok(config)
-}
-
-fn client_verifier(
-    authority_pem: &[u8],
-) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, TlsError> {
-    WebPkiClientVerifier::builder_with_provider(Arc::new(authorities(authority_pem)?), provider())
-        .allow_unauthenticated()
-        .build()
-        .map_err(|error| TlsError::Certificate(error.to_string()))
 }
 
 fn server_config(

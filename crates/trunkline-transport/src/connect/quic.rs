@@ -8,7 +8,7 @@ use std::{
 
 use super::{ConnectError, ConnectOptions, tls::trust};
 use crate::{
-    Connection, ConnectionInfo, Endpoint,
+    Connection, ConnectionInfo, Endpoint, TlsInfo,
     addresses::resolve,
     defaults::{CLIENT_SEND_WINDOW, H3_UNI_STREAMS},
     early::Early,
@@ -77,6 +77,7 @@ pub(super) fn quic_info(endpoint: &Endpoint, connection: &quinn::Connection) -> 
     let mut info = ConnectionInfo::new(endpoint.protocol);
     info.peer = Some(connection.remote_address());
     info.alpn = quic::alpn(connection);
+    info.tls = Some(Box::new(TlsInfo::of_quic(connection)));
     info
 }
 

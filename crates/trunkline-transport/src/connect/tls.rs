@@ -26,6 +26,7 @@ pub(super) async fn wrap(
     })?;
     let io = Io::Tls(Box::new(tokio_rustls::TlsStream::Client(stream)));
     info.alpn = io.alpn();
+    info.tls = io.tls_info();
     Ok((io, info))
 }
 

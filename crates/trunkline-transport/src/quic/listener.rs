@@ -20,8 +20,8 @@ use super::{
     Allowance, H3, V2_ALPN, WithH3, agreed_on, alpn, early::accept_early, quic_connection, transport_config,
 };
 use crate::{
-    Connection, ConnectionInfo, Handshake, IsFull, MiddlewareStack, Protocol, Refusal, ReloadableCertificate,
-    Secret, Socket,
+    ClientAuthority, Connection, ConnectionInfo, Handshake, IsFull, MiddlewareStack, Protocol, Refusal,
+    ReloadableCertificate, Secret, Socket, TlsInfo,
     accept::sleep_until,
     defaults::{
         DATAGRAM_BUFFER, FIRST_STREAM_TIMEOUT, HANDSHAKE_TIMEOUT, IDLE_TIMEOUT, INCOMING_BUFFER,
@@ -72,8 +72,8 @@ pub struct QuicOptions {
     pub path: Option<String>,
     /// Whether newcomers are refused.
     pub is_full: Option<IsFull>,
-    /// Clients may prove themselves by a certificate of one of the authorities in this PEM text.
-    pub client_authority: Option<Vec<u8>>,
+    /// Whose certificates clients prove themselves by, if they are asked for any.
+    pub client_authority: Option<ClientAuthority>,
     /// Its `on_accept` judges newcomers before anything is spent on them, its `on_handshake` what they say.
     pub middleware: MiddlewareStack,
     /// Ends [`QuicListener::accept`].
@@ -260,6 +260,7 @@ async fn handshake(
     };
     let mut info = ConnectionInfo::new(Protocol::Quic);
     info.alpn = alpn(&connection);
+    info.tls = Some(Box::new(TlsInfo::of_quic(&connection)));
     info.peer = Some(connection.remote_address());
     info.local = Some(local);
     #[cfg(feature = "webtransport")]

@@ -1,10 +1,12 @@
 //! Certificates and trust: reload while serving, pins, authorities, plain and TLS on one port.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, sync::Arc};
 
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 use trunkline_transport::{
     Accepted, ClientTls, ConnectError, ConnectOptions, FrameKind, Protocol, QuicOptions,
-    ReloadableCertificate, StreamListener, TlsPolicy, certificate, connect, websocket::redirect_to_https,
+    ReloadableCertificate, StreamListener, TlsPolicy, TlsVersion, certificate, connect,
+    websocket::redirect_to_https,
 };
 
 use crate::harness::{DEADLINE, Server, frame, loopback, tls_options, trusted, within};
@@ -139,6 +141,30 @@ async fn a_plain_peer_is_handed_over_as_refused_where_tls_is_required() {
         .unwrap();
     assert!(answer.starts_with("HTTP/1.1 308 "), "{answer}");
     assert!(answer.contains("location: https://example.org:8080/chat?x=1\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn the_version_of_tls_is_told() {
+    use rustls::version::{TLS12, TLS13};
+    let made = certificate::self_signed(&[]).unwrap();
+    let shared = ReloadableCertificate::from(&made);
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(made.certificate_pem.as_bytes()).unwrap()).unwrap();
+    for (theirs, told) in [(&TLS12, TlsVersion::V1_2), (&TLS13, TlsVersion::V1_3)] {
+        let mut listener =
+            StreamListener::bind(loopback(), tls_options(&shared, TlsPolicy::Required)).unwrap();
+        let stream = within(TcpStream::connect(listener.local_addr().unwrap())).await.unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let client = rustls::ClientConfig::builder_with_provider(provider).with_protocol_versions(&[theirs]);
+        let client = client.unwrap().with_root_certificates(roots.clone()).with_no_client_auth();
+        let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
+        let shake = tokio_rustls::TlsConnector::from(Arc::new(client)).connect(name, stream);
+        let (accepted, connected) = within(async { tokio::join!(listener.accept(), shake) }).await;
+        connected.unwrap();
+        let Some(Accepted::Stream(stream)) = accepted else { panic!("it is TLS") };
+        let tls = stream.into_connection(1 << 10).info.tls.unwrap();
+        assert_eq!((tls.version, tls.peer_certificate), (told, None));
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod echo;
 mod examples;
 mod faults;
 mod harness;
+mod identity;
 mod lane_streams;
 mod lanes;
 mod limits;
