@@ -46,6 +46,9 @@ pub struct StreamOptions {
     pub handshake_timeout: Duration,
     /// Handshakes (and peers that have not said their first byte) at once.
     pub max_handshakes: usize,
+    /// Connections that the kernel keeps while nobody accepts them, at most its own cap; of a socket that is bound already
+    /// ([`Socket::Bound`]) it stays what it is.
+    pub backlog: u32,
     /// Its `on_accept` judges newcomers before anything is spent on them; the other hooks belong to whoever makes
     /// connections of the streams.
     pub middleware: MiddlewareStack,
@@ -63,6 +66,7 @@ impl Default for StreamOptions {
             tls: None,
             handshake_timeout: HANDSHAKE_TIMEOUT,
             max_handshakes: MAX_HANDSHAKES,
+            backlog: BACKLOG,
             middleware: MiddlewareStack::default(),
             cancel: CancellationToken::new(),
         }
@@ -98,7 +102,7 @@ impl StreamListener {
         tls::judge(&options)?;
         let socket = match socket {
             Socket::Bound(socket) => socket,
-            Socket::Address(address) => listen(address)?,
+            Socket::Address(address) => listen(address, options.backlog)?,
         };
         socket.set_nonblocking(true)?;
         let handshakes = Handshakes::new(options.max_handshakes);
@@ -191,11 +195,11 @@ impl std::fmt::Debug for StreamListener {
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+fn listen(address: SocketAddr, backlog: u32) -> io::Result<std::net::TcpListener> {
     let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     // A restarted node must get its port back although old connections linger in TIME_WAIT.
     SockRef::from(&socket).set_reuse_address(true)?;
     socket.bind(&address.into())?;
-    socket.listen(i32::try_from(BACKLOG).unwrap_or(i32::MAX))?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
     Ok(socket.into())
 }

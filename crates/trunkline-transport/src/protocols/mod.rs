@@ -89,6 +89,8 @@ pub(crate) struct ListenOptions {
     pub(crate) max_message: usize,
     pub(crate) handshake_timeout: Duration,
     pub(crate) max_handshakes: usize,
+    /// Connections that wait in the kernel.
+    pub(crate) backlog: u32,
     /// Where a protocol has a word for it, newcomers are refused by it while this says so.
     pub(crate) is_full: IsFull,
     pub(crate) middleware: MiddlewareStack,

@@ -65,6 +65,7 @@ pub(super) fn stream_options(options: &ListenOptions) -> StreamOptions {
         tls: None,
         handshake_timeout: options.handshake_timeout,
         max_handshakes: options.max_handshakes,
+        backlog: options.backlog,
         middleware: options.middleware.clone(),
         cancel: options.cancel.clone(),
     }

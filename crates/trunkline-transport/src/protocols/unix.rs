@@ -1,7 +1,12 @@
 //! Packets over Unix sockets: back to back, as over TCP.
 
-use std::{io, os::unix::fs::FileTypeExt as _, path::PathBuf};
+use std::{
+    io,
+    os::{fd::OwnedFd, unix::fs::FileTypeExt as _},
+    path::{Path, PathBuf},
+};
 
+use socket2::{Domain, SockAddr, Type};
 use tokio::{net::UnixListener, time::sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -34,11 +39,19 @@ impl UnixServerConfig {
             }
             std::fs::remove_file(&self.path).map_err(fail)?;
         }
-        let listener = UnixListener::bind(&self.path).map_err(fail)?;
+        let listener = listen(&self.path, options.backlog).map_err(fail)?;
         let (cancel, max_message) = (options.cancel.clone(), options.max_message);
         let middleware = options.middleware.clone();
         Ok(UnixAcceptor { listener, path: self.path, cancel, middleware, max_message })
     }
+}
+
+fn listen(path: &Path, backlog: u32) -> io::Result<UnixListener> {
+    let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    UnixListener::from_std(OwnedFd::from(socket).into())
 }
 
 impl Listen for UnixServerConfig {

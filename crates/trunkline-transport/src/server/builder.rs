@@ -29,6 +29,7 @@ pub struct TransportServerBuilder {
     request_timeout: Duration,
     handshake_timeout: Duration,
     max_handshakes: usize,
+    backlog: u32,
     compression: Option<(Compression, usize)>,
     requires_auth: bool,
     auth_timeout: Duration,
@@ -58,6 +59,7 @@ impl TransportServerBuilder {
             request_timeout: defaults::REQUEST_TIMEOUT,
             handshake_timeout: defaults::HANDSHAKE_TIMEOUT,
             max_handshakes: defaults::MAX_HANDSHAKES,
+            backlog: defaults::BACKLOG,
             compression: None,
             requires_auth: false,
             auth_timeout: defaults::AUTH_TIMEOUT,
@@ -120,6 +122,13 @@ impl TransportServerBuilder {
     #[must_use]
     pub fn handshakes(self, timeout: Duration, at_once: usize) -> Self {
         Self { handshake_timeout: timeout, max_handshakes: at_once, ..self }
+    }
+
+    /// Connections that the kernel keeps on each TCP, TLS, WebSocket and Unix listener while nobody accepts them: 4,096 unless told
+    /// otherwise, and never more than the kernel's own cap (`net.core.somaxconn` on Linux). Others wait in no kernel.
+    #[must_use]
+    pub fn backlog(self, connections: u32) -> Self {
+        Self { backlog: connections, ..self }
     }
 
     /// Compresses payloads from `min_size` bytes on, for v2 peers that can inflate it.
@@ -187,6 +196,7 @@ impl TransportServerBuilder {
             max_message: if auth_within.is_some() { before_auth } else { self.limits.message },
             handshake_timeout: self.handshake_timeout,
             max_handshakes: self.max_handshakes,
+            backlog: self.backlog,
             is_full,
             middleware: middleware.clone(),
             first_packet: self.first_packet,

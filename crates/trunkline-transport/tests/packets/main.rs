@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
+#[cfg(target_os = "linux")]
+mod backlog;
 mod clients;
 mod custom;
 mod early;
