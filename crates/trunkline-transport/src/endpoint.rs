@@ -1,4 +1,4 @@
-//! Where a client connects to, chosen at run time by a URL.
+//! Where a client connects to, or a server listens, chosen at run time by a URL.
 
 use std::{fmt, str::FromStr};
 

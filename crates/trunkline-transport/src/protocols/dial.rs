@@ -227,8 +227,18 @@ impl From<Dial> for ClientProtocol {
     }
 }
 
+#[cfg(feature = "tls")]
+impl Endpoint {
+    /// What a client connects with, and what it trusts where the URL is of an encrypted protocol. `tcp`, `ws` and `unix` stay
+    /// plain, so that one call serves every URL.
+    #[must_use]
+    pub fn tls(self, tls: crate::ClientTls) -> ClientProtocol {
+        Dial::endpoint(self).trusting(tls).into()
+    }
+}
+
 impl From<Endpoint> for ClientProtocol {
-    /// What is encrypted is verified by the machine's own root certificates.
+    /// What is encrypted is verified by the machine's own root certificates; [`Endpoint::tls`] says otherwise.
     fn from(endpoint: Endpoint) -> Self {
         Dial::endpoint(endpoint).into()
     }

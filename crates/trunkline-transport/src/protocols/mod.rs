@@ -6,6 +6,7 @@
 
 mod custom;
 mod dial;
+mod listen;
 mod memory;
 #[cfg(feature = "tcp")]
 mod network;
@@ -45,7 +46,8 @@ use crate::{
     early::Early,
 };
 
-/// What a server listens on: made of any of the `…ServerConfig` types, or of a [`CustomProtocol`].
+/// What a server listens on: made of any of the `…ServerConfig` types, of an [`crate::Endpoint`], or of a
+/// [`CustomProtocol`].
 #[derive(Debug)]
 pub struct ServerProtocol(Box<dyn Listen>);
 

@@ -172,6 +172,51 @@ async fn d9_an_untrusted_server_is_refused_on_every_encrypted_protocol() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_url_chooses_the_protocol_on_both_sides() {
+    let tls = Tls::self_signed_dev().unwrap();
+    let trust = ClientTls::pinned(vec![tls.fingerprint()]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let unix = format!("unix://{}", folder.path().join("socket").display());
+    let any = ["tcp://", "tls://", "ws://", "wss://", "quic://", "wt://"].map(|scheme| {
+        let path = if scheme.starts_with('w') { "/chat" } else { "" };
+        format!("{scheme}127.0.0.1:0{path}")
+    });
+    for url in any.into_iter().chain([unix]) {
+        let mut endpoint = Endpoint::from_url(&url).unwrap();
+        let builder = TransportServerBuilder::new().with_protocol(endpoint.clone().server_tls(tls.clone()));
+        let serving = Serving::of(Kind::Tcp, builder.build().await.unwrap(), echo);
+        if let Some(address) = serving.server.local_addrs().first() {
+            endpoint.port = address.port();
+        }
+        let client = TransportClientBuilder::new().with_protocol(endpoint.clone().tls(trust.clone()));
+        let client = client.build().await.unwrap();
+        within(client.connect()).await.unwrap();
+        assert_eq!(within(async { client.request("x").await }).await.unwrap().payload, "x", "{url}");
+        let id = serving.server.active_sessions()[0];
+        let protocol = serving.server.session(id).unwrap().connection_info().protocol;
+        assert_eq!(protocol, endpoint.protocol);
+        if url.ends_with("/chat") {
+            // The path of the URL is the one that is served.
+            endpoint.path_and_query = "/other".to_owned();
+            let client = TransportClientBuilder::new().with_protocol(endpoint.tls(trust.clone()));
+            within(client.build().await.unwrap().connect()).await.unwrap_err();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_url_that_nobody_can_listen_on_is_told() {
+    for url in ["tls://127.0.0.1:0", "wss://127.0.0.1:0", "quic://127.0.0.1:0", "wt://127.0.0.1:0"] {
+        let endpoint = Endpoint::from_url(url).unwrap();
+        let error = TransportServerBuilder::new().with_protocol(endpoint).build().await.unwrap_err();
+        assert!(matches!(error, BuildError::NoCertificate(_)), "{url}: {error}");
+    }
+    let endpoint = Endpoint::from_url("ws://127.0.0.1:0/chat?room=1").unwrap();
+    let error = TransportServerBuilder::new().with_protocol(endpoint).build().await.unwrap_err();
+    assert!(error.to_string().contains("query"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn both_sides_know_who_is_there() {
     for kind in Kind::ALL {
         let serving = Serving::events(kind, TransportServerBuilder::new()).await;
