@@ -1,37 +1,37 @@
 //! Section 6: text is UTF-8, and what is not is refused as soon as it is known.
 
 use super::{Case, fragments};
-use crate::autobahn::peer::{Event, fragment, frame};
+use crate::autobahn::peer::{Event, Peer};
 
 /// κόσμε
 pub(super) const KOSME: &[u8] = b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5";
 
-pub(super) fn utf8() -> Vec<Case> {
+pub(super) fn utf8(peer: Peer) -> Vec<Case> {
     let greeting = "Hello-µ@ßöäüàá-UTF-8!!";
     let (head, tail) = ("Hello-µ@ßöä", "üàá-UTF-8!!");
     let middle = b"middle frame payload";
     let surrogate = [KOSME, b"\xed\xa0\x80", b"edited"].concat();
     let mut cases = vec![
-        Case::new("6.1.1").send(frame(1, b"")).expect(Event::text("")),
+        Case::new("6.1.1").send(peer.frame(1, b"")).expect(Event::text("")),
         Case::new("6.1.2")
-            .send([fragment(1, b""), fragment(0, b""), frame(0, b"")].concat())
+            .send([peer.fragment(1, b""), peer.fragment(0, b""), peer.frame(0, b"")].concat())
             .expect(Event::text("")),
         Case::new("6.1.3")
-            .send([fragment(1, b""), fragment(0, middle), frame(0, b"")].concat())
+            .send([peer.fragment(1, b""), peer.fragment(0, middle), peer.frame(0, b"")].concat())
             .expect(Event::text(middle)),
-        Case::new("6.2.1").send(frame(1, greeting.as_bytes())).expect(Event::text(greeting)),
+        Case::new("6.2.1").send(peer.frame(1, greeting.as_bytes())).expect(Event::text(greeting)),
         Case::new("6.2.2")
-            .send([fragment(1, head.as_bytes()), frame(0, tail.as_bytes())].concat())
+            .send([peer.fragment(1, head.as_bytes()), peer.frame(0, tail.as_bytes())].concat())
             .expect(Event::text(greeting)),
-        Case::new("6.2.3").send(fragments(1, greeting.as_bytes(), 1)).expect(Event::text(greeting)),
-        Case::new("6.2.4").send(fragments(1, KOSME, 1)).expect(Event::text(KOSME)),
-        Case::new("6.3.1").send(frame(1, &surrogate)).fails(&[1007]),
-        Case::new("6.3.2").send(fragments(1, &surrogate, 1)).fails(&[1007]),
+        Case::new("6.2.3").send(fragments(peer, 1, greeting.as_bytes(), 1)).expect(Event::text(greeting)),
+        Case::new("6.2.4").send(fragments(peer, 1, KOSME, 1)).expect(Event::text(KOSME)),
+        Case::new("6.3.1").send(peer.frame(1, &surrogate)).fails(&[1007]),
+        Case::new("6.3.2").send(fragments(peer, 1, &surrogate, 1)).fails(&[1007]),
     ];
-    cases.extend(fail_fast());
+    cases.extend(fail_fast(peer));
     for (i, group) in sequences().into_iter().enumerate() {
         for (j, (valid, payload)) in group.into_iter().enumerate() {
-            let case = Case::new(format!("6.{}.{}", i + 5, j + 1)).send(frame(1, &payload));
+            let case = Case::new(format!("6.{}.{}", i + 5, j + 1)).send(peer.frame(1, &payload));
             cases.push(if valid { case.expect(Event::text(payload)) } else { case.fails(&[1007]) });
         }
     }
@@ -39,17 +39,20 @@ pub(super) fn utf8() -> Vec<Case> {
 }
 
 /// 6.4: text becomes invalid in the second part, which must be refused before the third is sent; so it never is.
-fn fail_fast() -> [Case; 4] {
+fn fail_fast(peer: Peer) -> [Case; 4] {
     let beyond = b"\xf4\x90\x80\x80";
     let whole = [KOSME, beyond, b"edited"].concat();
     // One frame without FIN around the whole text, as the suite's streaming interface writes it.
-    let framed = fragment(1, &whole);
+    let framed = peer.fragment(1, &whole);
     let header = framed.len() - whole.len();
     let cut = |n: usize| framed[..header + n].to_vec();
     let between = |from: usize, to: usize| framed[header + from..header + to].to_vec();
     [
-        Case::new("6.4.1").send(fragment(1, KOSME)).quiet().send(fragment(0, beyond)),
-        Case::new("6.4.2").send(fragment(1, &whole[..12])).quiet().send(fragment(0, &whole[12..13])),
+        Case::new("6.4.1").send(peer.fragment(1, KOSME)).quiet().send(peer.fragment(0, beyond)),
+        Case::new("6.4.2")
+            .send(peer.fragment(1, &whole[..12]))
+            .quiet()
+            .send(peer.fragment(0, &whole[12..13])),
         Case::new("6.4.3").send(cut(11)).quiet().send(between(11, 15)),
         Case::new("6.4.4").send(cut(12)).quiet().send(between(12, 13)),
     ]
