@@ -1,7 +1,7 @@
 //! The proxies do the damage they say, and no other.
 #![allow(clippy::unwrap_used, reason = "a test's helpers panic like the test itself")]
 
-use std::{collections::HashSet, io::ErrorKind, net::SocketAddr, time::Duration};
+use std::{collections::HashSet, io::ErrorKind, net::SocketAddr, num::NonZeroU32, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -125,7 +125,7 @@ async fn a_stalled_proxy_holds_back_and_goes_on() {
 async fn latency_and_a_slow_reader_take_their_time() {
     let faults = StreamFaults {
         latency: Duration::from_secs(2),
-        down_bytes_per_second: std::num::NonZeroU32::new(10),
+        down_bytes_per_second: NonZeroU32::new(10),
         ..StreamFaults::default()
     };
     let (_proxy, mut stream, _tasks) = proxied(faults).await;
@@ -190,4 +190,37 @@ async fn jitter_changes_the_order() {
 async fn nothing_leaves_a_black_hole() {
     let (back, (carried, lost)) = datagrams(UdpFaults { black_hole: true, ..UdpFaults::default() }, 10).await;
     assert_eq!((back.len(), carried, lost), (0, 0, 10));
+}
+
+#[tokio::test]
+async fn a_slow_reader_gets_what_it_has_time_for() {
+    let faults = |rate| UdpFaults { down_bytes_per_second: NonZeroU32::new(rate), ..UdpFaults::default() };
+    let (mut back, (carried, lost)) = datagrams(faults(1_000_000), 100).await;
+    back.sort_unstable();
+    assert_eq!(back, (0..100).collect::<Vec<_>>());
+    assert_eq!((carried, lost), (200, 0));
+}
+
+#[tokio::test]
+async fn what_a_slow_reader_has_no_room_for_is_lost() {
+    let echo = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let faults = UdpFaults { down_bytes_per_second: NonZeroU32::new(1), ..UdpFaults::default() };
+    let proxy = UdpProxy::start(echo.local_addr().unwrap(), 7, faults).await.unwrap();
+    let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    client.connect(proxy.address()).await.unwrap();
+    let mut buffer = [0; 1_200];
+    for sent in 1..=300_u64 {
+        client.send(&[7; 1_200]).await.unwrap();
+        let (length, from) = timeout(DEADLINE, echo.recv_from(&mut buffer)).await.unwrap().unwrap();
+        echo.send_to(&buffer[..length], from).await.unwrap();
+        // One at a time, so that the kernel has no reason to lose any.
+        let passed = async {
+            while proxy.counts().0 + proxy.counts().1 < 2 * sent {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(DEADLINE, passed).await.unwrap();
+    }
+    // 208 KiB are 177 of them; at a byte a second no more are read while this test runs.
+    assert_eq!(proxy.counts(), (300 + 177, 300 - 177));
 }

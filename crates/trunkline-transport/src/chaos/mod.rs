@@ -1,5 +1,6 @@
 //! A chaos kit for tests (feature `chaos`): faults between a client and a server, on any protocol. Latency, cuts at a
-//! byte, resets, half-open connections, slow and stalled readers; for datagrams loss, delay, reordering, black holes.
+//! byte, resets, half-open connections, slow and stalled readers; for datagrams loss, delay, reordering, slow readers and
+//! black holes.
 //!
 //! | protocol | what stands between |
 //! |---|---|

@@ -1,9 +1,10 @@
-//! A UDP proxy with faults: loss, delay, reordering, duplicates, black holes.
+//! A UDP proxy with faults: loss, delay, reordering, duplicates, slow readers, black holes.
 
 use std::{
     collections::HashMap,
     fmt, io,
     net::SocketAddr,
+    num::NonZeroU32,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -13,11 +14,18 @@ use std::{
 
 use parking_lot::Mutex;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tokio::{net::UdpSocket, sync::Semaphore, time::sleep};
+use tokio::{
+    net::UdpSocket,
+    sync::Semaphore,
+    time::{Instant, sleep},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Datagrams on their way at once; more are dropped, as a router's queue drops.
 const IN_FLIGHT: usize = 4096;
+
+/// What a slow reader's socket holds.
+const SOCKET_BUFFER: usize = 208 << 10;
 
 /// What happens to every datagram, each way.
 #[derive(Debug, Clone, Copy, Default)]
@@ -30,6 +38,9 @@ pub struct UdpFaults {
     pub latency: Duration,
     /// Up to so much more, drawn for each datagram: those within it change places.
     pub jitter: Duration,
+    /// How fast each client reads: what it has not read yet waits, up to the size of a socket's receive buffer (208 KiB,
+    /// as Linux has it); more is lost.
+    pub down_bytes_per_second: Option<NonZeroU32>,
     /// Nothing passes.
     pub black_hole: bool,
 }
@@ -124,7 +135,7 @@ impl Shared {
                     way
                 }
             };
-            self.pass(way, self.target, &buffer[..length]).await;
+            self.pass(way, self.target, &buffer[..length], Duration::ZERO).await;
         }
     }
 
@@ -138,6 +149,7 @@ impl Shared {
         let (shared, back) = (Arc::clone(self), Arc::clone(&way));
         self.tasks.spawn(async move {
             let mut buffer = vec![0; 1 << 16];
+            let mut reader = Reader { done: Instant::now() };
             loop {
                 let received = tokio::select! {
                     biased;
@@ -145,14 +157,22 @@ impl Shared {
                     received = back.recv_from(&mut buffer) => received,
                 };
                 let Ok((length, _)) = received else { continue };
-                shared.pass(Arc::clone(&socket), client, &buffer[..length]).await;
+                let rate = shared.faults.lock().down_bytes_per_second;
+                match reader.take(Instant::now(), rate, length) {
+                    Some(wait) => shared.pass(Arc::clone(&socket), client, &buffer[..length], wait).await,
+                    None => shared.lose(),
+                }
             }
         });
         Ok(way)
     }
 
-    /// Decides one datagram's fate.
-    async fn pass(self: &Arc<Self>, socket: Arc<UdpSocket>, to: SocketAddr, datagram: &[u8]) {
+    fn lose(&self) {
+        self.lost.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Decides one datagram's fate. It is carried after `wait` at the earliest.
+    async fn pass(self: &Arc<Self>, socket: Arc<UdpSocket>, to: SocketAddr, datagram: &[u8], wait: Duration) {
         let faults = *self.faults.lock();
         let (lost, copies, delay) = {
             let mut rng = self.rng.lock();
@@ -161,11 +181,12 @@ impl Shared {
                 most => rng.random_range(0..most),
             };
             let copies = if rng.random::<f64>() < faults.duplicates { 2 } else { 1 };
-            (rng.random::<f64>() < faults.loss, copies, faults.latency + Duration::from_nanos(jitter))
+            let delay = wait + faults.latency + Duration::from_nanos(jitter);
+            (rng.random::<f64>() < faults.loss, copies, delay)
         };
         let permit = Arc::clone(&self.in_flight).try_acquire_owned();
         let (false, false, Ok(permit)) = (lost, faults.black_hole, permit) else {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+            self.lose();
             return;
         };
         self.carried.fetch_add(1, Ordering::Relaxed);
@@ -176,13 +197,59 @@ impl Shared {
             }
             return;
         }
-        let datagram = datagram.to_vec();
+        let (datagram, stop) = (datagram.to_vec(), self.stop.clone());
         self.tasks.spawn(async move {
             let _permit = permit;
-            sleep(delay).await;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = sleep(delay) => {}
+            }
             for _ in 0..copies {
                 let _ = socket.send_to(&datagram, to).await;
             }
         });
+    }
+}
+
+/// A client that reads at a rate.
+struct Reader {
+    /// When it has read everything that waits.
+    done: Instant,
+}
+
+impl Reader {
+    /// When it will have read a datagram of this length, from now; `None` if there is no room for it.
+    fn take(&mut self, now: Instant, rate: Option<NonZeroU32>, length: usize) -> Option<Duration> {
+        let Some(rate) = rate else { return Some(Duration::ZERO) };
+        let rate = f64::from(rate.get());
+        let begins = self.done.max(now);
+        let waiting = (begins - now).as_secs_f64() * rate;
+        if waiting + length as f64 > SOCKET_BUFFER as f64 {
+            return None;
+        }
+        self.done = begins + Duration::from_secs_f64(length as f64 / rate);
+        Some(self.done - now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_reader_takes_its_time_and_no_more_than_it_has_room_for() {
+        let begin = Instant::now();
+        let mut reader = Reader { done: begin };
+        let rate = NonZeroU32::new(1_000);
+        let ms = |wait: Option<Duration>| wait.map(|wait| wait.as_millis());
+        assert_eq!(ms(reader.take(begin, rate, 500)), Some(500));
+        assert_eq!(ms(reader.take(begin, rate, 500)), Some(1_000));
+        let later = begin + Duration::from_secs(9);
+        assert_eq!(ms(reader.take(later, rate, 500)), Some(500), "it has caught up");
+        assert_eq!(reader.take(later, None, 500), Some(Duration::ZERO));
+        assert_eq!(reader.take(later, rate, SOCKET_BUFFER - 499), None);
+        assert!(reader.take(later, rate, SOCKET_BUFFER - 500).is_some());
+        assert_eq!(reader.take(later, rate, 1), None);
     }
 }
