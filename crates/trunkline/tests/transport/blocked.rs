@@ -1,10 +1,10 @@
 //! A17: a network that takes every UDP datagram and answers none. Full size: `./prove A17`.
 
-use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use trunkline_transport::{
     ClientProtocol, Protocol, TransportClient, TransportClientBuilder, TransportServerBuilder,
+    chaos::{UdpFaults, UdpProxy},
 };
 
 use crate::rig::{DEADLINE, Rig, Way, echo, ms, until, within};
@@ -13,18 +13,21 @@ use crate::sizes::{percentile, reading, size};
 #[tokio::test]
 async fn a17_where_udp_is_blocked_a_client_is_connected_by_websocket() {
     let connects = size("A17_CONNECTS", 2);
-    let rig = Rig::start(TransportServerBuilder::new(), &[Way::WebSocketTls], echo).await;
-    // Nobody ever reads it, and nobody says that it is unreachable.
-    let swallows = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let blocked = swallows.local_addr().unwrap();
+    let ways = [Way::WebSocketTls, Way::Quic, Way::WebTransport];
+    let rig = Rig::start(TransportServerBuilder::new(), &ways, echo).await;
     let wss = rig.reach(Way::WebSocketTls);
     for way in [Way::Quic, Way::WebTransport] {
+        // The server is there, and nothing gets through to it; nobody says that it is unreachable.
+        let faults = UdpFaults { black_hole: true, ..UdpFaults::default() };
+        let network = UdpProxy::start(rig.address(way), 7, faults).await.unwrap();
         let (mut alone, mut raced) = (Vec::new(), Vec::new());
         // In turns: a machine is not the same from one minute to the next.
         for _ in 0..connects {
             alone.push(connect(std::slice::from_ref(&wss)).await);
-            raced.push(connect(&[way.client(blocked, rig.trust.clone()), wss.clone()]).await);
+            raced.push(connect(&[way.client(network.address(), rig.trust.clone()), wss.clone()]).await);
         }
+        let (carried, lost) = network.counts();
+        assert!(carried == 0 && lost >= connects, "{}: {carried} carried, {lost} lost", way.name());
         let handshake = percentile(&mut alone, 50);
         let extra = percentile(&mut raced, 100).saturating_sub(handshake);
         reading(&format!("a17_{}_extra_ms", way.name()), ms(extra));
