@@ -17,6 +17,8 @@
 //! It spawns no task that it does not track: a connection that was handed over has no task of its own. The libraries
 //! below it have theirs: quinn one for each endpoint and each connection, web-transport-quinn one for each session, which
 //! reads the capsules of its CONNECT stream, and one while a session closes. They end with their connection.
+//!
+//! [`guide`] has the policies and limits, and each name of MsgTrans beside what it is here.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -40,6 +42,7 @@ mod early;
 mod endpoint;
 mod error;
 mod framing;
+pub mod guide;
 #[cfg(feature = "tcp")]
 mod handshakes;
 mod length;

@@ -19,6 +19,7 @@ mod limits;
 mod lost;
 mod middleware;
 mod msgtrans;
+mod names;
 mod protocols;
 mod rates;
 mod raw;
