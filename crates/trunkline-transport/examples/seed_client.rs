@@ -1,7 +1,9 @@
 //! MsgTrans' "客户端使用" (the client), as the seed has it.
 //!
 //! Edits to the seed: the crate's name; `Result` names its error; `client` need not be `mut`; `events()` says by `?` that it
-//! was taken before.
+//! was taken before; an answer that is no text is shown, not a panic; the loop ends with the connection too
+//! (`ConnectionClosed`); `disconnect()` cannot fail and has no `?`. The body is a function of the address that returns the
+//! answer, so that the tests run it.
 #![allow(clippy::print_stdout, reason = "it is an example")]
 
 use trunkline_transport::{Packet, TcpClientConfig, TransportClientBuilder, TransportError, TransportEvent};

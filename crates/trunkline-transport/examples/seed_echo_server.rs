@@ -1,7 +1,8 @@
 //! MsgTrans' "服务端使用" (the server), as the seed has it: events, echoed by `send_to`. Talk to it with `seed_client`.
 //!
-//! Edits to the seed: the crate's name; `Result` names its error; `events()` says by `?` that it was taken before; a failed
-//! echo is told instead of a panic; the task that handles events is kept.
+//! Edits to the seed: the crate's name; `Result` names its error; `events()` says by `?` that it was taken before; what is no
+//! text is shown as far as it is (`payload_as_text_lossy`), and a failed echo is told, instead of a panic each; the task that
+//! handles events is kept. The body is two functions, of the addresses and of the server, so that the tests run them.
 #![allow(clippy::print_stdout, reason = "it is an example")]
 
 use tokio::task::JoinSet;

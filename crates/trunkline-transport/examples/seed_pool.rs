@@ -1,7 +1,8 @@
 //! MsgTrans' `ConnectionPoolConfig` and `RetryConfig`, which the seed names and never used: a client with a pool of
 //! connections that tries again and replaces what is lost.
 //!
-//! Edits to the seed: the crate's name; the pool is a call of the builder.
+//! Edits to the seed: the crate's name; the pool is a call of the builder. The body is a function of the address that returns
+//! how many answers there were, so that the tests run it.
 #![allow(clippy::print_stdout, reason = "it is an example")]
 
 use std::{future::IntoFuture, time::Duration};

@@ -1,7 +1,8 @@
 //! MsgTrans' "多协议支持" (several protocols at once), and its builder's example: the same business code on each.
 //!
 //! Edits to the seed: the crate's name; QUIC needs a certificate, here one for trying things out; `AuthMiddleware::new`
-//! takes the check; the business code is one async function per connection.
+//! takes the check; the business code is one async function per connection. The builder is a function of the addresses and the
+//! certificate, so that the tests run it.
 #![allow(clippy::print_stdout, reason = "it is an example")]
 
 use trunkline_transport::{

@@ -12,7 +12,7 @@ use crate::harness::within;
 #[allow(dead_code, reason = "its main has the addresses of the seed; here they are free ones")]
 #[path = "../../examples/seed_client.rs"]
 mod seed_client;
-#[allow(dead_code, reason = "its main has the addresses of the seed; here they are free ones")]
+#[cfg(target_os = "linux")]
 #[path = "../../examples/seed_custom_protocol.rs"]
 mod seed_custom_protocol;
 #[allow(dead_code, reason = "its main has the addresses of the seed; here they are free ones")]
@@ -75,6 +75,7 @@ async fn one_business_code_serves_several_protocols() {
 
 #[test]
 fn a_custom_protocol_takes_sixty_lines() {
+    #[cfg(target_os = "linux")]
     seed_custom_protocol::main().unwrap();
     let lines = include_str!("../../examples/seed_custom_protocol.rs").lines().count();
     assert!(lines <= 60, "{lines}");
