@@ -15,6 +15,30 @@ use crate::{BoxFuture, BuildError, ConnectError, Connection, Framing, Middleware
 const WAITING: usize = 128;
 
 /// A listener within the process.
+///
+/// ```
+/// use trunkline_transport::{MemoryServerConfig, TransportClientBuilder, TransportServerBuilder};
+/// # use trunkline_transport::{Packet, TransportClient, TransportServer};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (memory, memory_client) = MemoryServerConfig::new();
+/// let server = TransportServerBuilder::new().with_protocol(memory).build().await?;
+/// let client = TransportClientBuilder::new().with_protocol(memory_client).build().await?;
+/// # talk(server, client).await
+/// # }
+/// # async fn talk(server: TransportServer, client: TransportClient) -> Result<(), Box<dyn std::error::Error>> {
+/// #     let serving = server.clone();
+/// #     let mut tasks = tokio::task::JoinSet::new();
+/// #     tasks.spawn(async move {
+/// #         let answer = |_, request: Packet| async move { request.reply(request.payload.clone()) };
+/// #         serving.serve_with(move |mut session| async move { session.serve_requests(answer).await }).await
+/// #     });
+/// #     client.connect().await?;
+/// #     assert_eq!(client.request("hello").await?.payload, "hello");
+/// #     Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct MemoryServerConfig {
     newcomers: Receiver<Connection>,

@@ -14,6 +14,36 @@ use crate::{
 };
 
 /// A QUIC listener.
+///
+/// ```
+/// use trunkline_transport::{
+///     ClientTls, QuicClientConfig, QuicServerConfig, Tls, TransportClientBuilder, TransportServerBuilder,
+/// };
+/// # use trunkline_transport::{Packet, TransportClient, TransportServer};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // A certificate for trying things out; `Tls::from_pem` takes a real one.
+/// let tls = Tls::self_signed_dev()?;
+/// let trust = ClientTls::pinned(vec![tls.fingerprint()])?;
+/// let quic = QuicServerConfig::new("127.0.0.1:0").tls(tls);
+/// let server = TransportServerBuilder::new().with_protocol(quic).build().await?;
+/// let quic = QuicClientConfig::new(server.local_addrs()[0].to_string()).tls(trust);
+/// let client = TransportClientBuilder::new().with_protocol(quic).build().await?;
+/// # talk(server, client).await
+/// # }
+/// # async fn talk(server: TransportServer, client: TransportClient) -> Result<(), Box<dyn std::error::Error>> {
+/// #     let serving = server.clone();
+/// #     let mut tasks = tokio::task::JoinSet::new();
+/// #     tasks.spawn(async move {
+/// #         let answer = |_, request: Packet| async move { request.reply(request.payload.clone()) };
+/// #         serving.serve_with(move |mut session| async move { session.serve_requests(answer).await }).await
+/// #     });
+/// #     client.connect().await?;
+/// #     assert_eq!(client.request("hello").await?.payload, "hello");
+/// #     Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct QuicServerConfig {
     address: String,

@@ -10,6 +10,33 @@ use super::{
 use crate::{Accepted, BoxFuture, BuildError, Connection, Framing, Socket, StreamListener, StreamOptions};
 
 /// A TCP listener.
+///
+/// ```
+/// use trunkline_transport::{
+///     TcpClientConfig, TcpServerConfig, TransportClientBuilder, TransportServerBuilder,
+/// };
+/// # use trunkline_transport::{Packet, TransportClient, TransportServer};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let tcp = TcpServerConfig::new("127.0.0.1:0");
+/// let server = TransportServerBuilder::new().with_protocol(tcp).build().await?;
+/// let tcp = TcpClientConfig::new(server.local_addrs()[0].to_string());
+/// let client = TransportClientBuilder::new().with_protocol(tcp).build().await?;
+/// # talk(server, client).await
+/// # }
+/// # async fn talk(server: TransportServer, client: TransportClient) -> Result<(), Box<dyn std::error::Error>> {
+/// #     let serving = server.clone();
+/// #     let mut tasks = tokio::task::JoinSet::new();
+/// #     tasks.spawn(async move {
+/// #         let answer = |_, request: Packet| async move { request.reply(request.payload.clone()) };
+/// #         serving.serve_with(move |mut session| async move { session.serve_requests(answer).await }).await
+/// #     });
+/// #     client.connect().await?;
+/// #     assert_eq!(client.request("hello").await?.payload, "hello");
+/// #     Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct TcpServerConfig {
     address: String,
@@ -29,6 +56,36 @@ impl TcpServerConfig {
     }
 
     /// Speaks TLS, and nothing else.
+    ///
+    /// ```
+    /// use trunkline_transport::{
+    ///     ClientTls, TcpClientConfig, TcpServerConfig, Tls, TransportClientBuilder, TransportServerBuilder,
+    /// };
+    /// # use trunkline_transport::{Packet, TransportClient, TransportServer};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// // A certificate for trying things out; `Tls::from_pem` takes a real one.
+    /// let tls = Tls::self_signed_dev()?;
+    /// let trust = ClientTls::pinned(vec![tls.fingerprint()])?;
+    /// let server =
+    ///     TransportServerBuilder::new().with_protocol(TcpServerConfig::new("127.0.0.1:0").tls(tls)).build().await?;
+    /// let tcp = TcpClientConfig::new(server.local_addrs()[0].to_string()).tls(trust);
+    /// let client = TransportClientBuilder::new().with_protocol(tcp).build().await?;
+    /// # talk(server, client).await
+    /// # }
+    /// # async fn talk(server: TransportServer, client: TransportClient) -> Result<(), Box<dyn std::error::Error>> {
+    /// #     let serving = server.clone();
+    /// #     let mut tasks = tokio::task::JoinSet::new();
+    /// #     tasks.spawn(async move {
+    /// #         let answer = |_, request: Packet| async move { request.reply(request.payload.clone()) };
+    /// #         serving.serve_with(move |mut session| async move { session.serve_requests(answer).await }).await
+    /// #     });
+    /// #     client.connect().await?;
+    /// #     assert_eq!(client.request("hello").await?.payload, "hello");
+    /// #     Ok(())
+    /// # }
+    /// ```
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(self, tls: crate::Tls) -> Self {

@@ -16,6 +16,34 @@ use crate::{
 };
 
 /// A listener on a Unix socket.
+///
+/// ```
+/// use trunkline_transport::{
+///     TransportClientBuilder, TransportServerBuilder, UnixClientConfig, UnixServerConfig,
+/// };
+/// # use trunkline_transport::{Packet, TransportClient, TransportServer};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let path = std::env::temp_dir().join(format!("chat-{}.sock", std::process::id()));
+/// let unix = UnixServerConfig::new(&path);
+/// let server = TransportServerBuilder::new().with_protocol(unix).build().await?;
+/// let unix = UnixClientConfig::new(path.display().to_string());
+/// let client = TransportClientBuilder::new().with_protocol(unix).build().await?;
+/// # talk(server, client).await
+/// # }
+/// # async fn talk(server: TransportServer, client: TransportClient) -> Result<(), Box<dyn std::error::Error>> {
+/// #     let serving = server.clone();
+/// #     let mut tasks = tokio::task::JoinSet::new();
+/// #     tasks.spawn(async move {
+/// #         let answer = |_, request: Packet| async move { request.reply(request.payload.clone()) };
+/// #         serving.serve_with(move |mut session| async move { session.serve_requests(answer).await }).await
+/// #     });
+/// #     client.connect().await?;
+/// #     assert_eq!(client.request("hello").await?.payload, "hello");
+/// #     Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct UnixServerConfig {
     path: PathBuf,

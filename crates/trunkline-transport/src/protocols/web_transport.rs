@@ -8,6 +8,38 @@ use super::{
 use crate::{BoxFuture, BuildError, ClientTls, Protocol, QuicListener, Tls, quic::H3, tls::EarlyData};
 
 /// A WebTransport listener on a port of its own.
+///
+/// ```
+/// use trunkline_transport::{
+///     ClientTls, Tls, TransportClientBuilder, TransportServerBuilder, WebTransportClientConfig,
+///     WebTransportServerConfig,
+/// };
+/// # use trunkline_transport::{Packet, TransportClient, TransportServer};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // A certificate for trying things out; browsers are given its fingerprint as `serverCertificateHashes`.
+/// let tls = Tls::self_signed_dev()?;
+/// let trust = ClientTls::pinned(vec![tls.fingerprint()])?;
+/// let web_transport = WebTransportServerConfig::new("127.0.0.1:0").path("/chat").tls(tls);
+/// let server = TransportServerBuilder::new().with_protocol(web_transport).build().await?;
+/// let web_transport =
+///     WebTransportClientConfig::new(format!("https://{}/chat", server.local_addrs()[0])).tls(trust);
+/// let client = TransportClientBuilder::new().with_protocol(web_transport).build().await?;
+/// # talk(server, client).await
+/// # }
+/// # async fn talk(server: TransportServer, client: TransportClient) -> Result<(), Box<dyn std::error::Error>> {
+/// #     let serving = server.clone();
+/// #     let mut tasks = tokio::task::JoinSet::new();
+/// #     tasks.spawn(async move {
+/// #         let answer = |_, request: Packet| async move { request.reply(request.payload.clone()) };
+/// #         serving.serve_with(move |mut session| async move { session.serve_requests(answer).await }).await
+/// #     });
+/// #     client.connect().await?;
+/// #     assert_eq!(client.request("hello").await?.payload, "hello");
+/// #     Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct WebTransportServerConfig {
     address: String,

@@ -14,6 +14,33 @@ use crate::{
 };
 
 /// A WebSocket listener on a port of its own.
+///
+/// ```
+/// use trunkline_transport::{
+///     TransportClientBuilder, TransportServerBuilder, WebSocketClientConfig, WebSocketServerConfig,
+/// };
+/// # use trunkline_transport::{Packet, TransportClient, TransportServer};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let websocket = WebSocketServerConfig::new("127.0.0.1:0").path("/chat");
+/// let server = TransportServerBuilder::new().with_protocol(websocket).build().await?;
+/// let websocket = WebSocketClientConfig::new(format!("ws://{}/chat", server.local_addrs()[0]));
+/// let client = TransportClientBuilder::new().with_protocol(websocket).build().await?;
+/// # talk(server, client).await
+/// # }
+/// # async fn talk(server: TransportServer, client: TransportClient) -> Result<(), Box<dyn std::error::Error>> {
+/// #     let serving = server.clone();
+/// #     let mut tasks = tokio::task::JoinSet::new();
+/// #     tasks.spawn(async move {
+/// #         let answer = |_, request: Packet| async move { request.reply(request.payload.clone()) };
+/// #         serving.serve_with(move |mut session| async move { session.serve_requests(answer).await }).await
+/// #     });
+/// #     client.connect().await?;
+/// #     assert_eq!(client.request("hello").await?.payload, "hello");
+/// #     Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct WebSocketServerConfig {
     address: String,
@@ -41,6 +68,37 @@ impl WebSocketServerConfig {
     }
 
     /// Serves `wss`; plain requests are sent there.
+    ///
+    /// ```
+    /// use trunkline_transport::{
+    ///     ClientTls, Tls, TransportClientBuilder, TransportServerBuilder, WebSocketClientConfig,
+    ///     WebSocketServerConfig,
+    /// };
+    /// # use trunkline_transport::{Packet, TransportClient, TransportServer};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// // A certificate for trying things out; `Tls::from_pem` takes a real one.
+    /// let tls = Tls::self_signed_dev()?;
+    /// let trust = ClientTls::pinned(vec![tls.fingerprint()])?;
+    /// let websocket = WebSocketServerConfig::new("127.0.0.1:0").tls(tls);
+    /// let server = TransportServerBuilder::new().with_protocol(websocket).build().await?;
+    /// let websocket = WebSocketClientConfig::new(format!("wss://{}", server.local_addrs()[0])).tls(trust);
+    /// let client = TransportClientBuilder::new().with_protocol(websocket).build().await?;
+    /// # talk(server, client).await
+    /// # }
+    /// # async fn talk(server: TransportServer, client: TransportClient) -> Result<(), Box<dyn std::error::Error>> {
+    /// #     let serving = server.clone();
+    /// #     let mut tasks = tokio::task::JoinSet::new();
+    /// #     tasks.spawn(async move {
+    /// #         let answer = |_, request: Packet| async move { request.reply(request.payload.clone()) };
+    /// #         serving.serve_with(move |mut session| async move { session.serve_requests(answer).await }).await
+    /// #     });
+    /// #     client.connect().await?;
+    /// #     assert_eq!(client.request("hello").await?.payload, "hello");
+    /// #     Ok(())
+    /// # }
+    /// ```
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(self, tls: crate::Tls) -> Self {
