@@ -26,6 +26,21 @@ transport_builds() {
   cargo clippy "${locked[@]}" --quiet -p trunkline-transport "$@" -- -D warnings
 }
 
+# transport_packs: the library as it is published, and that its package alone builds. Nothing is uploaded, no token is
+# needed. cargo's own check of the package would build every dependency once more; with the profiles of the workspace, which
+# a package has not, those of transport_features are there.
+transport_packs() {
+  local folder package status
+  cargo publish "${locked[@]}" --quiet --dry-run --no-verify --allow-dirty -p trunkline-transport || return 1
+  package=$(find "$target/package" -name 'trunkline-transport-*.crate' -printf '%T@ %p\n' | sort -n | tail -n 1)
+  folder=$(mktemp -d)
+  tar -xzf "${package#* }" -C "$folder" --strip-components 1 \
+    && cargo check --config "$PWD/Cargo.toml" --locked --quiet --manifest-path "$folder/Cargo.toml"
+  status=$?
+  rm -rf "$folder"
+  return "$status"
+}
+
 rust_tests() {
   say "Rust tests"
   if cargo nextest --version >/dev/null 2>&1; then
