@@ -1,5 +1,7 @@
 //! The codes that a packet-level connection closes, goes away and refuses with: WebSocket's own numbers (RFC 6455
 //! §7.4.1), on every protocol. Users' own codes are 4000 to 4999.
+//!
+//! Which of them ask a client to come back is said here once, for handshakes and for connections.
 
 /// Done; the usual end.
 pub const NORMAL: u16 = 1000;
@@ -15,3 +17,9 @@ pub const TOO_LARGE: u16 = 1009;
 pub const INTERNAL: u16 = 1011;
 /// The peer did not take what was sent to it, or sent more than is taken.
 pub const OVERLOADED: u16 = 1013;
+
+/// Whether who is told this code may come back: it says something about the server and the moment, not about the client. We
+/// never say 1012 (the service restarts) and 1014 (bad gateway), but other servers, and proxies before ours, do.
+pub(crate) fn may_pass(code: u16) -> bool {
+    matches!(code, GOING_AWAY | INTERNAL | 1012 | OVERLOADED | 1014)
+}

@@ -138,9 +138,7 @@ fn load(session: &Session) -> (usize, usize) {
 fn is_worth_replacing(reason: &CloseReason, is_pool: bool) -> bool {
     match reason {
         CloseReason::Peer { code: codes::NORMAL, .. } => is_pool,
-        CloseReason::Peer { code, .. } => {
-            matches!(*code, codes::GOING_AWAY | codes::INTERNAL | codes::OVERLOADED)
-        }
+        CloseReason::Peer { code, .. } => codes::may_pass(*code),
         CloseReason::Ended | CloseReason::Lost(_) | CloseReason::Silent => true,
         _ => false,
     }

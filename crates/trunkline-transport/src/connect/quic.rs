@@ -47,7 +47,7 @@ pub(super) async fn connect(
     let alpns: Vec<&str> = options.alpns.iter().map(String::as_str).collect();
     let (connection, own) = dial(endpoint, options, &alpns).await?;
     let info = quic_info(endpoint, &connection);
-    let stream = connection.open_bi().await.map_err(|error| ConnectError::Quic(error.to_string()))?;
+    let stream = connection.open_bi().await?;
     Ok(quic_connection(info, connection, stream, options.max_frame, own))
 }
 
@@ -64,10 +64,7 @@ pub(super) async fn connect_early(
     let info = quic_info(endpoint, &connection);
     let (stream, begun) = match begun {
         Some(begun) => (begun.stream, Some(begun.begun)),
-        None => {
-            let stream = connection.open_bi().await;
-            (stream.map_err(|error| ConnectError::Quic(error.to_string()))?, None)
-        }
+        None => (connection.open_bi().await?, None),
     };
     let made = quic_connection(info, connection, stream, options.max_frame, own);
     Ok(Connection { begun, ..made })
@@ -133,33 +130,11 @@ async fn dial_with<T, F: Future<Output = Result<T, quinn::ConnectionError>>>(
             };
             let connecting = socket.connect_with(config, address, &endpoint.host);
             let connected = handshake(connecting.map_err(|error| fail(&error))?).await;
-            connected.map(|connected| (connected, own)).map_err(|error| refused(&error))
+            Ok((connected?, own))
         }
     };
     let connected = first_to_answer(resolve(endpoint).await?, attempt).await;
     connected.unwrap_or_else(|| Err(fail(&"the host has no address")))
-}
-
-/// Why a QUIC handshake failed.
-fn refused(error: &quinn::ConnectionError) -> ConnectError {
-    /// The alerts of TLS about certificates (RFC 8446 section 6.2), as QUIC has them (RFC 9001 section 4.8).
-    const CERTIFICATE_ALERTS: [u64; 7] = [0x12A, 0x12B, 0x12C, 0x12D, 0x12E, 0x130, 0x131];
-    match error {
-        // Ours: what the peer says is another kind.
-        quinn::ConnectionError::TransportError(error)
-            if CERTIFICATE_ALERTS.contains(&u64::from(error.code)) =>
-        {
-            ConnectError::untrusted(&error.reason)
-        }
-        quinn::ConnectionError::ConnectionClosed(close)
-            if close.error_code == quinn_proto::TransportErrorCode::CONNECTION_REFUSED =>
-        {
-            ConnectError::Refused
-        }
-        quinn::ConnectionError::TimedOut => ConnectError::Io(io::ErrorKind::TimedOut.into()),
-        quinn::ConnectionError::Reset => ConnectError::Io(io::ErrorKind::ConnectionReset.into()),
-        error => ConnectError::Quic(error.to_string()),
-    }
 }
 
 fn unspecified(peer: SocketAddr) -> SocketAddr {

@@ -152,11 +152,13 @@ impl Refusal {
         Self::new(codes::POLICY, reason)
     }
 
-    /// How HTTP says it: 503 for [`codes::OVERLOADED`] and [`codes::GOING_AWAY`], else 403.
+    /// How HTTP says it: 503 for [`codes::OVERLOADED`] and [`codes::GOING_AWAY`], 500 for [`codes::INTERNAL`], else 403. A
+    /// client comes back after the first two, and stays away after the last, as it does after the code on other protocols.
     #[must_use]
     pub fn http_status(&self) -> StatusCode {
         match self.code {
             codes::OVERLOADED | codes::GOING_AWAY => StatusCode::SERVICE_UNAVAILABLE,
+            codes::INTERNAL => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::FORBIDDEN,
         }
     }

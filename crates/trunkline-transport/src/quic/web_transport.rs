@@ -77,13 +77,13 @@ pub(super) async fn handshake(
         .get(http::header::ORIGIN)
         .map(|origin| String::from_utf8_lossy(origin.as_bytes()).into_owned());
     if options.path.is_some() && options.path != info.path {
-        timeout_at(deadline, request.reject(http::StatusCode::NOT_FOUND)).await??;
+        reject(request, http::StatusCode::NOT_FOUND, deadline).await?;
         return Err(HandshakeError::Path);
     }
     let judged = match timeout_at(deadline, judge(&info, &request.headers, options)).await? {
         Ok(judged) => judged,
         Err(refusal) => {
-            timeout_at(deadline, request.reject(refusal.http_status())).await??;
+            reject(request, refusal.http_status(), deadline).await?;
             return Err(refusal.into());
         }
     };
@@ -92,6 +92,20 @@ pub(super) async fn handshake(
     options.allowance().established(&session);
     let made = web_transport_connection(info, session, stream, options.max_frame, None);
     Ok(Connection { judged, ..made })
+}
+
+/// Refuses a request, and keeps its connection until the client closes it: dropped before, it would take the answer back that
+/// may still be on its way, and the client could not tell a refusal from a broken link.
+async fn reject(
+    request: wt::Request,
+    status: http::StatusCode,
+    deadline: Instant,
+) -> Result<(), HandshakeError> {
+    let connection = request.conn().clone();
+    timeout_at(deadline, request.reject(status)).await??;
+    // One that stays open has had its answer, and its time.
+    drop(timeout_at(deadline, connection.closed()).await);
+    Ok(())
 }
 
 impl WebTransportSource {

@@ -489,31 +489,6 @@ async fn there_is_one_event_stream_and_a_handler_excludes_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_server_refuses_in_each_protocols_own_way() {
-    for kind in Kind::ALL {
-        let serving = Serving::with(kind, TransportServerBuilder::new().max_connections(2), echo).await;
-        let (first, second) = (serving.client().await, serving.client().await);
-        for client in [&first, &second] {
-            within(async { client.request("in").await }).await.unwrap();
-        }
-        let third = TransportClientBuilder::new().with_protocol(serving.protocol()).build().await.unwrap();
-        let refused = within(async {
-            third.connect().await.map_err(|error| error.to_string())?;
-            third.request("?").await.map_err(|error| error.to_string())
-        })
-        .await;
-        let error = refused.expect_err("there is no place");
-        if kind == Kind::WebSocket || kind == Kind::WebSocketTls {
-            assert!(error.contains("503"), "{kind:?}: {error}");
-        }
-        first.disconnect().await;
-        sessions(&serving.server, 1).await;
-        let fourth = serving.client().await;
-        within(async { fourth.request("in").await }).await.unwrap();
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn groups_are_sent_to_and_left() {
     let serving = Serving::events(Kind::WebSocket, TransportServerBuilder::new()).await;
     let server = &serving.server;

@@ -23,6 +23,7 @@ mod names;
 mod protocols;
 mod rates;
 mod raw;
+mod refusals;
 mod requests;
 mod shutdown;
 mod wire;
