@@ -170,6 +170,10 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// forgotten, not refused.
 pub const OPEN_REQUESTS: usize = 4096;
 
+/// Connections that have ended while their events are unread, and that keep their packets: a mass disconnect is over in one turn
+/// of a reader. Of more, all but the packets is kept.
+pub const ENDED_CONNECTIONS: usize = 1024;
+
 /// Payloads up to this size are copied into the output buffer, where many leave in one piece; longer ones are
 /// shared. Below it a copy costs less than a further part of the vectored write.
 pub const COALESCE: usize = 4 << 10;

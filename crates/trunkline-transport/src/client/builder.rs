@@ -177,7 +177,7 @@ impl TransportClientBuilder {
             middleware: MiddlewareStack::default(),
             limiter: None,
             ended: Mutex::default(),
-            hub: Hub::default(),
+            hub: Hub::new(self.pool.map_or(1, |(_, max, _)| max)),
             changed: Notify::new(),
         });
         let sends_early = protocols.iter().any(ClientProtocol::sends_early);

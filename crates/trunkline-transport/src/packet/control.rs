@@ -85,9 +85,10 @@ pub(crate) fn coded(code: u16, reason: &str) -> Bytes {
     out.freeze()
 }
 
-/// Reads what [`coded`] wrote.
+/// Reads what [`coded`] wrote. Of a longer reason the beginning is kept: it outlives the packet, and the connection.
 pub(crate) fn decode_coded(body: &[u8]) -> Option<(u16, String)> {
     let (code, reason) = body.split_first_chunk::<2>()?;
+    let reason = &reason[..reason.len().min(MAX_REASON)];
     Some((u16::from_be_bytes(*code), String::from_utf8_lossy(reason).into_owned()))
 }
 

@@ -221,7 +221,7 @@ impl TransportServerBuilder {
             middleware,
             limiter: self.rate_limiter.map(|config| Arc::new(RateLimiter::new(config))),
             ended: Mutex::default(),
-            hub: Hub::default(),
+            hub: Hub::new(self.max_connections),
             changed: Notify::new(),
         });
         let settings = Settings {

@@ -265,7 +265,16 @@ impl Core {
             self.shared.hub.announce(self);
         }
         if is_told {
-            self.shared.hub.note_end();
+            self.shared.hub.note_end(self);
+        }
+    }
+
+    /// Packets were dropped unread, perhaps after the figures of this connection were added to those of the ended ones.
+    pub(crate) fn lost_received(&self, packets: u64) {
+        let ended = self.shared.ended.lock();
+        self.stats.dropped_received.fetch_add(packets, Relaxed);
+        if self.is_counted.load(Relaxed) {
+            ended.dropped_received.fetch_add(packets, Relaxed);
         }
     }
 

@@ -1,13 +1,14 @@
 //! The event style: everything that happens on all connections of a server or client, as one stream.
 //!
 //! There is no common queue of packets: each connection has its own, bounded in bytes, and the hub only knows which
-//! connections have something. They are served in turn, one item each, so no peer can starve another.
+//! connections have something. They are served in turn, one item each, so no peer can starve another. It never forgets the
+//! end of a connection that its reader knows of, however late that is.
 
 use std::{
     collections::VecDeque,
     future::poll_fn,
     pin::Pin,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
@@ -16,12 +17,12 @@ use parking_lot::Mutex;
 
 use super::{
     core::{Core, Shared},
+    ended::Ended,
     inbox::Item,
 };
-use crate::{CloseReason, ConnectionInfo, EventsError, Overflow, Packet, SessionId};
-
-/// Connections that ended and whose last events nobody has read; older ones are forgotten, and counted as lagged.
-const MAX_ENDED: usize = 1024;
+use crate::{
+    CloseReason, ConnectionInfo, EventsError, Overflow, Packet, SessionId, defaults::ENDED_CONNECTIONS,
+};
 
 /// What happens on connections. The names and fields are MsgTrans' own.
 #[derive(Clone, Debug)]
@@ -67,12 +68,17 @@ pub enum TransportEvent {
 }
 
 /// Which connections have something to tell.
-#[derive(Debug, Default)]
-pub(crate) struct Hub(Mutex<Ready>);
+#[derive(Debug)]
+pub(crate) struct Hub {
+    ready: Mutex<Ready>,
+    /// Ended connections of which a reader that has never heard of them is told all the same.
+    max_ended: usize,
+}
 
 #[derive(Debug, Default)]
 struct Ready {
-    connections: VecDeque<Arc<Core>>,
+    queue: VecDeque<Entry>,
+    /// How many of the queue's connections have ended and have their packets still.
     ended: usize,
     consumer: Option<Waker>,
     was_taken: bool,
@@ -81,10 +87,30 @@ struct Ready {
     is_over: bool,
 }
 
+/// Somebody who has something to tell.
+#[derive(Debug)]
+enum Entry {
+    Open(Arc<Core>),
+    /// A connection that is gone, and its packets with it.
+    Ended(Box<Ended>),
+}
+
+impl Ready {
+    /// Whether nobody reads, now or ever: the one stream is gone, or a handler takes its place.
+    fn is_unread(&self) -> bool {
+        self.excludes || (self.was_taken && !self.is_attached)
+    }
+}
+
 impl Hub {
+    /// For a server or a client that has so many connections at once.
+    pub(crate) fn new(max_connections: usize) -> Self {
+        Self { ready: Mutex::default(), max_ended: max_connections.max(ENDED_CONNECTIONS) }
+    }
+
     /// Takes the one stream.
     pub(crate) fn attach(&self) -> Result<(), EventsError> {
-        let mut ready = self.0.lock();
+        let mut ready = self.ready.lock();
         if ready.excludes {
             return Err(EventsError::Handler);
         }
@@ -97,46 +123,54 @@ impl Hub {
 
     /// A handler takes what would have been events. False if they were taken.
     pub(crate) fn exclude(&self) -> bool {
-        let mut ready = self.0.lock();
+        let mut ready = self.ready.lock();
         ready.excludes = !ready.was_taken;
         ready.excludes
     }
 
     pub(crate) fn is_attached(&self) -> bool {
-        self.0.lock().is_attached
+        self.ready.lock().is_attached
     }
 
     /// A connection has something to tell; it is not announced yet.
     pub(crate) fn announce(&self, core: &Arc<Core>) {
         let wake = {
-            let mut ready = self.0.lock();
-            ready.connections.push_back(Arc::clone(core));
+            let mut ready = self.ready.lock();
+            if ready.is_unread() {
+                return;
+            }
+            ready.queue.push_back(Entry::Open(Arc::clone(core)));
             ready.consumer.take()
         };
         wake.into_iter().for_each(Waker::wake);
     }
 
-    /// A connection has ended, its last events unread.
-    pub(crate) fn note_end(&self) {
-        let forgotten = {
-            let mut ready = self.0.lock();
-            ready.ended += 1;
-            if ready.ended <= MAX_ENDED {
+    /// A connection has ended, its last events unread. While few have, they are kept as they are. Of more, the oldest lose
+    /// their packets and what they hold, but are told; what has never been told of is bounded by how many connections there
+    /// may be, and what has been, by how many there were.
+    pub(crate) fn note_end(&self, core: &Arc<Core>) {
+        let mut lost = Lost::default();
+        {
+            let mut ready = self.ready.lock();
+            if ready.is_unread() {
+                drop(ready);
+                forget(core);
                 return;
             }
-            ready.ended -= 1;
-            let at = ready.connections.iter().position(|core| core.has_ended());
-            at.and_then(|at| ready.connections.remove(at))
-        };
-        if let Some(core) = forgotten {
-            forget(&core);
+            ready.ended += 1;
+            // A share of all that wait, so that each look at them is paid for by as many ends.
+            let may_stay = ENDED_CONNECTIONS.max(ready.queue.len() / 4);
+            if ready.ended > may_stay {
+                ready.reduce(may_stay / 2, self.max_ended, &mut lost);
+            }
         }
+        lost.settle();
     }
 
     /// Nothing more will come, once what is there has been told.
     pub(crate) fn finish(&self) {
         let wake = {
-            let mut ready = self.0.lock();
+            let mut ready = self.ready.lock();
             ready.is_over = true;
             ready.consumer.take()
         };
@@ -144,25 +178,27 @@ impl Hub {
     }
 
     fn detach(&self) {
-        let connections = {
-            let mut ready = self.0.lock();
+        let queue = {
+            let mut ready = self.ready.lock();
             ready.is_attached = false;
             ready.ended = 0;
-            std::mem::take(&mut ready.connections)
+            std::mem::take(&mut ready.queue)
         };
         // Drivers that wait for room must learn that nobody will make any: the policy is another one now.
-        for core in connections {
-            core.inbox.lock().is_announced = false;
-            forget(&core);
+        for entry in queue {
+            if let Entry::Open(core) = entry {
+                core.inbox.lock().is_announced = false;
+                forget(&core);
+            }
         }
     }
 
     /// An item was told: whether the connection has more, or has ended by it.
-    fn told(&self, core: &Arc<Core>, has_more: bool, was_end: bool) {
+    fn told(&self, core: Arc<Core>, has_more: bool, was_end: bool) {
         if has_more || was_end {
-            let mut ready = self.0.lock();
+            let mut ready = self.ready.lock();
             if has_more {
-                ready.connections.push_back(Arc::clone(core));
+                ready.queue.push_back(Entry::Open(core));
             }
             if was_end {
                 ready.ended = ready.ended.saturating_sub(1);
@@ -170,10 +206,10 @@ impl Hub {
         }
     }
 
-    fn poll_connection(&self, cx: &Context<'_>) -> Poll<Option<Arc<Core>>> {
-        let mut ready = self.0.lock();
-        match ready.connections.pop_front() {
-            Some(core) => Poll::Ready(Some(core)),
+    fn poll_entry(&self, cx: &Context<'_>) -> Poll<Option<Entry>> {
+        let mut ready = self.ready.lock();
+        match ready.queue.pop_front() {
+            Some(entry) => Poll::Ready(Some(entry)),
             None if ready.is_over => Poll::Ready(None),
             None => {
                 match &mut ready.consumer {
@@ -186,6 +222,58 @@ impl Hub {
     }
 }
 
+impl Ready {
+    /// Leaves their packets to `stay` ended connections, the newest, and of the others what is left to tell. The reader has
+    /// heard of no more of these than it had of living ones when it last read; of those that are new to it, `max_new` stay.
+    fn reduce(&mut self, stay: usize, max_new: usize, lost: &mut Lost) {
+        let mut surplus = self.ended.saturating_sub(stay);
+        let mut new = 0_usize;
+        for entry in &mut self.queue {
+            let left = match entry {
+                Entry::Open(core) if surplus > 0 && core.has_ended() => core.inbox.lock().leave(),
+                _ => None,
+            };
+            if let (Some(left), Entry::Open(core)) = (left, &mut *entry) {
+                surplus -= 1;
+                self.ended -= 1;
+                lost.packets.push((Arc::clone(core), left.packets, left.bytes));
+                *entry = Entry::Ended(Ended::new(core.id, &core.info, left));
+            }
+            new += usize::from(matches!(entry, Entry::Ended(ended) if !ended.is_known()));
+        }
+        let mut too_many = new.saturating_sub(max_new);
+        if too_many > 0 {
+            lost.forgotten = too_many;
+            self.queue.retain(|entry| {
+                let goes = too_many > 0 && matches!(entry, Entry::Ended(ended) if !ended.is_known());
+                too_many -= usize::from(goes);
+                !goes
+            });
+        }
+    }
+}
+
+/// What a look at the queue has cost; settled when no lock is held.
+#[derive(Default)]
+struct Lost {
+    /// Connections that have lost packets: how many, of how many bytes.
+    packets: Vec<(Arc<Core>, u64, usize)>,
+    /// Connections of which nobody will hear.
+    forgotten: usize,
+}
+
+impl Lost {
+    fn settle(self) {
+        if self.forgotten > 0 {
+            tracing::warn!(connections = self.forgotten, "they came and went while nobody read the events");
+        }
+        for (core, packets, bytes) in self.packets {
+            core.shared.budget.give(bytes);
+            core.lost_received(packets);
+        }
+    }
+}
+
 /// Drops what a connection has received and nobody will read.
 fn forget(core: &Core) {
     let (wake, packets, bytes) = {
@@ -194,7 +282,7 @@ fn forget(core: &Core) {
         (inbox.resume(), packets, bytes)
     };
     core.shared.budget.give(bytes);
-    core.stats.dropped_received.fetch_add(packets, Relaxed);
+    core.lost_received(packets);
     wake.into_iter().for_each(Waker::wake);
 }
 
@@ -217,8 +305,16 @@ impl EventStream {
 
     fn poll_event(&self, cx: &Context<'_>) -> Poll<Option<TransportEvent>> {
         loop {
-            let Some(core) = std::task::ready!(self.shared.hub.poll_connection(cx)) else {
-                return Poll::Ready(None);
+            let core = match std::task::ready!(self.shared.hub.poll_entry(cx)) {
+                None => return Poll::Ready(None),
+                Some(Entry::Open(core)) => core,
+                Some(Entry::Ended(mut ended)) => {
+                    let event = ended.next();
+                    if !ended.is_over() {
+                        self.shared.hub.ready.lock().queue.push_back(Entry::Ended(ended));
+                    }
+                    return Poll::Ready(event);
+                }
             };
             let (item, has_more, wake) = {
                 let mut inbox = core.inbox.lock();
@@ -229,9 +325,11 @@ impl EventStream {
             };
             wake.into_iter().for_each(Waker::wake);
             let Some((item, bytes)) = item else { continue };
-            self.shared.hub.told(&core, has_more, matches!(item, Item::Ended(_)));
             self.shared.budget.give(bytes);
-            return Poll::Ready(Some(event(&core, item)));
+            let was_end = matches!(item, Item::Ended(_));
+            let event = event(&core, item);
+            self.shared.hub.told(core, has_more, was_end);
+            return Poll::Ready(Some(event));
         }
     }
 }

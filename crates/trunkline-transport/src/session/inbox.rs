@@ -16,6 +16,8 @@ pub(crate) struct Inbox {
     limit: usize,
     /// Packets dropped at the front since the user was last told.
     lagged: u64,
+    /// The peer's going away stands here, or was told.
+    is_going: bool,
     /// How it ended, until the user has been told.
     end: Option<CloseReason>,
     is_ended: bool,
@@ -35,6 +37,20 @@ pub(crate) enum Item {
     GoingAway { code: u16, reason: String },
     Lagged(u64),
     Ended(CloseReason),
+}
+
+/// What is left to tell of a connection that has ended.
+#[derive(Debug)]
+pub(crate) struct Left {
+    /// That it was there is not told yet.
+    pub(crate) is_new: bool,
+    /// Packets that were dropped, those that were unread until now included.
+    pub(crate) lagged: u64,
+    pub(crate) going_away: Option<(u16, String)>,
+    pub(crate) end: CloseReason,
+    /// The packets that were unread until now, and the bytes that they give back.
+    pub(crate) packets: u64,
+    pub(crate) bytes: usize,
 }
 
 /// What became of a packet.
@@ -59,6 +75,7 @@ impl Inbox {
             bytes: 0,
             limit,
             lagged: 0,
+            is_going: false,
             end: None,
             is_ended: false,
             reader: None,
@@ -75,7 +92,12 @@ impl Inbox {
         self.bytes
     }
 
+    /// Adds what is no packet. A peer that says again and again that it goes away is told of once: what it says costs no
+    /// bytes of the limit.
     pub(crate) fn push(&mut self, item: Item) {
+        if matches!(item, Item::GoingAway { .. }) && std::mem::replace(&mut self.is_going, true) {
+            return;
+        }
         first_of_few(&mut self.items);
         self.items.push_back(item);
     }
@@ -112,9 +134,10 @@ impl Inbox {
         }
     }
 
-    /// The next item, and how many bytes it gives back.
+    /// The next item, and how many bytes it gives back. Packets are dropped from behind the connection's beginning, which
+    /// is told first.
     pub(crate) fn pop(&mut self) -> Option<(Item, usize)> {
-        if self.lagged > 0 {
+        if self.lagged > 0 && !matches!(self.items.front(), Some(Item::Established)) {
             return Some((Item::Lagged(std::mem::take(&mut self.lagged)), 0));
         }
         match self.items.pop_front() {
@@ -154,6 +177,31 @@ impl Inbox {
         self.is_ended
     }
 
+    /// Takes what is left to tell of a connection that has ended, without its packets; `None` if it has not, or if that was
+    /// told. Nothing is left here then.
+    pub(crate) fn leave(&mut self) -> Option<Left> {
+        let end = self.end.take()?;
+        let mut left = Left {
+            is_new: false,
+            lagged: std::mem::take(&mut self.lagged),
+            going_away: None,
+            end,
+            packets: 0,
+            bytes: std::mem::take(&mut self.bytes),
+        };
+        for item in std::mem::take(&mut self.items) {
+            match item {
+                Item::Established => left.is_new = true,
+                Item::Packet(_) => left.packets += 1,
+                Item::Lagged(n) => left.lagged += n,
+                Item::GoingAway { code, reason } => left.going_away = Some((code, reason)),
+                Item::Ended(_) => {}
+            }
+        }
+        left.lagged += left.packets;
+        Some(left)
+    }
+
     /// Forgets everything that is unread: how many packets, how many bytes.
     pub(crate) fn clear(&mut self) -> (u64, usize) {
         let packets = self.items.iter().filter(|item| matches!(item, Item::Packet(_))).count();
@@ -189,5 +237,69 @@ impl Inbox {
         }
         self.lagged += packets;
         (packets, bytes, requests)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const END: CloseReason = CloseReason::Ended;
+
+    fn told(inbox: &mut Inbox) -> Vec<String> {
+        let name = |item| match item {
+            Item::Established => "there".to_owned(),
+            Item::Packet(packet) => packet.payload_as_string().unwrap(),
+            Item::GoingAway { reason, .. } => reason,
+            Item::Lagged(n) => format!("lagged {n}"),
+            Item::Ended(_) => "gone".to_owned(),
+        };
+        std::iter::from_fn(|| inbox.pop()).map(|(item, _)| name(item)).collect()
+    }
+
+    fn packet(text: &str) -> Packet {
+        Packet::one_way(1, text.to_owned())
+    }
+
+    /// Room for two packets of one letter.
+    fn small() -> Inbox {
+        Inbox::new(2 * packet("a").cost())
+    }
+
+    #[test]
+    fn a_connections_beginning_is_told_before_what_it_has_lost() {
+        let mut inbox = small();
+        inbox.push(Item::Established);
+        for text in ["a", "b", "c", "d"] {
+            inbox.push_packet(packet(text), Overflow::DropOldest);
+        }
+        assert_eq!(told(&mut inbox), ["there", "lagged 2", "c", "d"]);
+        inbox.push_packet(packet("e"), Overflow::DropOldest);
+        inbox.push(Item::GoingAway { code: 1001, reason: "going".to_owned() });
+        inbox.push(Item::GoingAway { code: 1001, reason: "again".to_owned() });
+        inbox.finish(END);
+        assert_eq!(told(&mut inbox), ["e", "going", "gone"]);
+        inbox.push(Item::GoingAway { code: 1001, reason: "again".to_owned() });
+        assert!(inbox.is_empty(), "it was told once");
+    }
+
+    #[test]
+    fn what_has_ended_leaves_everything_but_its_packets() {
+        let mut inbox = small();
+        inbox.push(Item::Established);
+        for text in ["a", "b", "c"] {
+            inbox.push_packet(packet(text), Overflow::DropOldest);
+        }
+        inbox.push_packet(packet("d"), Overflow::DropNewest);
+        inbox.push(Item::GoingAway { code: 1001, reason: "going".to_owned() });
+        assert!(inbox.leave().is_none(), "it lives");
+        let bytes = inbox.bytes();
+        inbox.finish(END);
+        let left = inbox.leave().unwrap();
+        assert!(left.is_new && left.end == END);
+        assert_eq!((left.lagged, left.packets, left.bytes), (4, 2, bytes));
+        assert_eq!(left.going_away, Some((1001, "going".to_owned())));
+        assert!(inbox.is_empty() && inbox.leave().is_none());
+        assert_eq!(inbox.bytes(), 0);
     }
 }

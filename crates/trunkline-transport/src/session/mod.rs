@@ -5,6 +5,7 @@
 
 pub(crate) mod core;
 pub(crate) mod driver;
+mod ended;
 pub(crate) mod events;
 pub(crate) mod inbox;
 mod lane;

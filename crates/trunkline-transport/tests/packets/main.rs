@@ -9,6 +9,7 @@ mod clients;
 mod custom;
 mod early;
 mod echo;
+mod events;
 mod examples;
 mod faults;
 mod harness;
