@@ -121,10 +121,11 @@ impl TransportClient {
 
     /// Makes one connection, unless it is connected; what the peer sends is received by this async function, which runs in
     /// the connection's own task. The connection closes when it returns, and is not made anew. When the connection ends
-    /// first, what it waits for there says so, and it has 10 s to return before it is dropped.
+    /// first, what it waits for there says so, and it has 10 s to return before it is dropped. From the first connection of
+    /// this kind on, the client has no events.
     ///
     /// # Errors
-    /// There is no connection within the time.
+    /// There is no connection within the time, or the events were taken ([`ConnectError::EventsTaken`]).
     pub async fn connect_with<F, Fut>(&self, handler: F) -> Result<(), ConnectError>
     where
         F: FnOnce(Session) -> Fut,
@@ -134,7 +135,15 @@ impl TransportClient {
         if self.is_connected() {
             return Ok(());
         }
+        let hub = &self.inner.shared.hub;
+        if hub.was_taken() {
+            return Err(ConnectError::EventsTaken);
+        }
         let connection = self.inner.dial_retrying().await?;
+        // Only now: who gets no connection takes the events from nobody. They may have been taken meanwhile.
+        if !hub.exclude() {
+            return Err(ConnectError::EventsTaken);
+        }
         self.inner.links.sweep();
         self.inner.links.want(1);
         self.inner.adopt(connection, Some(handler));
@@ -144,7 +153,7 @@ impl TransportClient {
     /// Everything that happens. What happens before it is taken is kept, within the limits.
     ///
     /// # Errors
-    /// It was taken before.
+    /// It was taken before, or a handler receives ([`TransportClient::connect_with`]).
     pub fn events(&self) -> Result<EventStream, EventsError> {
         self.inner.shared.hub.attach()?;
         Ok(EventStream::new(Arc::clone(&self.inner.shared)))

@@ -60,6 +60,9 @@ pub enum ConnectError {
     /// The address is no `host:port`.
     #[error("{0}")]
     Address(String),
+    /// The events were taken, which excludes a handler ([`crate::TransportClient::connect_with`]).
+    #[error("the events were taken: use connect()")]
+    EventsTaken,
     /// The protocol's feature is off.
     #[error("{0} is not compiled in")]
     NotCompiledIn(Protocol),
@@ -92,6 +95,7 @@ impl ConnectError {
             | Self::Quic(_)
             | Self::WebTransport(_)
             | Self::Address(_)
+            | Self::EventsTaken
             | Self::NotCompiledIn(_)
             | Self::Memory => false,
         }

@@ -34,6 +34,9 @@ use crate::{
 /// What a handler is made of: called once per connection.
 type MakeHandler = Arc<dyn Fn(Session) -> Handler + Send + Sync>;
 
+/// What a server listens with, bound.
+type Listeners = Vec<Box<dyn protocols::Acceptor>>;
+
 /// A server. Clones share it. When the last clone is gone, its listeners and connections are closed.
 #[derive(Clone, Debug)]
 pub struct TransportServer {
@@ -48,7 +51,7 @@ struct Inner {
     /// Stops accepting.
     cancel: CancellationToken,
     /// Until somebody serves.
-    listeners: Mutex<Option<Vec<Box<dyn protocols::Acceptor>>>>,
+    listeners: Mutex<Option<Listeners>>,
     addresses: Vec<SocketAddr>,
     settings: Settings,
 }
@@ -64,7 +67,7 @@ impl TransportServer {
     fn new(
         shared: Arc<Shared>,
         registry: Arc<Registry>,
-        listeners: Vec<Box<dyn protocols::Acceptor>>,
+        listeners: Listeners,
         cancel: CancellationToken,
         settings: Settings,
     ) -> Self {
@@ -101,10 +104,15 @@ impl TransportServer {
         F: Fn(Session) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), TransportError>> + Send + 'static,
     {
-        if !self.inner.shared.hub.exclude() {
-            return Err(ServeError::EventsTaken);
-        }
-        self.run(Some(Arc::new(move |session| Box::pin(handler(session))))).await
+        let listeners = {
+            let mut listeners = self.inner.listeners.lock();
+            // Who cannot serve takes the events from nobody.
+            if listeners.is_some() && !self.inner.shared.hub.exclude() {
+                return Err(ServeError::EventsTaken);
+            }
+            listeners.take()
+        };
+        self.run(listeners, Some(Arc::new(move |session| Box::pin(handler(session))))).await
     }
 
     /// Serves by events: accepts connections, and tells everything that happens to [`TransportServer::events`].
@@ -114,7 +122,8 @@ impl TransportServer {
     /// # Errors
     /// The server serves already.
     pub async fn serve(&self) -> Result<(), ServeError> {
-        self.run(None).await
+        let listeners = self.inner.listeners.lock().take();
+        self.run(listeners, None).await
     }
 
     /// Everything that happens on all connections. What happens before it is taken is kept, within the limits.
@@ -127,8 +136,12 @@ impl TransportServer {
     }
 
     /// Accepts until the server shuts down.
-    async fn run(&self, handler: Option<MakeHandler>) -> Result<(), ServeError> {
-        let listeners = self.inner.listeners.lock().take().ok_or(ServeError::Serving)?;
+    async fn run(
+        &self,
+        listeners: Option<Listeners>,
+        handler: Option<MakeHandler>,
+    ) -> Result<(), ServeError> {
+        let listeners = listeners.ok_or(ServeError::Serving)?;
         // Dropped with this future, which ends the accept loops.
         let mut loops = JoinSet::new();
         for mut listener in listeners {

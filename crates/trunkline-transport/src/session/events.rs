@@ -128,6 +128,11 @@ impl Hub {
         ready.excludes
     }
 
+    /// Whether the one stream was taken, which excludes a handler for ever.
+    pub(crate) fn was_taken(&self) -> bool {
+        self.ready.lock().was_taken
+    }
+
     pub(crate) fn is_attached(&self) -> bool {
         self.ready.lock().is_attached
     }

@@ -5,12 +5,14 @@ use std::{
     time::Duration,
 };
 
+use tokio::task::JoinSet;
 use trunkline_transport::{
-    EventStream, Limits, Overflow, SessionId, TransportClient, TransportEvent, TransportServer,
-    TransportServerBuilder,
+    ConnectError, EventStream, EventsError, Limits, Overflow, ServeError, Session, SessionId,
+    TcpClientConfig, TransportClient, TransportClientBuilder, TransportError, TransportEvent,
+    TransportServer, TransportServerBuilder,
 };
 
-use crate::harness::{Kind, Serving, within};
+use crate::harness::{Kind, Serving, echo, within};
 
 /// More connections than may end unread and keep their packets.
 const MANY: usize = 1_500;
@@ -194,4 +196,57 @@ async fn a_connections_beginning_is_told_before_what_was_dropped() {
             assert_eq!(got, kept, "{policy:?}, {kind:?}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_cannot_serve_takes_the_events_from_nobody() {
+    let serving = Serving::events(Kind::Tcp, TransportServerBuilder::new()).await;
+    let _client = serving.client().await;
+    until(&serving.server, |server| server.session_count() == 1).await;
+    assert_eq!(serving.server.serve_with(echo).await, Err(ServeError::Serving));
+    let mut events = serving.server.events().unwrap();
+    assert!(matches!(within(events.next()).await, Some(TransportEvent::ConnectionEstablished { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clients_handler_and_its_events_exclude_each_other() {
+    async fn idle(mut session: Session) -> Result<(), TransportError> {
+        while session.recv().await?.is_some() {}
+        Ok(())
+    }
+    let serving = Serving::echo(Kind::Tcp).await;
+    let client = async || {
+        let client = TransportClientBuilder::new().with_protocol(serving.protocol());
+        client.build().await.unwrap()
+    };
+    let with_handler = client().await;
+    within(with_handler.connect_with(idle)).await.unwrap();
+    assert_eq!(with_handler.events().unwrap_err(), EventsError::Handler);
+    with_handler.disconnect().await;
+
+    let with_events = client().await;
+    let events = with_events.events().unwrap();
+    let refused = within(with_events.connect_with(idle)).await.unwrap_err();
+    assert!(matches!(refused, ConnectError::EventsTaken) && !refused.is_retryable(), "{refused:?}");
+    assert!(!with_events.is_connected());
+    drop(events);
+    let refused = within(with_events.connect_with(idle)).await.unwrap_err();
+    assert!(matches!(refused, ConnectError::EventsTaken), "for good: {refused:?}");
+    within(with_events.connect()).await.unwrap();
+    within(async { with_events.request("by events").await }).await.unwrap();
+
+    // Who gets no connection takes the events from nobody.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let alone = TransportClientBuilder::new().with_protocol(TcpClientConfig::new(nobody.to_string()));
+    let alone = alone.build().await.unwrap();
+    within(alone.connect_with(idle)).await.unwrap_err();
+    alone.events().unwrap();
+
+    // They are taken while it connects: whoever was first has them, and the connection goes.
+    let (racing, mut tasks) = (client().await, JoinSet::new());
+    let connecting = racing.clone();
+    tasks.spawn(async move { connecting.connect_with(idle).await });
+    let taken = racing.events();
+    let connected = within(tasks.join_next()).await.unwrap().unwrap();
+    assert_eq!(taken.is_ok(), connected.is_err(), "{taken:?}, {connected:?}");
 }
