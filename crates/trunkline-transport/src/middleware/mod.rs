@@ -26,7 +26,7 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// What a server does with every connection and packet. Each hook does nothing unless it is written.
 ///
 /// Hooks run in the connection's own task (`on_send` in the sender's) and must not block. A hook that panics costs its
-/// connection and nothing else.
+/// connection and nothing else: who was sending to it is told [`crate::SendError::Closed`].
 pub trait Middleware: Send + Sync + 'static {
     /// Somebody is at the door, and nothing has been spent on him: no TLS, no HTTP, no QUIC state. There is no address
     /// within a machine. Refused, a TCP or WebSocket connection is closed and a QUIC one refused.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{Handshake, Middleware, Refusal, Verdict};
-use crate::{CloseReason, Packet, Session, codes};
+use crate::{CloseReason, Packet, SendError, Session, codes};
 
 /// Middleware in order; cheap to clone. The default has none.
 #[derive(Clone, Default)]
@@ -84,9 +84,17 @@ impl MiddlewareStack {
         }
     }
 
-    /// What is sent of a packet.
-    pub(crate) fn send(&self, session: &Session, packet: Packet) -> Result<Packet, Refusal> {
-        self.layers.iter().try_fold(packet, |packet, layer| layer.on_send(session, packet))
+    /// What is sent of a packet. A panic ends the connection it was for, and is an error for whoever sends: that may be
+    /// anybody, in the middle of telling many.
+    pub(crate) fn send(&self, session: &Session, packet: Packet) -> Result<Packet, SendError> {
+        let all = || self.layers.iter().try_fold(packet, |packet, layer| layer.on_send(session, packet));
+        match catch_unwind(AssertUnwindSafe(all)) {
+            Ok(judged) => Ok(judged?),
+            Err(_) => {
+                session.core.close_for(CloseReason::HandlerPanicked);
+                Err(SendError::Closed(CloseReason::HandlerPanicked))
+            }
+        }
     }
 
     /// Tells everybody of the end, the last first.

@@ -10,7 +10,7 @@ use crate::{
     defaults::COALESCE,
     packet::{HEADER, encode},
     session::{
-        core::{Appended, Core, deflate_here, deflates_elsewhere},
+        core::{Appended, Core, deflate_here, deflates_elsewhere, judge_compression},
         outbox::SharedFrame,
     },
 };
@@ -26,7 +26,7 @@ pub struct BroadcastReport {
     pub dropped: usize,
     /// Peers that were closed, before or because of it.
     pub closed: usize,
-    /// Peers to whom a middleware did not let it pass.
+    /// Peers to whom a middleware did not let it pass, or made something of it that cannot be sent.
     pub refused: usize,
     /// Who is counted as dropped, closed or refused.
     pub missed: Vec<(SessionId, Missed)>,
@@ -41,28 +41,29 @@ pub enum Missed {
     ClosedAsSlow,
     /// It was closed before.
     Closed,
-    /// A middleware did not let the packet pass.
+    /// A middleware did not let the packet pass, or made something of it that is over the limit or no packet.
     Refused,
 }
 
 /// The forms in which a packet may be needed: a handful.
 type Form = (Wire, Framing, Compression);
 
-/// Sends to all of `peers`.
+/// Sends to all of `peers`. What is wrong with the packet itself is said before anybody gets it; what goes wrong for one peer
+/// is that peer's outcome.
 pub(super) async fn to_all(peers: Vec<Arc<Core>>, packet: Packet) -> Result<BroadcastReport, SendError> {
     let mut report = BroadcastReport::default();
     let mut forms: HashMap<Form, SharedFrame> = HashMap::new();
+    if let Some(any) = peers.first() {
+        any.judge_size(&packet)?;
+        judge_compression(packet.compression)?;
+    }
     for core in peers {
         // Nothing is told to all before one has said who one is.
         if !core.is_authenticated() {
             continue;
         }
-        let limit = core.shared.limits.message;
-        if packet.payload.len() > limit {
-            return Err(SendError::TooLarge { size: packet.payload.len(), limit });
-        }
-        let appended = match judged(&core, &packet) {
-            Judged::Same => {
+        let outcome = match judged(&core, &packet) {
+            Ok(Judged::Same) => {
                 let (wire, compression) = core.shared_compression(&packet);
                 let form = (wire, core.framing, compression);
                 let frame = match forms.get(&form) {
@@ -73,16 +74,12 @@ pub(super) async fn to_all(peers: Vec<Arc<Core>>, packet: Packet) -> Result<Broa
                         frame
                     }
                 };
-                core.append_shared(&frame)
+                outcome(core.append_shared(&frame))
             }
-            Judged::Another(own) => alone(&core, *own).await?,
-            Judged::Refused => {
-                report.refused += 1;
-                report.missed.push((core.id, Missed::Refused));
-                continue;
-            }
+            Ok(Judged::Another(own)) => alone(&core, *own).await,
+            Err(missed) => Err(missed),
         };
-        report.count(core.id, appended);
+        report.count(core.id, outcome);
         // To write to thousands takes a while in which others of this thread want their turn.
         consume_budget().await;
     }
@@ -90,26 +87,26 @@ pub(super) async fn to_all(peers: Vec<Arc<Core>>, packet: Packet) -> Result<Broa
 }
 
 impl BroadcastReport {
-    fn count(&mut self, id: SessionId, appended: Appended) {
-        let missed = match appended {
-            Appended::Queued => {
-                self.queued += 1;
-                return;
-            }
-            Appended::Dropped => {
-                self.dropped += 1;
-                Missed::Dropped
-            }
-            Appended::Disconnected => {
-                self.closed += 1;
-                Missed::ClosedAsSlow
-            }
-            Appended::Closed => {
-                self.closed += 1;
-                Missed::Closed
-            }
+    fn count(&mut self, id: SessionId, outcome: Result<(), Missed>) {
+        let Err(missed) = outcome else {
+            self.queued += 1;
+            return;
         };
+        match missed {
+            Missed::Dropped => self.dropped += 1,
+            Missed::ClosedAsSlow | Missed::Closed => self.closed += 1,
+            Missed::Refused => self.refused += 1,
+        }
         self.missed.push((id, missed));
+    }
+}
+
+fn outcome(appended: Appended) -> Result<(), Missed> {
+    match appended {
+        Appended::Queued => Ok(()),
+        Appended::Dropped => Err(Missed::Dropped),
+        Appended::Disconnected => Err(Missed::ClosedAsSlow),
+        Appended::Closed => Err(Missed::Closed),
     }
 }
 
@@ -117,20 +114,25 @@ impl BroadcastReport {
 enum Judged {
     Same,
     Another(Box<Packet>),
-    Refused,
 }
 
-fn judged(core: &Arc<Core>, packet: &Packet) -> Judged {
+fn judged(core: &Arc<Core>, packet: &Packet) -> Result<Judged, Missed> {
     let stack = &core.shared.middleware;
     if stack.is_empty() {
-        return Judged::Same;
+        return Ok(Judged::Same);
     }
     match stack.send(&Session::new(Arc::clone(core)), packet.clone()) {
         // What shares its memory is the same, without a look at its bytes.
-        Ok(own) if is_same(&own, packet) => Judged::Same,
-        Ok(own) => Judged::Another(Box::new(own)),
-        Err(_) => Judged::Refused,
+        Ok(own) if is_same(&own, packet) => Ok(Judged::Same),
+        Ok(own) => Ok(Judged::Another(Box::new(own))),
+        Err(error) => Err(missed(&error)),
     }
+}
+
+/// How an error of one peer alone is reported: what a middleware makes of a packet is its word for that peer, also where it
+/// cannot be said.
+fn missed(error: &SendError) -> Missed {
+    if matches!(error, SendError::Closed(_)) { Missed::Closed } else { Missed::Refused }
 }
 
 fn is_same(one: &Packet, other: &Packet) -> bool {
@@ -142,12 +144,12 @@ fn is_same(one: &Packet, other: &Packet) -> bool {
 }
 
 /// For one peer alone, by the same policy.
-async fn alone(core: &Arc<Core>, packet: Packet) -> Result<Appended, SendError> {
-    let Some(packet) = core.prepare_judged(packet)? else { return Ok(Appended::Dropped) };
-    match core.append_by_policy(&deflated(packet).await?) {
-        Err(SendError::Closed(_)) => Ok(Appended::Closed),
-        appended => appended,
-    }
+async fn alone(core: &Arc<Core>, packet: Packet) -> Result<(), Missed> {
+    let Some(packet) = core.prepare_judged(packet).map_err(|error| missed(&error))? else {
+        return Err(Missed::Dropped);
+    };
+    let packet = deflated(packet).await.map_err(|error| missed(&error))?;
+    core.append_by_policy(&packet).map_err(|error| missed(&error)).and_then(outcome)
 }
 
 /// Compresses a prepared packet, a large one on another thread.

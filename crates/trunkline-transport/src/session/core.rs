@@ -20,7 +20,7 @@ use tokio::{sync::Notify, time::Instant};
 
 pub(crate) use self::{
     append::Appended,
-    prepare::{deflate_here, deflates_elsewhere},
+    prepare::{deflate_here, deflates_elsewhere, judge_compression},
 };
 use super::{
     events::{Hub, overflow},
@@ -197,7 +197,11 @@ impl Core {
 
     /// Begins to close: what is queued is still sent. The first reason counts.
     pub(crate) fn close(&self, code: u16, reason: &str) {
-        let reason = CloseReason::Closed { code, reason: reason.to_owned() };
+        self.close_for(CloseReason::Closed { code, reason: reason.to_owned() });
+    }
+
+    /// As [`Core::close`], for any reason.
+    pub(crate) fn close_for(&self, reason: CloseReason) {
         let wake = {
             let mut out = self.out.lock();
             if out.state != State::Open {

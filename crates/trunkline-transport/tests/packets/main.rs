@@ -26,5 +26,6 @@ mod rates;
 mod raw;
 mod refusals;
 mod requests;
+mod sending;
 mod shutdown;
 mod wire;

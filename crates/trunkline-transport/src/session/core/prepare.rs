@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::Core;
 use crate::{
-    Compression, Flags, Packet, PacketType, SendError, Session, Wire, defaults::INLINE_COMPRESSION,
-    packet::encode,
+    Compression, Flags, Packet, PacketType, SendError, Session, Wire, WireError,
+    defaults::INLINE_COMPRESSION, packet::encode,
 };
 
 impl Core {
@@ -30,13 +30,7 @@ impl Core {
 
     /// As [`Core::prepare`], for what the middleware has let pass.
     pub(crate) fn prepare_judged(&self, mut packet: Packet) -> Result<Option<Packet>, SendError> {
-        let limit = self.shared.limits.message;
-        if packet.payload.len() > limit {
-            return Err(SendError::TooLarge { size: packet.payload.len(), limit });
-        }
-        if packet.ext_header.len() > crate::packet::MAX_EXT_HEADER {
-            return Err(crate::WireError::ExtHeader(packet.ext_header.len()).into());
-        }
+        self.judge_size(&packet)?;
         let wire = self.wire();
         if packet.packet_type == PacketType::Response && wire == Wire::V1 {
             if packet.flags.contains(Flags::ERROR) {
@@ -54,10 +48,20 @@ impl Core {
             packet.flags = packet.flags.for_v1();
         }
         packet.compression = self.compression_for(&packet, wire);
-        if !packet.compression.is_available() {
-            return Err(crate::WireError::NotCompiledIn(packet.compression).into());
-        }
+        judge_compression(packet.compression)?;
         Ok(Some(packet))
+    }
+
+    /// Whether a packet is within the limits, which are the same for all connections of a server.
+    pub(crate) fn judge_size(&self, packet: &Packet) -> Result<(), SendError> {
+        let limit = self.shared.limits.message;
+        if packet.payload.len() > limit {
+            return Err(SendError::TooLarge { size: packet.payload.len(), limit });
+        }
+        if packet.ext_header.len() > crate::packet::MAX_EXT_HEADER {
+            return Err(WireError::ExtHeader(packet.ext_header.len()).into());
+        }
+        Ok(())
     }
 
     fn compression_for(&self, packet: &Packet, wire: Wire) -> Compression {
@@ -80,6 +84,11 @@ impl Core {
         let wire = self.wire();
         (wire, self.compression_for(packet, wire))
     }
+}
+
+/// Whether this build has a compression.
+pub(crate) fn judge_compression(how: Compression) -> Result<(), SendError> {
+    if how.is_available() { Ok(()) } else { Err(WireError::NotCompiledIn(how).into()) }
 }
 
 /// Compresses a prepared packet where the caller is: only for payloads up to [`INLINE_COMPRESSION`].
