@@ -46,6 +46,11 @@ impl Sending {
         Self { core: Some(core), state: Stage::New(packet), lane }
     }
 
+    /// A packet that nobody has to judge or to change any more.
+    pub(super) fn prepared(core: Arc<Core>, packet: Packet) -> Self {
+        Self { core: Some(core), state: Stage::Ready(packet), lane: 0 }
+    }
+
     /// Says that there is no connection.
     pub(crate) fn not_connected() -> Self {
         Self { core: None, state: Stage::Over, lane: 0 }
