@@ -166,6 +166,10 @@ pub const SILENCE_TENTHS: u32 = 25;
 /// How long a closing connection may take to send what is queued, and a shutdown to answer what is in flight.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a shutdown waits, once its time is over, until those that it has cut have noticed: many times what a busy runtime
+/// needs for a turn of all its tasks. Who has not by then is held up by a handler that blocks.
+pub const CUT_GRACE: Duration = Duration::from_secs(1);
+
 /// Requests of a peer that are remembered as unanswered, so that a shutdown waits for them; older ones beyond are
 /// forgotten, not refused.
 pub const OPEN_REQUESTS: usize = 4096;

@@ -9,6 +9,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     MakeHandler,
     registry::{Place, Registry},
+    shutdown::turn_away,
 };
 use crate::{
     CloseReason, Connection, Handshake, Session, codes,
@@ -90,6 +91,10 @@ impl Acceptor {
             self.core(Core::new(id, info, framing, wire, is_evented, Arc::clone(&self.shared)), extensions);
         let entry = Entry { registry: Arc::clone(&self.registry), core: Arc::clone(&core), _place: place };
         self.registry.insert(Arc::clone(&core));
+        // Whoever shuts down says so first and looks for connections then: one that it has not found is told here.
+        if self.cancel.is_cancelled() {
+            turn_away(&core);
+        }
         if is_evented && core.is_admitted() {
             core.received(Item::Established);
         }

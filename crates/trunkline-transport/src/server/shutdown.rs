@@ -11,6 +11,7 @@ use tokio::{
 use super::TransportServer;
 use crate::{
     SessionId, codes,
+    defaults::CUT_GRACE,
     packet::control::ControlPacket,
     session::{
         core::Core,
@@ -53,8 +54,8 @@ pub struct Cut {
 impl TransportServer {
     /// Stops accepting, tells v2 peers to send no new requests, waits until every request in flight is answered and
     /// everything queued is sent, and closes; all within the time of
-    /// [`crate::TransportServerBuilder::graceful_shutdown`]. What is not done by then is cut, and reported. Repeated, it
-    /// finds nothing more to do.
+    /// [`crate::TransportServerBuilder::graceful_shutdown`]. What is not done by then is cut, and reported; a handler that
+    /// never comes back is not waited for. Repeated, it finds nothing more to do.
     pub async fn shutdown(&self) -> ShutdownReport {
         let deadline = Instant::now() + self.inner.settings.graceful_shutdown;
         self.inner.cancel.cancel();
@@ -64,8 +65,7 @@ impl TransportServer {
         let mut report = ShutdownReport { sessions: all.len(), ..ShutdownReport::default() };
         let mut drains = JoinSet::new();
         for core in all {
-            core.open.lock().is_draining = true;
-            core.control(&ControlPacket::GoAway { code: codes::GOING_AWAY, reason: "shutdown".to_owned() });
+            announce(&core);
             drains.spawn(drain(core, deadline));
         }
         while let Some(drained) = drains.join_next().await {
@@ -77,11 +77,23 @@ impl TransportServer {
         }
         report.cut.sort_by_key(|cut| cut.session_id);
         self.inner.tasks.close();
-        // Each has its own deadline for its last bytes, so this ends.
-        self.inner.tasks.wait().await;
+        // A peer that takes its last bytes late, and a handler that does not notice the end, end by themselves.
+        drop(timeout_at(deadline + CUT_GRACE, self.inner.tasks.wait()).await);
         self.inner.shared.hub.finish();
         report
     }
+}
+
+/// Tells a peer to ask nothing new.
+fn announce(core: &Core) {
+    core.open.lock().is_draining = true;
+    core.control(&ControlPacket::GoAway { code: codes::GOING_AWAY, reason: "shutdown".to_owned() });
+}
+
+/// Ends a connection that came too late to be waited for.
+pub(super) fn turn_away(core: &Core) {
+    announce(core);
+    core.close(codes::GOING_AWAY, "shutdown");
 }
 
 /// Waits for one connection's requests and output, then closes it: what was cut, if anything.
@@ -97,7 +109,8 @@ async fn drain(core: Arc<Core>, deadline: Instant) -> Option<Cut> {
     }
     let queued_bytes = core.out.lock().queued();
     core.cut();
-    gone(&core).await;
+    // Its task notices at once, unless a handler holds it up.
+    drop(timeout_at(deadline + CUT_GRACE, gone(&core)).await);
     Some(Cut { session_id: core.id, requests, queued_bytes })
 }
 

@@ -2,10 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
-use trunkline_transport::{CloseReason, RequestError, Session, TransportEvent, TransportServerBuilder};
+use trunkline_transport::{
+    BoxFuture, CloseReason, Handshake, Middleware, Refusal, RequestError, Session, ShutdownReport,
+    TransportEvent, TransportServer, TransportServerBuilder,
+};
 
-use crate::harness::{Kind, Serving, within};
+use crate::harness::{Kind, Serving, echo, within};
 
 /// A server whose requests take until there are permits.
 async fn waiting(kind: Kind, within: Duration) -> (Serving, Arc<Semaphore>) {
@@ -110,6 +114,85 @@ async fn a6_what_is_over_the_time_is_cut_and_listed() {
     assert_eq!(serving.server.session_count(), 0);
     let again = within(serving.server.shutdown()).await;
     assert_eq!(again.sessions, 0);
+}
+
+/// Shuts its server down while somebody is at the door, and lets him in.
+#[derive(Clone, Default)]
+struct ShutsDown {
+    server: Arc<Mutex<Option<TransportServer>>>,
+    under_way: Arc<Mutex<Option<BoxFuture<'static, ShutdownReport>>>>,
+}
+
+impl Middleware for ShutsDown {
+    fn on_handshake<'a>(&'a self, _: &'a mut Handshake) -> BoxFuture<'a, Result<(), Refusal>> {
+        Box::pin(async move {
+            let server = self.server.lock().take();
+            if let Some(server) = server {
+                let mut shutdown: BoxFuture<'static, ShutdownReport> =
+                    Box::pin(async move { server.shutdown().await });
+                // Its first turn: it says so, and looks who is there.
+                assert!(futures_util::poll!(&mut shutdown).is_pending());
+                *self.under_way.lock() = Some(shutdown);
+            }
+            Ok(())
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_in_while_the_server_shuts_down_is_sent_away() {
+    for kind in [Kind::Tcp, Kind::Tls, Kind::Unix, Kind::Memory, Kind::Custom] {
+        let door = ShutsDown::default();
+        let builder = TransportServerBuilder::new().graceful_shutdown(Duration::from_secs(600));
+        let serving = Serving::with(kind, builder.with_middleware(door.clone()), echo).await;
+        *door.server.lock() = Some(serving.server.clone());
+        let client = serving.client().await;
+        if let Some(session) = client.session() {
+            let reason = within(session.closed()).await;
+            let is_lost = matches!(reason, CloseReason::Ended | CloseReason::Lost(_));
+            assert!(is_lost || matches!(reason, CloseReason::Peer { code: 1001, .. }), "{kind:?}: {reason}");
+        }
+        within(async {
+            while door.under_way.lock().is_none() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let shutdown = door.under_way.lock().take().unwrap();
+        let report = within(shutdown).await;
+        assert!(report.is_clean() && report.sessions == 0, "{kind:?}: {report:?}");
+        assert_eq!(serving.server.session_count(), 0, "{kind:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_handler_that_blocks_its_thread_holds_up_no_shutdown() {
+    let (go, waits) = std::sync::mpsc::channel::<()>();
+    let waits = Arc::new(Mutex::new(waits));
+    let begun = Arc::new(Semaphore::new(0));
+    let (say, blocks) = (Arc::clone(&begun), Arc::clone(&waits));
+    let builder = TransportServerBuilder::new().graceful_shutdown(Duration::from_millis(50));
+    let serving = Serving::with(Kind::Tcp, builder, move |mut session: Session| {
+        let (say, blocks) = (Arc::clone(&say), Arc::clone(&blocks));
+        async move {
+            let request = session.recv().await?.expect("a request");
+            say.add_permits(1);
+            // Until the test lets it go, or has failed.
+            assert!(blocks.lock().recv().is_err());
+            session.send(request.reply("late")).await?;
+            Ok(())
+        }
+    })
+    .await;
+    let client = serving.client().await;
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move { client.request("x").await });
+    within(begun.acquire()).await.unwrap().forget();
+    let report = within(serving.server.shutdown()).await;
+    assert_eq!((report.sessions, report.drained), (1, 0), "{report:?}");
+    assert_eq!(report.cut.iter().map(|cut| cut.requests.len()).collect::<Vec<_>>(), [1], "{report:?}");
+    drop(go);
+    within(tasks.join_all()).await;
 }
 
 /// Runs itself once more in a process of its own, where nobody else opens files.
