@@ -184,7 +184,8 @@ impl Driver {
                 (codes::INTERNAL, String::new(), true)
             }
             CloseReason::TooFast => (codes::POLICY, reason.to_string(), true),
-            CloseReason::Slow | CloseReason::Overflow => (codes::OVERLOADED, reason.to_string(), false),
+            CloseReason::Overflow => (codes::OVERLOADED, reason.to_string(), true),
+            CloseReason::Slow => (codes::OVERLOADED, reason.to_string(), false),
             CloseReason::Lost(_) | CloseReason::Silent | CloseReason::CutOff => {
                 (codes::GOING_AWAY, reason.to_string(), false)
             }

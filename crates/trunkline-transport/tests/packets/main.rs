@@ -21,6 +21,7 @@ mod lost;
 mod middleware;
 mod msgtrans;
 mod names;
+mod policies;
 mod protocols;
 mod rates;
 mod raw;

@@ -232,14 +232,20 @@ impl Driver {
                     drop(self.core.try_append(&refusal));
                     return Ok(());
                 }
-                self.deliver(packet, waker)
+                self.deliver(packet, waker);
+                Ok(())
             }
-            PacketType::OneWay => self.deliver(packet, waker),
+            PacketType::OneWay => {
+                self.deliver(packet, waker);
+                Ok(())
+            }
         }
     }
 
-    fn deliver(&mut self, packet: Packet, waker: &Waker) -> Result<(), CloseReason> {
-        if self.core.received_packet(packet, waker) { Ok(()) } else { Err(CloseReason::Overflow) }
+    fn deliver(&mut self, packet: Packet, waker: &Waker) {
+        if !self.core.received_packet(packet, waker) {
+            self.stop(CloseReason::Overflow);
+        }
     }
 
     fn response(&mut self, packet: Packet, driver: &Waker) -> Result<(), CloseReason> {
