@@ -394,7 +394,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.close_all();
         self.keeper_end.cancel();
-        self.shared.hub.finish();
+        self.shared.hub.abandon();
     }
 }
 
@@ -404,5 +404,52 @@ struct Ended(Arc<Core>);
 impl Drop for Ended {
     fn drop(&mut self) {
         self.0.ended(&CloseReason::Lost("its task was dropped".to_owned()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Weak;
+
+    use tokio::{task::JoinSet, time::timeout};
+
+    use super::*;
+    use crate::{MemoryServerConfig, Session, TransportError, TransportServerBuilder};
+
+    /// Connections end behind whoever lets go of them.
+    async fn until_gone(shared: &Weak<Shared>) {
+        let gone = async {
+            while shared.strong_count() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(20), gone).await.expect("somebody still holds it");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_left_of_who_is_gone_though_nobody_has_read_the_events() {
+        for is_served in [true, false] {
+            let (memory, protocol) = MemoryServerConfig::new();
+            let server = TransportServerBuilder::new().with_protocol(memory).build().await.unwrap();
+            let (serving, mut tasks) = (server.clone(), JoinSet::new());
+            if is_served {
+                let idle = |mut session: Session| async move {
+                    while session.recv().await?.is_some() {}
+                    Ok::<_, TransportError>(())
+                };
+                tasks.spawn(async move { serving.serve_with(idle).await });
+            } else {
+                tasks.spawn(async move { serving.serve().await });
+            }
+            let client = TransportClientBuilder::new().with_protocol(protocol).build().await.unwrap();
+            client.connect().await.unwrap();
+            let (ours, theirs) = (Arc::downgrade(&client.inner.shared), server.shared());
+            client.disconnect().await;
+            drop(client);
+            until_gone(&ours).await;
+            tasks.shutdown().await;
+            drop(server);
+            until_gone(&theirs).await;
+        }
     }
 }

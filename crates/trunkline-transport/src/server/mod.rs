@@ -63,6 +63,13 @@ struct Settings {
     handshake_timeout: Duration,
 }
 
+#[cfg(test)]
+impl TransportServer {
+    pub(crate) fn shared(&self) -> std::sync::Weak<Shared> {
+        Arc::downgrade(&self.inner.shared)
+    }
+}
+
 impl TransportServer {
     fn new(
         shared: Arc<Shared>,
@@ -325,6 +332,6 @@ impl Drop for Inner {
         for core in self.registry.everyone() {
             core.close(codes::GOING_AWAY, "the server is gone");
         }
-        self.shared.hub.finish();
+        self.shared.hub.abandon();
     }
 }

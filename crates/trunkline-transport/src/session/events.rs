@@ -182,6 +182,16 @@ impl Hub {
         wake.into_iter().for_each(Waker::wake);
     }
 
+    /// The server or client is gone, and with it the last who could take the stream. One that was taken is read to its end;
+    /// otherwise nothing waits any more, since connections that wait here hold what they share, and so this too.
+    pub(crate) fn abandon(&self) {
+        self.finish();
+        let was_taken = std::mem::replace(&mut self.ready.lock().was_taken, true);
+        if !was_taken {
+            self.detach();
+        }
+    }
+
     fn detach(&self) {
         let queue = {
             let mut ready = self.ready.lock();
