@@ -10,7 +10,8 @@ use crate::{ByteWriter, FrameReader};
 ///
 /// The write side ends first. Then, on TCP, TLS and WebSocket, the peer is read until it ends too: closing a
 /// socket with unread bytes makes the kernel send a reset, which would destroy the last frame on its way. On
-/// QUIC and WebTransport the peer has to acknowledge the stream, then the connection is closed with `code`.
+/// QUIC and WebTransport the peer has to acknowledge the stream, then the connection is closed with `code`; what its user
+/// has not read by then is lost to it.
 /// What is not done at the deadline is cut.
 pub async fn close(
     mut reader: FrameReader,

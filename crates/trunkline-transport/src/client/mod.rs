@@ -212,6 +212,9 @@ impl TransportClient {
 
     /// Sends what is queued, closes every connection, and waits until it has ended; none is made anew. Harmless without
     /// one.
+    ///
+    /// Over QUIC and WebTransport the end takes back what the server's library has and its user has not read yet: whoever has
+    /// to know that a one-way packet was read asks a request behind it first.
     pub async fn disconnect(&self) {
         for session in self.inner.close_all() {
             session.closed().await;
