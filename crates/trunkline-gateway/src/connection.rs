@@ -1,7 +1,8 @@
 //! One connection: its actor reads, asks the session what frames mean, and writes what is due.
 //!
 //! The actor is the connection's only task. Reading never waits for writing, but it pauses while the outbox is full.
-//! Everything written goes through the connection's one write state.
+//! Everything written goes through the connection's one write state; a flusher may write from it in the actor's place, where
+//! many connections wait for one publication.
 
 mod flusher;
 mod further;

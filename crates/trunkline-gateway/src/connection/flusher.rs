@@ -18,7 +18,7 @@ use crate::gateway::Node;
 /// Connections that are written to before other tasks of the thread have their turn.
 const AT_ONCE: usize = 16;
 
-/// The queue of one flusher. Dropping it with connections in it is no loss but for who is not woken.
+/// The queue of one flusher.
 pub(crate) struct Flusher {
     queue: Mutex<Queue>,
     waker: AtomicWaker,
