@@ -174,6 +174,13 @@ async fn ask_ten(client: &TransportClient) {
     futures_util::future::join_all(asking).await;
 }
 
+/// Until the server has taken those that may go early.
+async fn five_have_come(serving: &Serving) {
+    while serving.server.stats().received_early < 5 {
+        tokio::time::sleep(A_MOMENT).await;
+    }
+}
+
 /// What does not fit into the client's first datagram.
 fn long(word: &str) -> String {
     word.repeat(1000)
@@ -235,9 +242,7 @@ async fn several_go_early_up_to_the_limit_and_the_rest_follows() {
     let client = client(&config).await;
     relay.answers(false);
     let answers = async {
-        while serving.server.stats().received_early < 5 {
-            tokio::time::sleep(A_MOMENT).await;
-        }
+        five_have_come(&serving).await;
         // Another one, if there were, would have come by then.
         tokio::time::sleep(A_WHILE).await;
         relay.answers(true);
@@ -267,9 +272,7 @@ async fn early_requests_leave_room_for_the_handshake_when_every_first_answer_is_
     let client = client(&config).await;
     relay.answers(false);
     let answers = async {
-        while serving.server.stats().received_early < 5 {
-            tokio::time::sleep(A_MOMENT).await;
-        }
+        five_have_come(&serving).await;
         relay.lose();
     };
     // Nothing tells the client what has come, so that all of it is still under way for its congestion control.
