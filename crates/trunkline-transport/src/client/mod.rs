@@ -287,8 +287,11 @@ impl TransportClient {
             let changed = self.inner.shared.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if self.inner.links.usable() > 0 {
-                return self.choose().map(Way::Session);
+            // One that could be used a moment ago may have ended since: that is no answer.
+            if self.inner.links.usable() > 0
+                && let Some(session) = self.choose()
+            {
+                return Some(Way::Session(session));
             }
             // Without a keeper there is one only while somebody connects.
             let is_expected = self.inner.keeping.is_some() || self.inner.connecting.available_permits() == 0;
