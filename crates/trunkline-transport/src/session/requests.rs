@@ -32,15 +32,42 @@ struct Slot {
     deadline: Instant,
     timeout: std::time::Duration,
     waker: Option<Waker>,
-    answers: VecDeque<Packet>,
-    /// For streams: what the peer may have sent at once, has sent beyond what it was granted anew, and what was taken
-    /// and not granted yet. Each part counts its payload and its header.
-    window: usize,
-    outstanding: usize,
-    taken: usize,
+    answer: Option<Packet>,
     /// Nothing more comes, and why if it failed.
     end: Option<Result<(), RequestError>>,
-    is_stream: bool,
+    /// A streamed reply has this instead of an answer.
+    stream: Option<Box<StreamedReply>>,
+}
+
+/// What has come of a streamed reply, and how much of it may come. Each part counts its payload and its header.
+#[derive(Debug)]
+struct StreamedReply {
+    parts: VecDeque<Packet>,
+    /// What the peer may have sent at once.
+    window: usize,
+    /// What it has sent beyond what it was granted anew.
+    outstanding: usize,
+    /// What was taken and not granted yet.
+    taken: usize,
+}
+
+impl StreamedReply {
+    fn new(window: usize) -> Box<Self> {
+        Box::new(Self { parts: VecDeque::new(), window, outstanding: 0, taken: 0 })
+    }
+
+    /// The next part, and how much the peer is to be granted anew.
+    fn take(&mut self) -> Option<(Packet, u32)> {
+        let packet = self.parts.pop_front()?;
+        self.taken += part_cost(&packet);
+        // At half a window: one word for many parts, and the peer never has to stop for it.
+        if self.taken * 2 < self.window {
+            return Some((packet, 0));
+        }
+        let grant = u32::try_from(std::mem::take(&mut self.taken)).unwrap_or(u32::MAX);
+        self.outstanding = self.outstanding.saturating_sub(grant as usize);
+        Some((packet, grant))
+    }
 }
 
 /// What to do about a response.
@@ -70,7 +97,7 @@ impl Pending {
 
     /// Whether a response to this number is expected.
     pub(crate) fn is_waiting(&self, id: u32) -> bool {
-        self.waiting.get(&id).is_some_and(|slot| slot.end.is_none())
+        self.waiting.get(id).is_some_and(|slot| slot.end.is_none())
     }
 
     /// The next number that no request in flight has; 0 is nobody's.
@@ -78,7 +105,7 @@ impl Pending {
         loop {
             let id = self.next_id;
             self.next_id = id.checked_add(1).unwrap_or(1);
-            if !self.waiting.contains_key(&id) {
+            if !self.waiting.contains(id) {
                 return id;
             }
         }
@@ -108,12 +135,9 @@ impl Pending {
                 deadline,
                 timeout,
                 waker: None,
-                answers: VecDeque::new(),
-                window: stream_window.unwrap_or(0),
-                outstanding: 0,
-                taken: 0,
+                answer: None,
                 end: None,
-                is_stream: stream_window.is_some(),
+                stream: stream_window.map(StreamedReply::new),
             },
         );
         Some(Ok(id))
@@ -135,18 +159,14 @@ impl Pending {
         id: u32,
         waker: &Waker,
     ) -> Option<Result<(Option<Packet>, u32), RequestError>> {
-        let Some(slot) = self.waiting.get_mut(&id) else {
+        let Some(slot) = self.waiting.get_mut(id) else {
             // It ended and was taken already.
             return Some(Ok((None, 0)));
         };
-        if let Some(packet) = slot.answers.pop_front() {
-            slot.taken += part_cost(&packet);
-            let mut grant = 0;
-            // At half a window: one word for many parts, and the peer never has to stop for it.
-            if slot.is_stream && slot.taken * 2 >= slot.window {
-                grant = u32::try_from(std::mem::take(&mut slot.taken)).unwrap_or(u32::MAX);
-                slot.outstanding = slot.outstanding.saturating_sub(grant as usize);
-            }
+        if let Some(packet) = slot.answer.take() {
+            return Some(Ok((Some(packet), 0)));
+        }
+        if let Some((packet, grant)) = slot.stream.as_mut().and_then(|stream| stream.take()) {
             return Some(Ok((Some(packet), grant)));
         }
         if let Some(end) = slot.end.clone() {
@@ -161,14 +181,14 @@ impl Pending {
 
     /// Gives a request's place back: who may take it. `true` if it was still going on.
     pub(crate) fn end(&mut self, id: u32) -> (bool, Option<Waker>) {
-        let was_going_on = self.waiting.remove(&id).is_some_and(|slot| slot.end.is_none());
+        let was_going_on = self.waiting.remove(id).is_some_and(|slot| slot.end.is_none());
         let next = if self.queue.is_empty() { None } else { Some(self.queue.remove(0).1) };
         (was_going_on, next)
     }
 
     /// A response has come.
     pub(crate) fn deliver(&mut self, packet: Packet) -> Delivered {
-        let Some(slot) = self.waiting.get_mut(&packet.message_id) else { return Delivered::Stale };
+        let Some(slot) = self.waiting.get_mut(packet.message_id) else { return Delivered::Stale };
         if slot.end.is_some() {
             return Delivered::Stale;
         }
@@ -179,8 +199,8 @@ impl Pending {
             slot.end = Some(Err(RequestError::Refused { code, reason }));
             return Delivered::To(slot.waker.take());
         }
-        if slot.is_stream {
-            if slot.outstanding >= slot.window {
+        if let Some(stream) = &mut slot.stream {
+            if stream.outstanding >= stream.window {
                 let error = RequestError::Refused {
                     code: crate::codes::OVERLOADED,
                     reason: "the peer sent more of the stream than was allowed".to_owned(),
@@ -190,14 +210,15 @@ impl Pending {
             }
             // An empty last part only says that the stream has ended.
             if has_more || !packet.payload.is_empty() {
-                slot.outstanding += part_cost(&packet);
-                slot.answers.push_back(packet);
+                stream.outstanding += part_cost(&packet);
+                stream.parts.push_back(packet);
+            }
+            if !has_more {
+                slot.end = Some(Ok(()));
             }
         } else {
-            slot.answers.push_back(packet);
-        }
-        // A plain request takes the first part of a stream for its answer, and the end of its interest.
-        if !has_more || !slot.is_stream {
+            // The first part of a stream is the answer to a plain request, and the end of its interest.
+            slot.answer = Some(packet);
             slot.end = Some(Ok(()));
         }
         Delivered::To(slot.waker.take())
@@ -208,14 +229,14 @@ impl Pending {
         let (mut wake, mut expired) = (Vec::new(), Vec::new());
         let mut next: Option<Instant> = None;
         let mut see = |deadline: Instant| next = Some(next.map_or(deadline, |next| next.min(deadline)));
-        for (id, slot) in &mut self.waiting {
+        for (id, slot) in self.waiting.iter_mut() {
             if slot.end.is_some() {
                 continue;
             }
             if slot.deadline <= now {
                 slot.end = Some(Err(RequestError::TimedOut(slot.timeout)));
                 wake.extend(slot.waker.take());
-                expired.push(*id);
+                expired.push(id);
             } else {
                 see(slot.deadline);
             }
@@ -228,7 +249,7 @@ impl Pending {
 
     /// A streamed reply has moved: its deadline counts from here.
     pub(crate) fn extend(&mut self, id: u32, now: Instant) {
-        if let Some(slot) = self.waiting.get_mut(&id) {
+        if let Some(slot) = self.waiting.get_mut(id) {
             slot.deadline = now + slot.timeout;
         }
     }
@@ -244,7 +265,7 @@ impl Pending {
         self.end = Some(RequestError::Disconnected(reason.clone()));
         let mut wake: Vec<Waker> =
             std::mem::take(&mut self.queue).into_iter().map(|(_, waker)| waker).collect();
-        for slot in self.waiting.values_mut() {
+        for (_, slot) in self.waiting.iter_mut() {
             if slot.end.is_none() {
                 slot.end = Some(Err(RequestError::Disconnected(reason.clone())));
             }
@@ -297,7 +318,7 @@ impl Open {
     }
 
     pub(crate) fn contains(&self, message_id: u32) -> bool {
-        self.requests.contains_key(&message_id)
+        self.requests.contains(message_id)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -305,39 +326,39 @@ impl Open {
     }
 
     pub(crate) fn numbers(&self) -> Vec<u32> {
-        let mut numbers: Vec<u32> = self.requests.keys().copied().collect();
+        let mut numbers: Vec<u32> = self.requests.numbers().collect();
         numbers.sort_unstable();
         numbers
     }
 
     /// It is answered, or will never be.
     pub(crate) fn end(&mut self, message_id: u32) -> [Option<Waker>; 2] {
-        let own = self.requests.remove(&message_id).and_then(|request| request.waker);
+        let own = self.requests.remove(message_id).and_then(|request| request.waker);
         let drained = if self.requests.is_empty() { self.drained.take() } else { None };
         [own, drained]
     }
 
     /// The peer wants no answer any more.
     pub(crate) fn cancel(&mut self, message_id: u32) -> Option<Waker> {
-        let request = self.requests.get_mut(&message_id)?;
+        let request = self.requests.get_mut(message_id)?;
         request.is_cancelled = true;
         request.waker.take()
     }
 
     pub(crate) fn is_cancelled(&self, message_id: u32) -> bool {
-        self.requests.get(&message_id).is_some_and(|request| request.is_cancelled)
+        self.requests.get(message_id).is_some_and(|request| request.is_cancelled)
     }
 
     /// The peer allows more of a streamed reply.
     pub(crate) fn grant(&mut self, message_id: u32, bytes: u32) -> Option<Waker> {
-        let request = self.requests.get_mut(&message_id)?;
+        let request = self.requests.get_mut(message_id)?;
         request.credit = request.credit.saturating_add(bytes as usize);
         request.waker.take()
     }
 
     /// Takes credit for a part of a streamed reply; `None` waits for it.
     pub(crate) fn spend(&mut self, message_id: u32, bytes: usize, waker: &Waker) -> Option<Credit> {
-        let Some(request) = self.requests.get_mut(&message_id) else { return Some(Credit::Gone) };
+        let Some(request) = self.requests.get_mut(message_id) else { return Some(Credit::Gone) };
         if request.is_cancelled {
             return Some(Credit::Cancelled);
         }
@@ -352,7 +373,7 @@ impl Open {
 
     /// Whether the request is given up; otherwise the waker is called when it is.
     pub(crate) fn poll_cancelled(&mut self, message_id: u32, waker: &Waker) -> bool {
-        let Some(request) = self.requests.get_mut(&message_id) else { return false };
+        let Some(request) = self.requests.get_mut(message_id) else { return false };
         if !request.is_cancelled {
             request.waker = Some(waker.clone());
         }
@@ -370,7 +391,11 @@ impl Open {
 
     /// The connection has ended.
     pub(crate) fn disconnect(&mut self) -> Vec<Waker> {
-        let requests = std::mem::take(&mut self.requests);
-        requests.into_values().filter_map(|request| request.waker).chain(self.drained.take()).collect()
+        let mut requests = std::mem::take(&mut self.requests);
+        requests
+            .iter_mut()
+            .filter_map(|(_, request)| request.waker.take())
+            .chain(self.drained.take())
+            .collect()
     }
 }
