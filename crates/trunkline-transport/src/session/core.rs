@@ -299,11 +299,11 @@ impl Core {
         }
     }
 
-    /// A one-way packet or a request was received: false if the policy ends the connection. `driver` is the task that
-    /// polls the handler next anyway, and need not be woken for it.
-    pub(crate) fn received_packet(self: &Arc<Self>, packet: Packet, driver: &Waker) -> bool {
+    /// A one-way packet or a request was received: whether there is room for more, or `None` if the policy ends the
+    /// connection. `driver` is the task that polls the handler next anyway, and need not be woken for it.
+    pub(crate) fn received_packet(self: &Arc<Self>, packet: Packet, driver: &Waker) -> Option<bool> {
         let cost = packet.cost();
-        let (pushed, wake, announces) = {
+        let (pushed, wake, announces, has_room) = {
             let mut inbox = self.inbox.lock();
             let policy = if inbox.has_room() {
                 Overflow::Wait
@@ -315,7 +315,7 @@ impl Core {
             };
             let pushed = inbox.push_packet(packet, policy);
             let announces = self.is_evented && !std::mem::replace(&mut inbox.is_announced, true);
-            (pushed, inbox.reader.take(), announces)
+            (pushed, inbox.reader.take(), announces, inbox.has_room())
         };
         match pushed {
             Pushed::Kept => self.shared.budget.take(cost),
@@ -326,13 +326,13 @@ impl Core {
                 let refuse = |message_id| self.refuse(message_id, codes::OVERLOADED, "too much is unread");
                 requests.into_iter().for_each(refuse);
             }
-            Pushed::Overflow => return false,
+            Pushed::Overflow => return None,
         }
         wake.into_iter().filter(|reader| !reader.will_wake(driver)).for_each(Waker::wake);
         if announces {
             self.shared.hub.announce(self);
         }
-        true
+        Some(has_room)
     }
 
     /// The peer's request of this number has its answer.

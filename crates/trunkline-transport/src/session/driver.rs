@@ -27,7 +27,7 @@ use tokio::time::{Instant, Sleep, timeout};
 use self::{datagrams::Datagrams, intake::Stage, lanes::Lanes};
 use super::{
     Session,
-    core::{Core, closed},
+    core::Core,
     outbox::{LaneWay, Part, State},
 };
 use crate::{
@@ -68,6 +68,10 @@ pub(crate) struct Driver {
     /// Bytes of a partial frame that the shared budget knows of.
     held: usize,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Whom the timer wakes.
+    timed: Option<Waker>,
+    /// The timer is set for everything that has a time, as far as nobody has said otherwise.
+    is_timed: bool,
     next_beat: Instant,
     heard: Instant,
     /// The limit that the reader knows.
@@ -87,6 +91,8 @@ pub(crate) struct Driver {
     proof: Option<Instant>,
     said_hello: bool,
     is_paused: bool,
+    /// The inbox had no room when the driver last put something in. Others only take out of it.
+    is_inbox_full: bool,
 }
 
 /// What the connection is doing.
@@ -146,6 +152,8 @@ impl Driver {
             ending: None,
             held: 0,
             timer: None,
+            timed: None,
+            is_timed: false,
             next_beat: now + first,
             heard: now,
             limit,
@@ -158,6 +166,7 @@ impl Driver {
             proof,
             said_hello: false,
             is_paused: false,
+            is_inbox_full: false,
         })
     }
 
@@ -226,21 +235,9 @@ impl Driver {
                 Ok(again) => again,
                 Err(reason) => return Poll::Ready(reason),
             };
-            if let Some(reason) = self.observe_close() {
-                return Poll::Ready(reason);
-            }
-            if let Some(error) = self.broken.take() {
-                return Poll::Ready(self.peer_reason().unwrap_or(CloseReason::Lost(error)));
-            }
-            match self.write(cx) {
+            match self.tell(cx) {
                 Ok(lets_go_on) => again |= lets_go_on,
-                Err(error) => {
-                    let reason = self.peer_reason().unwrap_or_else(|| CloseReason::Lost(error.to_string()));
-                    return Poll::Ready(reason);
-                }
-            }
-            if let Some(reason) = self.finished() {
-                return Poll::Ready(reason);
+                Err(reason) => return Poll::Ready(reason),
             }
             if again {
                 continue;
@@ -259,10 +256,34 @@ impl Driver {
         Poll::Pending
     }
 
+    /// Writes what can be written now, and learns of the end: whether there is more to do, as [`Driver::write`] says.
+    fn tell(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+        let (is_all, mut lets_go_on) =
+            self.write_little(cx.waker()).map_err(|error| self.lost(error.to_string()))?;
+        if is_all {
+            return Ok(lets_go_on);
+        }
+        if let Some(reason) = self.observe_close() {
+            return Err(reason);
+        }
+        if let Some(error) = self.broken.take() {
+            return Err(self.lost(error));
+        }
+        lets_go_on |= self.write(cx).map_err(|error| self.lost(error.to_string()))?;
+        self.finished().map_or(Ok(lets_go_on), Err)
+    }
+
+    /// The link has failed. What the peer said before that is the better reason.
+    #[cold]
+    fn lost(&self, error: String) -> CloseReason {
+        self.peer_reason().unwrap_or(CloseReason::Lost(error))
+    }
+
     /// What others have appended, or could not write, is known from here on.
     fn look(&mut self) {
         let mut out = self.core.out.lock();
-        let lanes_have_news = out.look();
+        let (has_news, lanes_have_news) = out.look();
+        self.is_timed &= !has_news;
         if let Some(lanes) = &mut self.lanes {
             lanes.note_news(lanes_have_news);
         }
@@ -301,6 +322,7 @@ impl Driver {
         Ok(again)
     }
 
+    #[cold]
     fn handler_ended(&mut self, result: Result<(), TransportError>) {
         let reason = match result {
             Ok(()) => CloseReason::Closed { code: codes::NORMAL, reason: String::new() },
@@ -343,9 +365,8 @@ impl Driver {
         let lanes_have_news = self.lanes.is_some() && out.has_lane_news();
         let has_new = lanes_have_news || (self.batch.is_empty() && out.queued() > out.lanes_queued());
         // A close that is observed already, and not said yet, waits for its lanes, which wake this task.
-        let must_close = closed(&out.state).is_some()
-            && self.batch.is_empty()
-            && !matches!(self.phase, Phase::Closing { .. });
+        let must_close =
+            out.state != State::Open && self.batch.is_empty() && !matches!(self.phase, Phase::Closing { .. });
         if has_new || must_close {
             return false;
         }

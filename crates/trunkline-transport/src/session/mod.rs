@@ -79,33 +79,29 @@ impl Session {
     /// once when the connection did not end cleanly; `None` follows that.
     pub async fn recv(&mut self) -> Result<Option<Packet>, RecvError> {
         poll_fn(|cx| {
-            let (taken, wake) = {
-                let mut inbox = self.core.inbox.lock();
-                loop {
-                    match inbox.pop() {
-                        Some((Item::Established | Item::GoingAway { .. }, _)) => {}
-                        Some(taken) => break (Some(taken), inbox.resume()),
-                        None if inbox.is_ended() => return Poll::Ready(Ok(None)),
-                        None => {
-                            match &mut inbox.reader {
-                                Some(old) if old.will_wake(cx.waker()) => {}
-                                other => *other = Some(cx.waker().clone()),
-                            }
-                            break (None, None);
+            let mut inbox = self.core.inbox.lock();
+            let (received, bytes) = loop {
+                match inbox.pop() {
+                    Some((Item::Packet(packet), bytes)) => break (Ok(Some(packet)), bytes),
+                    Some((Item::Established | Item::GoingAway { .. }, _)) => {}
+                    Some((Item::Lagged(n), bytes)) => break (Err(RecvError::Lagged(n)), bytes),
+                    Some((Item::Ended(reason), bytes)) if reason.is_clean() => break (Ok(None), bytes),
+                    Some((Item::Ended(reason), bytes)) => break (Err(RecvError::Closed(reason)), bytes),
+                    None if inbox.is_ended() => break (Ok(None), 0),
+                    None => {
+                        match &mut inbox.reader {
+                            Some(old) if old.will_wake(cx.waker()) => {}
+                            other => *other = Some(cx.waker().clone()),
                         }
+                        return Poll::Pending;
                     }
                 }
             };
+            let wake = inbox.resume();
+            drop(inbox);
             wake.into_iter().for_each(Waker::wake);
-            let Some((item, bytes)) = taken else { return Poll::Pending };
             self.core.shared.budget.give(bytes);
-            Poll::Ready(match item {
-                Item::Packet(packet) => Ok(Some(packet)),
-                Item::Lagged(n) => Err(RecvError::Lagged(n)),
-                Item::Ended(reason) if reason.is_clean() => Ok(None),
-                Item::Ended(reason) => Err(RecvError::Closed(reason)),
-                Item::Established | Item::GoingAway { .. } => return Poll::Pending,
-            })
+            Poll::Ready(received)
         })
         .await
     }

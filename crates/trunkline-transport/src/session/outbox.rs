@@ -12,13 +12,16 @@ use std::{collections::VecDeque, io, task::Waker};
 use bytes::Bytes;
 
 pub(crate) use self::lanes::LaneWay;
-pub(crate) use self::parts::{Part, advance, first_of_few, slices};
+pub(crate) use self::parts::{Part, advance, first_of_few, gathered};
 use self::{
     lanes::LaneQueues,
     parts::{BATCH, has_tail, push, share, tail, take_parts, write},
 };
 use super::{pool, unsent::Unsent};
 use crate::{CloseReason, Framing, defaults::COALESCE, packet::Header, sink::Direct};
+
+/// What the writer's task writes under the lock: the kernel copies it in less than a microsecond.
+const LITTLE: usize = 4 << 10;
 
 /// Output that nobody has taken yet.
 #[derive(Debug)]
@@ -177,12 +180,12 @@ impl Outbox {
         if self.is_awake { None } else { self.writer.take() }
     }
 
-    /// The writer's task runs, and is about to look at everything: whether lanes have something new for their streams.
-    pub(crate) fn look(&mut self) -> bool {
+    /// The writer's task runs, and is about to look at everything: whether something has changed besides output, and whether
+    /// lanes have something new for their streams.
+    pub(crate) fn look(&mut self) -> (bool, bool) {
         self.is_awake = true;
-        self.has_news = false;
         self.was_written = false;
-        self.take_lane_news()
+        (std::mem::take(&mut self.has_news), self.take_lane_news())
     }
 
     /// The writer's task has nothing to do: whether it may sleep, since nothing has changed while it looked.
@@ -281,31 +284,54 @@ impl Outbox {
     /// Hands the `added` bytes that were just appended to the link, from where the caller is: how many it took. Only while
     /// the writer's task sleeps and has nothing unwritten; else it does so itself.
     pub(crate) fn write_now(&mut self, added: usize, often: Often) -> usize {
-        let Some(link) = &self.link else { return 0 };
         // A task that was woken will write at once, and much in one piece.
         let sleeps = !self.is_awake && self.writer.is_some();
         // Who waits for room is told by the task, once it has written.
         let is_simple = self.queued == added && self.room.is_empty();
-        if !sleeps || !is_simple || (often == Often::OnceAsleep && self.was_written) {
+        let may_write = self.link.is_some() && (often == Often::Always || !self.was_written);
+        if !sleeps || !is_simple || !may_write {
             return 0;
         }
-        let (slices, count) = slices(&self.parts, 0);
-        let written = match link.write_vectored(&slices[..count]) {
-            Ok(written) => written,
+        match self.write_parts() {
+            Ok(written) => {
+                self.was_written = true;
+                written
+            }
             Err(error) => {
                 self.broken = Some(error);
                 self.link = None;
-                return 0;
+                0
             }
-        };
+        }
+    }
+
+    /// Hands the link what waits, from where it is: the writer's task calls it while it has taken no batch. Whether nothing
+    /// is left to do then, and how many bytes it took. Only a little, in one piece: others wait for the lock meanwhile.
+    pub(crate) fn write_little(&mut self) -> io::Result<(bool, usize)> {
+        if self.link.is_none() || self.state != State::Open || self.lanes.is_some() {
+            return Ok((false, 0));
+        }
+        if self.queued == 0 {
+            return Ok((true, 0));
+        }
+        if self.parts.len() != 1 || self.queued > LITTLE {
+            return Ok((false, 0));
+        }
+        let written = self.write_parts()?;
+        Ok((self.queued == 0, written))
+    }
+
+    /// What the link takes of the parts, which must not be none, from the caller's thread.
+    fn write_parts(&mut self) -> io::Result<usize> {
+        let Some(link) = &self.link else { return Ok(0) };
+        let written = gathered(&self.parts, 0, |slices| link.write_vectored(slices))?;
         let begun = advance(&mut self.parts, 0, written);
         if let Some(first) = self.parts.front_mut().filter(|_| begun > 0) {
             first.begin(begun);
         }
-        self.was_written = true;
         self.queued -= written;
         self.done += written as u64;
-        written
+        Ok(written)
     }
 
     /// Drops the oldest droppable packets until `size` fits: how many, and how many bytes.

@@ -176,26 +176,31 @@ impl Exchange {
                     if self.window.is_some() {
                         packet.flags |= Flags::STREAM;
                     }
-                    self.sending = Some(Sending::new(Arc::clone(&self.core), packet));
+                    let sending = Sending::new(Arc::clone(&self.core), packet);
+                    return self.poll_sending(sending, cx);
                 }
             }
         }
-        if let Some(sending) = &mut self.sending {
+        match self.sending.take() {
+            Some(sending) => self.poll_sending(sending, cx),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn poll_sending(&mut self, mut sending: Sending, cx: &mut Context<'_>) -> Poll<Result<(), RequestError>> {
+        let Poll::Ready(sent) = Pin::new(&mut sending).poll(cx) else {
+            self.sending = Some(sending);
             // While it waits for room its time may be over: the driver says so by the answer.
-            if let Poll::Ready(sent) = Pin::new(sending).poll(cx) {
-                self.sending = None;
-                sent?;
-                // The other side has no credit but what it is granted.
-                if let (Some(message_id), Some(window)) = (self.id, self.window) {
-                    let bytes = u32::try_from(window).unwrap_or(u32::MAX);
-                    self.core.control(&ControlPacket::Window { message_id, bytes });
-                }
-            } else {
-                return match self.poll_answer(cx) {
-                    Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-                    _ => Poll::Pending,
-                };
-            }
+            return match self.poll_answer(cx) {
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                _ => Poll::Pending,
+            };
+        };
+        sent?;
+        // The other side has no credit but what it is granted.
+        if let (Some(message_id), Some(window)) = (self.id, self.window) {
+            let bytes = u32::try_from(window).unwrap_or(u32::MAX);
+            self.core.control(&ControlPacket::Window { message_id, bytes });
         }
         Poll::Ready(Ok(()))
     }

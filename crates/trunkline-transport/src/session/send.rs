@@ -4,7 +4,7 @@ use std::{
     future::{Future, poll_fn},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, Waker},
 };
 
 use tokio::task::JoinHandle;
@@ -71,52 +71,43 @@ impl Sending {
 
     /// Where the packet ends in the output; `None` if nothing was to be sent.
     fn poll_mark(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Mark>, SendError>> {
-        let Some(core) = self.core.clone() else { return Poll::Ready(Err(SendError::NotConnected)) };
+        let Self { core, state, lane } = self;
+        let Some(core) = core else { return Poll::Ready(Err(SendError::NotConnected)) };
         loop {
-            match std::mem::replace(&mut self.state, Stage::Over) {
+            let packet = match std::mem::replace(state, Stage::Over) {
                 Stage::New(packet) => {
                     let Some(packet) = core.prepare(packet)? else { return Poll::Ready(Ok(None)) };
-                    self.state = if deflates_elsewhere(&packet) {
-                        Stage::Deflating(tokio::task::spawn_blocking(move || encode::deflated(&packet)))
-                    } else {
-                        Stage::Ready(deflate_here(packet)?)
-                    };
+                    if deflates_elsewhere(&packet) {
+                        let task = tokio::task::spawn_blocking(move || encode::deflated(&packet));
+                        *state = Stage::Deflating(task);
+                        continue;
+                    }
+                    deflate_here(packet)?
                 }
                 Stage::Deflating(mut task) => match Pin::new(&mut task).poll(cx) {
-                    Poll::Ready(Ok(packet)) => self.state = Stage::Ready(packet?),
+                    Poll::Ready(Ok(packet)) => packet?,
                     Poll::Ready(Err(error)) => {
                         return Poll::Ready(Err(WireError::Inflate(error.to_string()).into()));
                     }
                     Poll::Pending => {
-                        self.state = Stage::Deflating(task);
+                        *state = Stage::Deflating(task);
                         return Poll::Pending;
                     }
                 },
-                Stage::Ready(packet) => match ready!(self.poll_append(&core, packet, cx)) {
-                    Ok(mark) => return Poll::Ready(Ok(Some(mark))),
-                    Err(error) => return Poll::Ready(Err(error)),
-                },
+                Stage::Ready(packet) => packet,
                 // Polled after it was ready: there is nothing to do again.
                 Stage::Over => return Poll::Ready(Ok(None)),
-            }
-        }
-    }
-
-    fn poll_append(
-        &mut self,
-        core: &Core,
-        packet: Packet,
-        cx: &Context<'_>,
-    ) -> Poll<Result<Mark, SendError>> {
-        loop {
-            match core.append(&packet, self.lane, 0) {
-                Err(SendError::Full { .. }) => {}
-                done => return Poll::Ready(done),
-            }
-            let size = HEADER + packet.ext_header.len() + packet.payload.len();
-            if !core.wait_for_room(self.lane, core.framed_len(size), cx.waker()) {
-                self.state = Stage::Ready(packet);
-                return Poll::Pending;
+            };
+            loop {
+                match core.append(&packet, *lane, 0) {
+                    Err(SendError::Full { .. }) => {}
+                    done => return Poll::Ready(done.map(Some)),
+                }
+                let size = HEADER + packet.ext_header.len() + packet.payload.len();
+                if !core.wait_for_room(*lane, core.framed_len(size), cx.waker()) {
+                    *state = Stage::Ready(packet);
+                    return Poll::Pending;
+                }
             }
         }
     }

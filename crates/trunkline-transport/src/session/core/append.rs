@@ -56,10 +56,10 @@ impl Core {
                 self.shared.budget.take(added);
                 out.rouse_to_write()
             };
+            self.sent(&out, packet.packet_type, size);
             (out.mark(queue), wake)
         };
         wake.into_iter().for_each(Waker::wake);
-        self.sent(packet.packet_type, size);
         if packet.packet_type == PacketType::Response && !packet.flags.contains(Flags::MORE) {
             self.answered(packet.message_id);
         }
@@ -79,7 +79,7 @@ impl Core {
         let (has_room, wake) = {
             let mut out = self.out.lock();
             let queue = out.queue_of(lane);
-            if closed(&out.state).is_some() || self.has_room(&out, queue, size) {
+            if out.state != State::Open || self.has_room(&out, queue, size) {
                 return true;
             }
             let first = out.wait_for_room(queue, waker);
@@ -98,20 +98,19 @@ impl Core {
         let size = frame.len();
         let (result, wake) = {
             let mut out = self.out.lock();
-            if closed(&out.state).is_some() {
+            if out.state != State::Open {
                 return Appended::Closed;
             }
             let result = self.make_room(&mut out, size);
             if result == Appended::Queued {
                 out.push_shared(frame);
+                self.sent(&out, PacketType::OneWay, size);
             }
             (result, self.rouse_after(result, &mut out, size))
         };
         wake.into_iter().for_each(Waker::wake);
-        match result {
-            Appended::Queued => self.sent(PacketType::OneWay, size),
-            Appended::Dropped => self.dropped(1, true),
-            Appended::Disconnected | Appended::Closed => {}
+        if result == Appended::Dropped {
+            self.dropped(1, true);
         }
         result
     }
@@ -130,13 +129,13 @@ impl Core {
             if result == Appended::Queued {
                 let droppable = packet.packet_type == PacketType::OneWay;
                 added = out.push(self.framing, header, &packet.ext_header, &packet.payload, droppable);
+                self.sent(&out, packet.packet_type, size);
             }
             (result, self.rouse_after(result, &mut out, added))
         };
         wake.into_iter().for_each(Waker::wake);
         match result {
             Appended::Queued => {
-                self.sent(packet.packet_type, size);
                 if packet.packet_type == PacketType::Response && !packet.flags.contains(Flags::MORE) {
                     self.answered(packet.message_id);
                 }
@@ -161,6 +160,7 @@ impl Core {
                 0 => out.put_latest(lane, framed),
                 lane => out.put_lane_latest(lane, framed),
             };
+            self.sent(&out, packet.packet_type, size);
             (replaced, out.rouse_to_write())
         };
         self.shared.budget.take(size);
@@ -169,7 +169,6 @@ impl Core {
             self.stats.lane_replaced.fetch_add(1, Relaxed);
         }
         wake.into_iter().for_each(Waker::wake);
-        self.sent(packet.packet_type, size);
         Ok(())
     }
 
@@ -185,7 +184,7 @@ impl Core {
             match streams.send_datagram(bytes.freeze()) {
                 Ok(()) => {
                     self.stats.sent_datagrams.fetch_add(1, Relaxed);
-                    self.sent(packet.packet_type, header.total());
+                    self.sent(&self.out.lock(), packet.packet_type, header.total());
                     return Ok(());
                 }
                 // The path has become smaller meanwhile: the stream takes it.
@@ -264,7 +263,7 @@ impl Core {
     pub(crate) fn push_raw(&self, framed: &[u8]) {
         let wake = {
             let mut out = self.out.lock();
-            if closed(&out.state).is_some() || !out.has_room_for_control() {
+            if out.state != State::Open || !out.has_room_for_control() {
                 return;
             }
             out.push_framed(framed);
@@ -274,7 +273,8 @@ impl Core {
         wake.into_iter().for_each(Waker::wake);
     }
 
-    fn sent(&self, packet_type: PacketType, bytes: usize) {
+    /// Counts a packet on its way out, under the output's lock.
+    fn sent(&self, _: &Outbox, packet_type: PacketType, bytes: usize) {
         self.stats.sent(packet_type, bytes);
     }
 

@@ -2,10 +2,14 @@
 
 use std::{
     future::Future,
+    pin::pin,
     task::{Context, Waker},
 };
 
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    task::unconstrained,
+    time::{Instant, sleep_until},
+};
 
 use super::{Driver, Phase};
 use crate::{
@@ -15,6 +19,14 @@ use crate::{
 impl Driver {
     /// Does what is due and sets the timer for the next of it: true if anything was done.
     pub(super) fn keep_time(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+        let has_own = !matches!(self.phase, Phase::Open)
+            || self.stage.is_some()
+            || self.stalled.is_some()
+            || self.lanes.is_some();
+        if self.is_timed && !has_own && self.timer_waits(cx.waker()) {
+            return Ok(false);
+        }
+        self.is_timed = true;
         let mut moved = false;
         loop {
             if self.turn_at().is_some_and(|turn| turn <= Instant::now()) {
@@ -26,12 +38,23 @@ impl Driver {
             if timer.deadline() > next || timer.is_elapsed() {
                 timer.as_mut().reset(next);
             }
-            if timer.as_mut().poll(cx).is_pending() {
+            // Without the task's budget, whose end would look as if the timer had heard of the waker.
+            if pin!(unconstrained(timer.as_mut())).poll(cx).is_pending() {
+                match &mut self.timed {
+                    Some(old) if old.will_wake(cx.waker()) => {}
+                    other => *other = Some(cx.waker().clone()),
+                }
                 return Ok(moved);
             }
             moved = true;
             self.due(Instant::now())?;
         }
+    }
+
+    /// Whether the timer has yet to wake this task, and will: it need not be asked at every turn.
+    fn timer_waits(&self, waker: &Waker) -> bool {
+        self.timer.as_ref().is_some_and(|timer| !timer.is_elapsed())
+            && self.timed.as_ref().is_some_and(|timed| timed.will_wake(waker))
     }
 
     fn next_deadline(&self) -> Instant {

@@ -244,6 +244,7 @@ impl Driver {
     }
 
     /// Nothing more is received, and the connection closes once the rest is sent.
+    #[cold]
     pub(super) fn stop(&mut self, reason: CloseReason) {
         self.core.finish_inbox(&reason);
         self.begin_close(reason);

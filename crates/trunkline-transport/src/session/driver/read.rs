@@ -139,7 +139,8 @@ impl Driver {
             self.core.shared.budget.wake_on_room(waker);
             return !self.core.shared.budget.has_room(0);
         }
-        if self.core.inbox.lock().has_room() || overflow(&self.core) != Overflow::Wait {
+        self.is_inbox_full = self.is_inbox_full && !self.core.inbox.lock().has_room();
+        if !self.is_inbox_full || overflow(&self.core) != Overflow::Wait {
             return false;
         }
         let mut inbox = self.core.inbox.lock();
@@ -243,8 +244,9 @@ impl Driver {
     }
 
     fn deliver(&mut self, packet: Packet, waker: &Waker) {
-        if !self.core.received_packet(packet, waker) {
-            self.stop(CloseReason::Overflow);
+        match self.core.received_packet(packet, waker) {
+            Some(has_room) => self.is_inbox_full = !has_room,
+            None => self.stop(CloseReason::Overflow),
         }
     }
 
@@ -306,6 +308,7 @@ impl Driver {
         }
     }
 
+    #[cold]
     pub(super) fn broke_protocol(&mut self, error: &ReadError) {
         self.stop(CloseReason::Protocol(error.to_string()));
     }

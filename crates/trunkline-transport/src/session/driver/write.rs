@@ -8,10 +8,35 @@ use super::{Driver, Phase};
 use crate::{
     CloseReason, FrameKind, Wire, codes,
     packet::control::ControlPacket,
-    session::{core::closed, outbox},
+    session::{
+        core::closed,
+        outbox::{advance, gathered},
+    },
 };
 
 impl Driver {
+    /// Writes what there is if it is little, as an answer is, nobody has closed the connection and the link takes it at once:
+    /// whether that is all there was to do, and whether it lets the handler go on, as [`Driver::write`] says.
+    pub(super) fn write_little(&mut self, driver: &Waker) -> std::io::Result<(bool, bool)> {
+        if !self.batch.is_empty() {
+            return Ok((false, false));
+        }
+        let mut wake = Vec::new();
+        let (is_all, written) = {
+            let mut out = self.core.out.lock();
+            let little = out.write_little()?;
+            if little.1 > 0 {
+                out.wake_ready(&mut wake);
+            }
+            little
+        };
+        if written == 0 {
+            return Ok((is_all, false));
+        }
+        self.stalled = None;
+        Ok((is_all, self.give_back(written, wake, driver)))
+    }
+
     /// Writes until the link takes no more or there is nothing: whether that lets the handler go on, which is to be polled
     /// again then.
     pub(super) fn write(&mut self, cx: &mut Context<'_>) -> std::io::Result<bool> {
@@ -37,12 +62,13 @@ impl Driver {
                     continue;
                 }
             }
-            let (slices, count) = outbox::slices(&self.batch, self.offset);
-            match self.writer.poll_write_vectored(cx, &slices[..count]) {
+            let written =
+                gathered(&self.batch, self.offset, |slices| self.writer.poll_write_vectored(cx, slices));
+            match written {
                 Poll::Ready(Ok(n)) => {
                     self.stalled = None;
                     self.unaccounted += n;
-                    self.offset = outbox::advance(&mut self.batch, self.offset, n);
+                    self.offset = advance(&mut self.batch, self.offset, n);
                 }
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Pending => {

@@ -168,16 +168,24 @@ pub(super) fn write(framing: Framing, header: Header, ext: &[u8], payload: &[u8]
     out.extend_from_slice(payload);
 }
 
-/// The front of a batch as slices for one vectored write; `offset` bytes of the first part are written already.
-pub(crate) fn slices(batch: &VecDeque<Part>, offset: usize) -> ([IoSlice<'_>; PARTS], usize) {
-    let mut out = [IoSlice::new(&[]); PARTS];
+/// Writes the front of a batch by one vectored write; `offset` bytes of the first part are written already.
+pub(crate) fn gathered<R>(
+    batch: &VecDeque<Part>,
+    offset: usize,
+    write: impl FnOnce(&[IoSlice<'_>]) -> R,
+) -> R {
+    // Mostly there is one, and the room for all would cost more than it does.
+    if let (1, Some(part)) = (batch.len(), batch.front()) {
+        return write(&[IoSlice::new(&part.bytes()[offset..])]);
+    }
+    let mut slices = [IoSlice::new(&[]); PARTS];
     let mut count = 0;
-    for (slice, part) in out.iter_mut().zip(batch) {
+    for (slice, part) in slices.iter_mut().zip(batch) {
         let skip = if count == 0 { offset } else { 0 };
-        *slice = IoSlice::new(&part.chunk.bytes()[skip..]);
+        *slice = IoSlice::new(&part.bytes()[skip..]);
         count += 1;
     }
-    (out, count)
+    write(&slices[..count])
 }
 
 /// Takes `written` bytes off the front of a batch and says where in its first part it stands now.

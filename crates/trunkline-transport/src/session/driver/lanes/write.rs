@@ -15,7 +15,7 @@ use crate::{
     BoxFuture, StreamError,
     session::{
         driver::Driver,
-        outbox::{self, Part},
+        outbox::{Part, advance, gathered},
     },
     streams::SendStream,
 };
@@ -120,13 +120,13 @@ impl Driver {
                     return Ok(lets_go_on);
                 }
             }
-            let (slices, count) = outbox::slices(&lane.batch, lane.offset);
-            match Pin::new(&mut lane.stream).poll_write_vectored(&mut cx, &slices[..count]) {
+            let stream = Pin::new(&mut lane.stream);
+            match gathered(&lane.batch, lane.offset, |slices| stream.poll_write_vectored(&mut cx, slices)) {
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(n)) => {
                     lane.stalled = None;
                     lane.unaccounted += n;
-                    lane.offset = outbox::advance(&mut lane.batch, lane.offset, n);
+                    lane.offset = advance(&mut lane.batch, lane.offset, n);
                 }
                 // A lane that the peer refuses cannot be kept in order: the connection ends.
                 Poll::Ready(Err(error)) => return Err(error),
