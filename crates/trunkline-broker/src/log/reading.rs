@@ -69,6 +69,19 @@ impl Log {
         max_bytes: usize,
         out: &mut Vec<Piece>,
     ) -> ReadOutcome {
+        self.read_then(cursor, variant, encode, max_bytes, out, |_, _| {})
+    }
+
+    /// Reads, and does something at the head under the same lock.
+    pub(super) fn read_then(
+        &self,
+        cursor: &mut Cursor,
+        variant: Variant,
+        encode: &dyn Encode,
+        max_bytes: usize,
+        out: &mut Vec<Piece>,
+        at_head: impl FnOnce(&mut State, &Cursor),
+    ) -> ReadOutcome {
         let mut reading = Reading { cursor, variant, budget: max_bytes, out, took: false };
         loop {
             let mut state = self.state.lock();
@@ -78,10 +91,17 @@ impl Log {
                 state.drop_encodings_if_tight(&self.shared);
             }
             self.settle(&mut state);
-            drop(state);
             match look {
-                Look::Stop(outcome) => return outcome,
-                Look::Encode(seq) => self.encode_from(seq, variant, encode),
+                Look::Stop(outcome) => {
+                    if outcome == ReadOutcome::AtHead {
+                        at_head(&mut state, reading.cursor);
+                    }
+                    return outcome;
+                }
+                Look::Encode(seq) => {
+                    drop(state);
+                    self.encode_from(seq, variant, encode);
+                }
             }
         }
     }

@@ -6,8 +6,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use super::reading::{Piece, ReadOutcome};
 use super::state::{Place, State};
 use super::{Cursor, Log};
+use crate::item::{Encode, Variant};
 
 /// What to do when something was published after the head at which a reader parked.
 pub trait Unpark: Send + Sync {
@@ -57,7 +59,27 @@ impl Subscription {
     /// already, so read again. Who is to be unparked is asked for only where it is not parked yet, under the log's
     /// lock.
     pub fn park(&self, cursor: &Cursor, unpark: impl FnOnce() -> Arc<dyn Unpark>) -> bool {
-        let mut state = self.log.state.lock();
+        self.park_in(&mut self.log.state.lock(), cursor, unpark)
+    }
+
+    /// As [`Log::read`], and at the head as [`Subscription::park`] in the same step: why reading stopped, and whether it is
+    /// parked. A reader that keeps up so takes the log's lock once for each time that it is unparked.
+    pub fn read_or_park(
+        &self,
+        cursor: &mut Cursor,
+        variant: Variant,
+        encode: &dyn Encode,
+        max_bytes: usize,
+        out: &mut Vec<Piece>,
+        unpark: impl FnOnce() -> Arc<dyn Unpark>,
+    ) -> (ReadOutcome, bool) {
+        let mut is_parked = false;
+        let at_head = |state: &mut State, cursor: &Cursor| is_parked = self.park_in(state, cursor, unpark);
+        let outcome = self.log.read_then(cursor, variant, encode, max_bytes, out, at_head);
+        (outcome, is_parked)
+    }
+
+    fn park_in(&self, state: &mut State, cursor: &Cursor, unpark: impl FnOnce() -> Arc<dyn Unpark>) -> bool {
         if state.place(cursor.position) != Place::Head {
             return false;
         }

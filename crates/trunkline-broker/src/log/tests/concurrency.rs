@@ -50,7 +50,13 @@ async fn read_to(
     let mut next = 1;
     while next <= last {
         let mut pieces = Vec::new();
-        let outcome = log.read(&mut cursor, variant(which), &*plain, budget, &mut pieces);
+        // Half of them park in the step that reads, half in one of its own.
+        let (outcome, is_parked) = if which == 0 {
+            (log.read(&mut cursor, variant(which), &*plain, budget, &mut pieces), false)
+        } else {
+            let (variant, unpark) = (variant(which), || bell.clone() as Arc<dyn Unpark>);
+            subscription.read_or_park(&mut cursor, variant, &*plain, budget, &mut pieces, unpark)
+        };
         for (position, data) in pieces.into_iter().flat_map(|piece| decode(piece.bytes)) {
             assert_eq!(position, at(next), "in order, each once");
             assert_eq!(data.len(), 100);
@@ -65,7 +71,9 @@ async fn read_to(
                 seen.lost += to.offset.0 - from.offset.0;
                 next = to.offset.0 + 1;
             }
-            ReadOutcome::AtHead if next <= last && subscription.park(&cursor, || bell.clone()) => {
+            ReadOutcome::AtHead
+                if next <= last && (is_parked || subscription.park(&cursor, || bell.clone())) =>
+            {
                 timeout(DEADLINE, bell.0.notified()).await.expect("a parked reader is unparked");
             }
             ReadOutcome::AtHead | ReadOutcome::More => tokio::task::yield_now().await,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
 
-use super::super::{Addition, Cursor, LiveWindow, Log, Stamp, Subscription, Unpark};
+use super::super::{Addition, Cursor, LiveWindow, Log, Piece, ReadOutcome, Stamp, Subscription, Unpark};
 use crate::item::{Encode, Entry, Item, Variant};
 use crate::limits::HistoryLimits;
 use crate::names::{ChannelName, Epoch, Offset, Position};
@@ -116,5 +116,15 @@ impl Parking {
 
     pub(super) fn park(&self, cursor: &Cursor) -> bool {
         self.subscription.park(cursor, || self.bell.clone())
+    }
+
+    pub(super) fn read_or_park(
+        &self,
+        cursor: &mut Cursor,
+        budget: usize,
+        out: &mut Vec<Piece>,
+    ) -> (ReadOutcome, bool) {
+        let plain = Plain::default();
+        self.subscription.read_or_park(cursor, variant(0), &plain, budget, out, || self.bell.clone())
     }
 }

@@ -37,6 +37,29 @@ fn a_publication_before_parking_is_not_missed() {
 }
 
 #[test]
+fn reading_to_the_head_parks_in_the_same_step() {
+    let log = log();
+    let bell = Arc::new(Bell::default());
+    let subscription = Parking::new(&log, &bell);
+    let mut cursor = log.locate(None).0;
+    let mut pieces = Vec::new();
+    publish(&log, "a");
+    publish(&log, "b");
+    let more = subscription.read_or_park(&mut cursor, 0, &mut pieces);
+    assert_eq!((more, pieces.len()), ((ReadOutcome::More, false), 1), "one at a time, and there is another");
+    publish(&log, "c");
+    assert_eq!(bell.rung(), 0, "not parked while there is something to read");
+    let outcome = subscription.read_or_park(&mut cursor, usize::MAX, &mut pieces);
+    assert_eq!(outcome, (ReadOutcome::AtHead, true));
+    assert_eq!(pieces.iter().map(|piece| piece.entries).sum::<u32>(), 3);
+    publish(&log, "d");
+    assert_eq!(bell.rung(), 1);
+    let mut lost = Cursor::at(at(9));
+    let outcome = subscription.read_or_park(&mut lost, usize::MAX, &mut pieces);
+    assert!(matches!(outcome, (ReadOutcome::Gap { .. }, false)), "{outcome:?}");
+}
+
+#[test]
 fn a_cursor_with_a_gap_does_not_park() {
     let log = log();
     let subscription = Parking::new(&log, &Arc::new(Bell::default()));
