@@ -36,7 +36,7 @@ use crate::encode::WireForm;
 use crate::gateway::{Moment, Node};
 use crate::session::Session;
 use crate::start;
-use write_state::Tracer;
+use write_state::{Gathering, Tracer};
 
 /// What a peer may take to read the last frames of a connection that ends.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
@@ -294,12 +294,21 @@ impl Actor {
 
     /// Writes until nothing is left or the socket takes no more. Ready: every channel is parked at its head.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        let node = Arc::clone(&self.hold.node);
+        Gathering::lend(&node.stats, |gathering| self.poll_write_gathered(gathering, cx))
+    }
+
+    fn poll_write_gathered(
+        &mut self,
+        gathering: &mut Gathering,
+        cx: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
         let hold = &self.hold;
         let session = hold.session().map(|(session, _)| session.id);
         let tracer = Tracer { trace: &hold.node.trace, session };
         loop {
             let mut state = hold.handle.write_next();
-            let pending = state.gather(&|| Arc::clone(&hold.handle) as Arc<dyn Unpark>, tracer);
+            let pending = state.gather(gathering, &|| Arc::clone(&hold.handle) as Arc<dyn Unpark>, tracer);
             match pending {
                 write_state::Pending::Bytes => {}
                 other => {
@@ -314,19 +323,15 @@ impl Actor {
                     return flushed;
                 }
             }
-            let slices = state.slices();
-            match self.writer.poll_write_vectored(cx, &slices) {
+            match gathering.write(|slices| self.writer.poll_write_vectored(cx, slices)) {
                 Poll::Ready(Ok(written)) => {
-                    drop(slices);
-                    state.advance(written, tracer);
-                    state.take_written().count(&hold.node.stats);
+                    state.advance(gathering, written, tracer);
                     self.stalled_since = None;
                     hold.node.stats.bytes_out.add(written as u64);
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
-                    drop(slices);
-                    state.give_back();
+                    state.advance(gathering, 0, tracer);
                     state.set_blocked(true);
                     drop(state);
                     self.stalls();

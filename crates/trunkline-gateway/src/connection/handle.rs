@@ -20,7 +20,7 @@ use trunkline_transport::{ByteWriter, ConnectionInfo, Direct, Protocol as Transp
 
 use super::flusher::Flusher;
 use super::pace::Reading;
-use super::write_state::{Pending, Tracer, WriteState};
+use super::write_state::{Gathering, Pending, Tracer, WriteState};
 use crate::encode::WireForm;
 use crate::gateway::Node;
 use crate::words::cut;
@@ -340,32 +340,27 @@ impl Handle {
             return false;
         }
         let tracer = Tracer { trace: &node.trace, session: None };
-        if self.news.swap(false, SeqCst) {
-            state.unparked();
-        }
-        for _ in 0..WRITES {
-            match state.gather(&|| Arc::clone(self) as Arc<dyn Unpark>, tracer) {
-                Pending::Bytes => {}
-                Pending::Nothing => return !state.is_pressure_new() && !state.is_room_wanted(),
-                Pending::Unacked | Pending::NotReserved => return false,
-            }
-            let slices = state.slices();
-            let taken = link.write_vectored(&slices);
-            drop(slices);
-            match taken {
-                Ok(taken @ 1..) => {
-                    state.advance(taken, tracer);
-                    node.stats.bytes_out.add(taken as u64);
-                    state.take_written().count(&node.stats);
+        Gathering::lend(&node.stats, |gathering| {
+            for _ in 0..WRITES {
+                // What comes while one publication is written goes with the next.
+                if self.news.swap(false, SeqCst) {
+                    state.unparked();
+                }
+                match state.gather(gathering, &|| Arc::clone(self) as Arc<dyn Unpark>, tracer) {
+                    Pending::Bytes => {}
+                    Pending::Nothing => return !state.is_pressure_new() && !state.is_room_wanted(),
+                    Pending::Unacked | Pending::NotReserved => return false,
                 }
                 // Where it is lost the actor hears of it as well, or reads the end.
-                Ok(0) | Err(_) => {
-                    state.give_back();
+                let taken = gathering.write(|slices| link.write_vectored(slices)).unwrap_or(0);
+                state.advance(gathering, taken, tracer);
+                node.stats.bytes_out.add(taken as u64);
+                if taken == 0 {
                     return false;
                 }
             }
-        }
-        false
+            false
+        })
     }
 }
 

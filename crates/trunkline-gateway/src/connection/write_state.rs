@@ -4,12 +4,12 @@
 //! Protocol 0 numbers its frames here, at the edge (`numbered`). Everything that reaches a client goes through this one value, behind one short lock.
 //! It decides what is written next, never what a frame means.
 
+mod gathering;
 mod live;
 mod numbered;
 mod outbox;
 mod tracer;
 
-use std::io::IoSlice;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -24,41 +24,18 @@ use trunkline_transport::Framing;
 use crate::encode::WireForm;
 use crate::limits::ReplyQueue;
 use crate::session::to_session;
-use crate::stats::Stats;
 use crate::trace;
+pub(crate) use gathering::Gathering;
+use gathering::{Gathered, Source, Written};
 use live::{Counting, Cut, Live, cut, gap_frame};
 use outbox::{Numbering, Outbox, Outgoing};
 pub(crate) use tracer::Tracer;
-
-/// One vectored write takes at most this much: what a default socket buffer takes at once, so that more would only
-/// be gathered in vain.
-const MAX_GATHER_BYTES: usize = 256 * 1024;
-
-/// And at most so many slices: the kernel's UIO_MAXIOV is 1,024, and beyond some hundred there is nothing to win.
-const MAX_GATHER_SLICES: usize = 256;
 
 /// A channel takes its turn with this much, so that a busy channel can't starve the others of its connection.
 const TURN_BYTES: usize = 64 * 1024;
 
 /// Who is woken by the publications of a parked channel.
 pub(crate) type Unparks<'a> = &'a dyn Fn() -> Arc<dyn Unpark>;
-
-/// Bytes gathered for a write, and what is true once they are begun.
-struct Gathered {
-    bytes: Bytes,
-    source: Source,
-}
-
-enum Source {
-    Begun,
-    Outbox,
-    /// Up to `last` the channel is written once these bytes are; no entry: they tell a gap.
-    Channel {
-        index: usize,
-        last: Cursor,
-        entries: u32,
-    },
-}
 
 /// What [`WriteState::gather`] found.
 #[derive(Debug, PartialEq, Eq)]
@@ -71,23 +48,6 @@ pub(crate) enum Pending {
     Unacked,
     /// Nothing can be numbered before the next block of numbers is reserved.
     NotReserved,
-}
-
-/// How much was begun, for counters.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Written {
-    pub(crate) deliveries: u64,
-    pub(crate) gaps: u64,
-    /// Publications that were made into bytes here first.
-    pub(crate) encoded: u64,
-}
-
-impl Written {
-    pub(crate) fn count(self, stats: &Stats) {
-        stats.deliveries.add(self.deliveries);
-        stats.gaps_told.add(self.gaps);
-        stats.publications_encoded.add(self.encoded);
-    }
 }
 
 /// See the module.
@@ -119,14 +79,11 @@ struct Work {
     /// The rest of what the socket has the beginning of; in protocol 0 also what is numbered already.
     begun: Bytes,
     outbox: Outbox,
-    gathered: Vec<Gathered>,
-    written: Written,
 }
 
 impl Work {
     fn new(all: Arc<ReplyQueue>) -> Box<Self> {
-        let outbox = Outbox::new(all);
-        Box::new(Work { begun: Bytes::new(), outbox, gathered: Vec::new(), written: Written::default() })
+        Box::new(Work { begun: Bytes::new(), outbox: Outbox::new(all) })
     }
 }
 
@@ -267,7 +224,6 @@ impl WriteState {
     pub(crate) fn unfollow(&mut self, channel: &str) {
         let before = self.channels.len();
         self.channels.retain(|live| **live.name() != *channel);
-        self.forget_gathered();
         if self.channels.len() < before
             && let Some(ledger) = &self.ledger
         {
@@ -278,14 +234,6 @@ impl WriteState {
     /// Drops every channel: the connection is ending.
     pub(crate) fn unfollow_all(&mut self) {
         self.channels.clear();
-        self.forget_gathered();
-    }
-
-    /// What was gathered names channels by their place, so it goes when one goes.
-    fn forget_gathered(&mut self) {
-        if let Some(work) = &mut self.work {
-            work.gathered.clear();
-        }
     }
 
     /// Protocol 0: nothing more is numbered here, since the connection ends or another one has taken over. What is
@@ -344,55 +292,57 @@ impl WriteState {
     }
 
     /// Chooses what is written next, in order: the begun frame, the outbox, then the channels in turn by bytes.
-    /// Channels at their head are parked, so that the next publication wakes this connection once.
-    pub(crate) fn gather(&mut self, unparks: Unparks<'_>, tracer: Tracer<'_>) -> Pending {
+    /// Channels at their head are parked, so that the next publication wakes this connection once. `gathering` is to be
+    /// written and told of by [`WriteState::advance`] before anything else happens here.
+    pub(crate) fn gather(
+        &mut self,
+        gathering: &mut Gathering,
+        unparks: Unparks<'_>,
+        tracer: Tracer<'_>,
+    ) -> Pending {
+        gathering.clear();
         if self.form.protocol == Protocol::Seed {
-            return self.gather_numbered(unparks, tracer);
+            return self.gather_numbered(gathering, unparks, tracer);
         }
-        let mut gathered =
-            self.work.as_mut().map(|work| std::mem::take(&mut work.gathered)).unwrap_or_default();
-        gathered.clear();
-        let mut room = Room { bytes: MAX_GATHER_BYTES, slices: MAX_GATHER_SLICES };
-        let encode = Counting::new(self.form);
         if let Some(work) = &self.work {
             if !work.begun.is_empty() {
-                room.take(&mut gathered, Gathered { bytes: work.begun.clone(), source: Source::Begun });
+                gathering.push(work.begun.clone(), Source::Begun);
             }
             for outgoing in work.outbox.iter() {
-                if room.is_used() {
+                if gathering.room() == 0 {
                     break;
                 }
-                room.take(&mut gathered, Gathered { bytes: outgoing.bytes.clone(), source: Source::Outbox });
+                gathering.push(outgoing.bytes.clone(), Source::Outbox);
             }
         }
-        let unlooked = if self.is_parked { 0 } else { self.channels.len() };
-        let before = gathered.len();
-        for step in 0..unlooked {
-            if room.is_used() {
-                break;
+        if !self.is_parked {
+            let encode = Counting::new(self.form);
+            let mut are_parked = true;
+            for step in 0..self.channels.len() {
+                let index = (self.turn + step) % self.channels.len();
+                are_parked &= gathering.room() > 0 && self.gather_channel(index, gathering, &encode, unparks);
             }
-            let index = (self.turn + step) % self.channels.len();
-            self.gather_channel(index, &mut room, &mut gathered, &encode, unparks);
+            self.is_parked = are_parked;
+            gathering.written.encoded += encode.take();
         }
-        // What was gathered is read again if it cannot be written.
-        self.is_parked = gathered.len() == before && !room.is_used();
-        self.count_encoded(&encode);
-        if gathered.is_empty() {
+        if gathering.frames.is_empty() {
             self.give_room_back();
             return Pending::Nothing;
         }
-        self.work().gathered = gathered;
         Pending::Bytes
     }
 
     /// Protocol 0: what is numbered is begun, and nothing else is written.
-    fn gather_numbered(&mut self, unparks: Unparks<'_>, tracer: Tracer<'_>) -> Pending {
-        self.forget_gathered();
-        let stopped = self.number_frames(unparks, tracer);
-        match self.work.as_deref_mut() {
+    fn gather_numbered(
+        &mut self,
+        gathering: &mut Gathering,
+        unparks: Unparks<'_>,
+        tracer: Tracer<'_>,
+    ) -> Pending {
+        let stopped = self.number_frames(&mut gathering.written, unparks, tracer);
+        match &self.work {
             Some(work) if !work.begun.is_empty() => {
-                let bytes = work.begun.clone();
-                work.gathered.push(Gathered { bytes, source: Source::Begun });
+                gathering.push(work.begun.clone(), Source::Begun);
                 Pending::Bytes
             }
             _ => {
@@ -402,55 +352,50 @@ impl WriteState {
         }
     }
 
+    /// Whether all of the channel is gathered, and it is parked.
     fn gather_channel(
         &self,
         index: usize,
-        room: &mut Room,
-        gathered: &mut Vec<Gathered>,
+        gathering: &mut Gathering,
         encode: &Counting,
         unparks: Unparks<'_>,
-    ) {
+    ) -> bool {
         let live = &self.channels[index];
         let mut cursor = live.cursor;
         let mut budget = TURN_BYTES;
-        let mut pieces = Vec::new();
-        while budget > 0 && !room.is_used() {
-            let most = budget.min(room.bytes);
-            let outcome = live.log().read(&mut cursor, self.form.variant(), encode, most, &mut pieces);
+        let mut pieces = std::mem::take(&mut gathering.pieces);
+        let mut is_parked = false;
+        while !is_parked && budget > 0 && gathering.room() > 0 {
+            let (variant, most) = (self.form.variant(), budget.min(gathering.room()));
+            let outcome;
+            (outcome, is_parked) =
+                live.subscription.read_or_park(&mut cursor, variant, encode, most, &mut pieces, unparks);
             for Piece { bytes, last, entries } in pieces.drain(..) {
                 budget = budget.saturating_sub(bytes.len());
-                let source = Source::Channel { index, last: Cursor::at(last), entries };
-                room.take(gathered, Gathered { bytes, source });
+                gathering.push(bytes, Source::Channel { index, last: Cursor::at(last), entries });
             }
-            match outcome {
-                ReadOutcome::Gap { from, next } => {
-                    let bytes = self.form.frame(&gap_frame(live.name(), from, next));
-                    let source = Source::Channel { index, last: Cursor::at(next), entries: 0 };
-                    room.take(gathered, Gathered { bytes, source });
-                }
-                ReadOutcome::AtHead if live.subscription.park(&cursor, unparks) => return,
-                ReadOutcome::AtHead | ReadOutcome::More => {}
+            if let ReadOutcome::Gap { from, next } = outcome {
+                let bytes = self.form.frame(&gap_frame(live.name(), from, next));
+                gathering.push(bytes, Source::Channel { index, last: Cursor::at(next), entries: 0 });
             }
         }
+        gathering.pieces = pieces;
+        is_parked
     }
 
-    /// What [`WriteState::gather`] chose, for one vectored write.
-    pub(crate) fn slices(&self) -> Vec<IoSlice<'_>> {
-        let gathered = self.work.iter().flat_map(|work| &work.gathered);
-        gathered.map(|frame| IoSlice::new(&frame.bytes)).collect()
-    }
-
-    /// Records that `written` bytes of what was gathered are on their way. A frame of which only the beginning is
-    /// becomes the begun frame: its tail is copied, so that a slow reader pins nothing of the log.
-    pub(crate) fn advance(&mut self, mut written: usize, tracer: Tracer<'_>) {
-        let mut gathered = std::mem::take(&mut self.work().gathered);
-        for Gathered { bytes, source } in gathered.drain(..) {
-            if written == 0 {
+    /// Records that `written` bytes of what was gathered are on their way; 0: the link takes nothing. A frame of which only
+    /// the beginning is becomes the begun frame: its tail is copied, so that a slow reader pins nothing of the log.
+    pub(crate) fn advance(&mut self, gathering: &mut Gathering, mut written: usize, tracer: Tracer<'_>) {
+        let Gathering { frames, written: counted, .. } = gathering;
+        for Gathered { bytes, source } in frames.drain(..) {
+            let now = written.min(bytes.len());
+            let is_cut = now < bytes.len();
+            // The rest is read again, from where the channel is parked no more.
+            self.is_parked &= !is_cut;
+            if now == 0 {
                 break;
             }
-            let now = written.min(bytes.len());
             written -= now;
-            let is_cut = now < bytes.len();
             match source {
                 Source::Begun => self.work().begun = bytes.slice(now..),
                 Source::Outbox => {
@@ -463,50 +408,27 @@ impl WriteState {
                 Source::Channel { index, last, entries } => {
                     let encode = Counting::new(self.form);
                     let cut = is_cut.then(|| cut(&self.channels[index], &encode, now)).flatten();
-                    self.count_encoded(&encode);
+                    counted.encoded += encode.take();
                     let cut = cut.unwrap_or_else(|| Cut {
                         cursor: last,
                         entries,
                         tail: Bytes::copy_from_slice(&bytes[now..]),
                     });
-                    self.begin(index, cut, tracer);
+                    self.begin(index, cut, counted, tracer);
                 }
             }
-        }
-        self.work().gathered = gathered;
-    }
-
-    /// Drops what was gathered and not written, with its references into the logs.
-    pub(crate) fn give_back(&mut self) {
-        if let Some(work) = &mut self.work {
-            work.gathered = Vec::new();
         }
     }
 
     /// Nothing is to be written: most connections are idle most of the time, and hold no room for frames then.
     fn give_room_back(&mut self) {
-        self.give_back();
-        let is_done = |work: &Work| {
-            work.begun.is_empty() && work.outbox.frames() == 0 && work.written == Written::default()
-        };
+        let is_done = |work: &Work| work.begun.is_empty() && work.outbox.frames() == 0;
         if self.work.as_deref().is_some_and(is_done) {
             self.work = None;
         }
     }
 
-    /// What was begun since the last time.
-    pub(crate) fn take_written(&mut self) -> Written {
-        self.work.as_mut().map(|work| std::mem::take(&mut work.written)).unwrap_or_default()
-    }
-
-    fn count_encoded(&mut self, encode: &Counting) {
-        let encoded = encode.take();
-        if encoded > 0 {
-            self.work().written.encoded += encoded;
-        }
-    }
-
-    fn begin(&mut self, index: usize, cut: Cut, tracer: Tracer<'_>) {
+    fn begin(&mut self, index: usize, cut: Cut, counted: &mut Written, tracer: Tracer<'_>) {
         let live = &self.channels[index];
         let (from, up_to) = (live.cursor.position(), cut.cursor.position());
         if cut.entries == 0 {
@@ -516,27 +438,10 @@ impl WriteState {
         }
         self.channels[index].cursor = cut.cursor;
         self.turn = index + 1;
-        let work = self.work();
-        work.begun = cut.tail;
-        work.written.deliveries += u64::from(cut.entries);
-        work.written.gaps += u64::from(cut.entries == 0);
-    }
-}
-
-/// What is left of one vectored write while it is gathered.
-struct Room {
-    bytes: usize,
-    slices: usize,
-}
-
-impl Room {
-    fn is_used(&self) -> bool {
-        self.bytes == 0 || self.slices == 0
-    }
-
-    fn take(&mut self, gathered: &mut Vec<Gathered>, frame: Gathered) {
-        self.bytes = self.bytes.saturating_sub(frame.bytes.len());
-        self.slices = self.slices.saturating_sub(1);
-        gathered.push(frame);
+        if !cut.tail.is_empty() || self.work.is_some() {
+            self.work().begun = cut.tail;
+        }
+        counted.deliveries += u64::from(cut.entries);
+        counted.gaps += u64::from(cut.entries == 0);
     }
 }

@@ -6,7 +6,7 @@ use trunkline_broker::ReadOutcome;
 use trunkline_session::protocol0::LedgerError;
 use trunkline_session::{Ledger, Seq};
 
-use super::{Counting, Numbering, Pending, Tracer, Unparks, WriteState, gap_frame};
+use super::{Counting, Numbering, Pending, Tracer, Unparks, WriteState, Written, gap_frame};
 use crate::encode::WireForm;
 use crate::session::to_session;
 
@@ -26,14 +26,19 @@ impl From<LedgerError> for Pending {
 impl WriteState {
     /// Numbers what comes next, as far as one batch and the ledger allow, and puts it behind what is begun. Answers
     /// why it stopped.
-    pub(super) fn number_frames(&mut self, unparks: Unparks<'_>, tracer: Tracer<'_>) -> Pending {
+    pub(super) fn number_frames(
+        &mut self,
+        counted: &mut Written,
+        unparks: Unparks<'_>,
+        tracer: Tracer<'_>,
+    ) -> Pending {
         let begun = self.work.as_ref().map_or_else(Bytes::new, |work| work.begun.clone());
         if begun.len() >= BATCH_BYTES {
             return Pending::Bytes;
         }
         let mut batch = BytesMut::from(&begun[..]);
         let stopped = self.number_outbox(&mut batch, tracer).and_then(|()| match self.is_numbering {
-            true => self.number_channels(&mut batch, unparks, tracer),
+            true => self.number_channels(&mut batch, counted, unparks, tracer),
             false => Ok(()),
         });
         if !batch.is_empty() || self.work.is_some() {
@@ -66,12 +71,13 @@ impl WriteState {
     fn number_channels(
         &mut self,
         batch: &mut BytesMut,
+        counted: &mut Written,
         unparks: Unparks<'_>,
         tracer: Tracer<'_>,
     ) -> Result<(), Pending> {
         for step in 0..self.channels.len() {
             let index = (self.turn + step) % self.channels.len();
-            self.number_channel(index, batch, unparks, tracer)?;
+            self.number_channel(index, batch, counted, unparks, tracer)?;
         }
         Ok(())
     }
@@ -80,6 +86,7 @@ impl WriteState {
         &mut self,
         index: usize,
         batch: &mut BytesMut,
+        counted: &mut Written,
         unparks: Unparks<'_>,
         tracer: Tracer<'_>,
     ) -> Result<(), Pending> {
@@ -99,7 +106,7 @@ impl WriteState {
             let outcome = live.log().read(&mut cursor, form.variant(), &encode, 0, &mut pieces);
             let is_read = outcome == ReadOutcome::AtHead && pieces.is_empty();
             let is_parked = is_read && live.subscription.park(&cursor, unparks);
-            self.count_encoded(&encode);
+            counted.encoded += encode.take();
             if is_parked {
                 return Ok(());
             }
@@ -112,14 +119,14 @@ impl WriteState {
                     write(form, seq, &body, batch);
                 }
                 tracer.gap(&name, from, next);
-                self.work().written.gaps += 1;
+                counted.gaps += 1;
             }
             for piece in pieces.drain(..) {
                 let at = to_session(piece.last);
                 let seq = self.take_number(|ledger| ledger.begin_publication(&name, at))?;
                 write(form, seq, &piece.bytes, batch);
                 tracer.delivered(&name, before, piece.last);
-                self.work().written.deliveries += 1;
+                counted.deliveries += 1;
             }
             self.channels[index].cursor = cursor;
         }
