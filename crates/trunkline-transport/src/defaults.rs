@@ -163,6 +163,10 @@ pub const HEARTBEAT: Duration = Duration::from_secs(25);
 /// Silence that ends a connection, in tenths of a heartbeat: two lost answers, and half an interval for the third.
 pub const SILENCE_TENTHS: u32 = 25;
 
+/// Heartbeats in a row that are left out while the peer's own come, so that two sides do not ask each other the same. The
+/// next one goes out all the same: only who asks learns the round-trip time.
+pub const SPARED_HEARTBEATS: u8 = 3;
+
 /// How long a closing connection may take to send what is queued, and a shutdown to answer what is in flight.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -114,7 +114,8 @@ impl TransportClientBuilder {
         Self { request_timeout: timeout, ..self }
     }
 
-    /// The interval of heartbeats. A v2 or WebSocket peer that is silent for two and a half is gone.
+    /// The interval of heartbeats. A v2 or WebSocket peer that is silent for two and a half is gone. On v2 a side that has
+    /// just answered the other's leaves its own out, but for every fourth, which measures the round-trip time.
     #[must_use]
     pub fn heartbeat(self, interval: Duration) -> Self {
         Self { heartbeat: interval.max(Duration::from_millis(10)), ..self }

@@ -33,7 +33,7 @@ use super::{
 use crate::{
     ByteWriter, CloseReason, Connection, FrameReader, Framing, Streams, TransportError, Wire, close, codes,
     connection::Unproven,
-    defaults::{CLOSE_TIMEOUT, KEEPALIVE},
+    defaults::{CLOSE_TIMEOUT, KEEPALIVE, SPARED_HEARTBEATS},
     packet::control::{ControlPacket, Features},
     rate_limit::ConnectionLimiter,
 };
@@ -73,6 +73,10 @@ pub(crate) struct Driver {
     /// The timer is set for everything that has a time, as far as nobody has said otherwise.
     is_timed: bool,
     next_beat: Instant,
+    /// The peer has sent a heartbeat since ours, and has its answer: each has heard from the other.
+    was_asked: bool,
+    /// How many heartbeats were left out for that since the last one.
+    spared: u8,
     heard: Instant,
     /// The limit that the reader knows.
     limit: usize,
@@ -155,6 +159,9 @@ impl Driver {
             timed: None,
             is_timed: false,
             next_beat: now + first,
+            was_asked: false,
+            // The first one measures.
+            spared: SPARED_HEARTBEATS,
             heard: now,
             limit,
             stalled: None,

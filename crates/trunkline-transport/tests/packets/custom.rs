@@ -11,7 +11,10 @@ use std::{
 use bytes::Bytes;
 use futures_util::{Sink, SinkExt, Stream};
 use parking_lot::Mutex;
-use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::{
+    sync::mpsc::{Receiver, Sender, channel},
+    time::{Duration, interval, sleep},
+};
 use tokio_util::sync::PollSender;
 use trunkline_transport::{
     CustomProtocol, Link, TransportClientBuilder, TransportEvent, TransportServerBuilder,
@@ -138,4 +141,51 @@ async fn a_message_that_is_no_packet_ends_its_connection_and_no_other() {
         }
     })
     .await;
+}
+
+/// A ping of version 2 and its answer, by their types.
+const PING: u8 = 16;
+const PONG: u8 = 17;
+
+fn control(kind: u8) -> Bytes {
+    let header = [2, 0, kind, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0];
+    [&header[..], &[0; 9]].concat().into()
+}
+
+/// How many pings of the server come in an hour to a peer that answers them, and pings by itself or not.
+async fn pings_in_an_hour(asks: bool) -> u32 {
+    let pipes = Pipes::new();
+    let server = TransportServerBuilder::new().with_protocol(pipes.clone()).build().await.unwrap();
+    let serving = Serving::of(Kind::Custom, server, echo);
+    let (mut ours, theirs) = pipe();
+    pipes.server.send(Link::messages(theirs)).await.unwrap();
+    ours.out.send(control(PING)).await.unwrap();
+    let hour = sleep(Duration::from_secs(3600));
+    tokio::pin!(hour);
+    let mut beat = interval(Duration::from_secs(25));
+    let mut pings = 0;
+    loop {
+        let answer = tokio::select! {
+            () = &mut hour => break,
+            message = ours.into.recv() => match message.expect("the server has closed")[2] {
+                PING => {
+                    pings += 1;
+                    PONG
+                }
+                _ => continue,
+            },
+            _ = beat.tick(), if asks => PING,
+        };
+        ours.out.send(control(answer)).await.unwrap();
+    }
+    assert_eq!(serving.server.session_count(), 1);
+    pings
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_sides_do_not_ask_each_other_the_same() {
+    let alone = pings_in_an_hour(false).await;
+    assert!((143..=145).contains(&alone), "every 25 s: {alone}");
+    let together = pings_in_an_hour(true).await;
+    assert!((35..=37).contains(&together), "every fourth time, which measures: {together}");
 }

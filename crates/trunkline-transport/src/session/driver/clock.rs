@@ -13,7 +13,9 @@ use tokio::{
 
 use super::{Driver, Phase};
 use crate::{
-    CloseReason, Framing, SlowConsumer, Wire, codes, defaults::SILENCE_TENTHS, packet::control::ControlPacket,
+    CloseReason, Framing, SlowConsumer, Wire, codes,
+    defaults::{SILENCE_TENTHS, SPARED_HEARTBEATS},
+    packet::control::ControlPacket,
 };
 
 impl Driver {
@@ -136,7 +138,8 @@ impl Driver {
         Ok(())
     }
 
-    /// On v2 a ping; towards a v1 peer a WebSocket ping, or nothing where the link watches itself.
+    /// On v2 a ping, unless the peer's own does as well; towards a v1 peer a WebSocket ping, or nothing where the link watches
+    /// itself.
     fn beat(&mut self, now: Instant) -> Result<(), CloseReason> {
         let v2 = self.core.wire() == Wire::V2;
         let is_answered = v2 || matches!(self.core.framing, Framing::WebSocket { .. });
@@ -145,7 +148,10 @@ impl Driver {
         if is_answered && !self.is_paused && self.stage.is_none() && self.heard + silence < now {
             return Err(CloseReason::Silent);
         }
-        if v2 {
+        if v2 && std::mem::take(&mut self.was_asked) && self.spared < SPARED_HEARTBEATS {
+            self.spared += 1;
+        } else if v2 {
+            self.spared = 0;
             self.ping();
         } else if let Some(ping) = self.core.framing.ping(b"") {
             self.core.push_raw(&ping);

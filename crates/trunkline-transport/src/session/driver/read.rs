@@ -279,6 +279,7 @@ impl Driver {
     fn control(&mut self, packet: ControlPacket) {
         match packet {
             ControlPacket::Ping { token, features } => {
+                self.was_asked = true;
                 self.learn_features(features);
                 self.core.control(&ControlPacket::Pong { token, features: Features::ours() });
             }
