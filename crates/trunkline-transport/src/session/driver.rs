@@ -9,6 +9,7 @@ mod datagrams;
 mod intake;
 mod lanes;
 mod read;
+mod signal;
 mod write;
 
 use std::{

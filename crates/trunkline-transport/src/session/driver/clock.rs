@@ -24,7 +24,7 @@ impl Driver {
         let has_own = !matches!(self.phase, Phase::Open)
             || self.stage.is_some()
             || self.stalled.is_some()
-            || self.lanes.is_some();
+            || self.lanes.as_ref().is_some_and(|lanes| lanes.stalled().next().is_some());
         if self.is_timed && !has_own && self.timer_waits(cx.waker()) {
             return Ok(false);
         }

@@ -2,12 +2,14 @@
 
 use std::{
     fmt,
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 
-use super::{Driver, intake::Raw};
+use super::{Driver, intake::Raw, signal::Signal};
 use crate::{
     BoxFuture, CloseReason, PacketType, ReadError, StreamError, Streams, Wire,
     packet::{Kind, encode, stream},
@@ -20,6 +22,10 @@ const READS: usize = 16;
 pub(super) struct Datagrams {
     streams: Streams,
     next: Option<BoxFuture<'static, Result<Bytes, StreamError>>>,
+    /// The connection's task.
+    driver: Arc<AtomicWaker>,
+    /// One has come, or the end. Asking each time would take the lock that the connection's packets need.
+    has_come: Arc<Signal>,
 }
 
 impl fmt::Debug for Datagrams {
@@ -31,16 +37,25 @@ impl fmt::Debug for Datagrams {
 impl Datagrams {
     /// None where the protocol has none.
     pub(super) fn of(streams: &Streams) -> Option<Self> {
-        streams.are_supported().then(|| Self { streams: streams.clone(), next: None })
+        streams.are_supported().then(|| {
+            let driver = Arc::new(AtomicWaker::new());
+            let has_come = Signal::new(&driver);
+            Self { streams: streams.clone(), next: None, driver, has_come }
+        })
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, StreamError>> {
+        self.driver.register(cx.waker());
+        if !self.has_come.take() && self.next.is_some() {
+            return Poll::Pending;
+        }
         let streams = &self.streams;
         let next = self.next.get_or_insert_with(|| {
             let streams = streams.clone();
             Box::pin(async move { streams.read_datagram().await })
         });
-        let read = std::task::ready!(next.as_mut().poll(cx));
+        let waker = Waker::from(Arc::clone(&self.has_come));
+        let read = std::task::ready!(next.as_mut().poll(&mut Context::from_waker(&waker)));
         self.next = None;
         Poll::Ready(read)
     }

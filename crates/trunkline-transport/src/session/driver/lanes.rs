@@ -7,14 +7,7 @@
 mod read;
 mod write;
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::AcqRel, Ordering::Release},
-    },
-    task::{Wake, Waker},
-};
+use std::{fmt, sync::Arc, task::Waker};
 
 use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
@@ -23,7 +16,7 @@ use self::{
     read::LaneReader,
     write::{Finishing, LaneWriter},
 };
-use super::Driver;
+use super::{Driver, signal::Signal};
 use crate::{
     BoxFuture, StreamError, Streams, packet::control::Features, session::outbox::LaneWay, source::Source,
     streams::SendStream,
@@ -110,33 +103,5 @@ impl Driver {
         drop(out);
         streams.allow_lanes();
         self.lanes = Some(Box::new(Lanes::new(streams)));
-    }
-}
-
-/// Remembers a wake-up, so that what was not woken need not be polled.
-struct Signal {
-    is_given: AtomicBool,
-    driver: Arc<AtomicWaker>,
-}
-
-impl Signal {
-    fn new(driver: &Arc<AtomicWaker>) -> Arc<Self> {
-        Arc::new(Self { is_given: AtomicBool::new(false), driver: Arc::clone(driver) })
-    }
-
-    /// Whether it was given since this was asked.
-    fn take(&self) -> bool {
-        self.is_given.swap(false, AcqRel)
-    }
-}
-
-impl Wake for Signal {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.is_given.store(true, Release);
-        self.driver.wake();
     }
 }
