@@ -160,8 +160,9 @@ pub const SLOW_PEER: Duration = Duration::from_secs(30);
 /// Interval of heartbeats: below the 30 s after which common proxies and NATs forget a silent connection.
 pub const HEARTBEAT: Duration = Duration::from_secs(25);
 
-/// Silence that ends a connection, in tenths of a heartbeat: two lost answers, and half an interval for the third.
-pub const SILENCE_TENTHS: u32 = 25;
+/// Heartbeats in a row without a word of the peer, half an interval after which it is gone: two lost answers, and that long
+/// for the third.
+pub const SILENT_HEARTBEATS: u8 = 2;
 
 /// Heartbeats in a row that are left out while the peer's own come, so that two sides do not ask each other the same. The
 /// next one goes out all the same: only who asks learns the round-trip time.

@@ -392,7 +392,7 @@ impl WriteState {
             let is_cut = now < bytes.len();
             // The rest is read again, from where the channel is parked no more.
             self.is_parked &= !is_cut;
-            if now == 0 {
+            if is_cut && now == 0 {
                 break;
             }
             written -= now;

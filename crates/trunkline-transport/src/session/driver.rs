@@ -2,7 +2,8 @@
 //!
 //! Reading never waits for writing, nor writing for the handler: each turn does what each of them can do now. The
 //! driver decides nothing about packets but where they go; everything that is written was appended to the outbox by
-//! somebody else, or is a control packet. Its parts are `read`, `datagrams`, `lanes`, `intake`, `write` and `clock`.
+//! somebody else, or is a control packet. Its parts are `read`, `datagrams`, `lanes`, `intake`, `write`, `clock` and
+//! `signal`.
 
 mod clock;
 mod datagrams;
@@ -74,11 +75,16 @@ pub(crate) struct Driver {
     /// The timer is set for everything that has a time, as far as nobody has said otherwise.
     is_timed: bool,
     next_beat: Instant,
-    /// The peer has sent a heartbeat since ours, and has its answer: each has heard from the other.
-    was_asked: bool,
+    /// When the peer has sent a heartbeat since ours. It has its answer: each has heard from the other.
+    asked: Option<Instant>,
     /// How many heartbeats were left out for that since the last one.
     spared: u8,
-    heard: Instant,
+    /// The peer was heard since the last heartbeat. When exactly would cost a look at the clock for each packet.
+    was_heard: bool,
+    /// For how many heartbeats it was not.
+    silent_beats: u8,
+    /// When it is gone if it is not heard until then.
+    gone_at: Option<Instant>,
     /// The limit that the reader knows.
     limit: usize,
     /// Since when the link has taken nothing although there is something.
@@ -160,10 +166,12 @@ impl Driver {
             timed: None,
             is_timed: false,
             next_beat: now + first,
-            was_asked: false,
+            asked: None,
             // The first one measures.
             spared: SPARED_HEARTBEATS,
-            heard: now,
+            was_heard: true,
+            silent_beats: 0,
+            gone_at: None,
             limit,
             stalled: None,
             phase: Phase::Open,

@@ -20,7 +20,7 @@ use self::{
 use super::{pool, unsent::Unsent};
 use crate::{CloseReason, Framing, defaults::COALESCE, packet::Header, sink::Direct};
 
-/// What the writer's task writes under the lock: the kernel copies it in less than a microsecond.
+/// What the writer's task writes under the lock: copying as much takes the kernel little beside the call itself.
 const LITTLE: usize = 4 << 10;
 
 /// Output that nobody has taken yet.

@@ -90,7 +90,7 @@ figures! {
 }
 
 impl Counters {
-    /// For whoever holds the lock of the connection's output, and for nobody else.
+    /// For whoever holds the lock of the connection's output, or has the connection alone, and for nobody else.
     pub(crate) fn sent(&self, packet_type: PacketType, bytes: usize) {
         add_alone(&self.sent_packets, 1);
         add_alone(&self.sent_bytes, bytes as u64);

@@ -14,7 +14,7 @@ use tokio::{
 use super::{Driver, Phase};
 use crate::{
     CloseReason, Framing, SlowConsumer, Wire, codes,
-    defaults::{SILENCE_TENTHS, SPARED_HEARTBEATS},
+    defaults::{SILENT_HEARTBEATS, SPARED_HEARTBEATS},
     packet::control::ControlPacket,
 };
 
@@ -28,7 +28,6 @@ impl Driver {
         if self.is_timed && !has_own && self.timer_waits(cx.waker()) {
             return Ok(false);
         }
-        self.is_timed = true;
         let mut moved = false;
         loop {
             if self.turn_at().is_some_and(|turn| turn <= Instant::now()) {
@@ -46,6 +45,7 @@ impl Driver {
                     Some(old) if old.will_wake(cx.waker()) => {}
                     other => *other = Some(cx.waker().clone()),
                 }
+                self.is_timed = true;
                 return Ok(moved);
             }
             moved = true;
@@ -66,7 +66,8 @@ impl Driver {
         }
         next = self.slow_at().map_or(next, |slow| next.min(slow));
         let unproven = self.unproven.as_ref().map(|unproven| unproven.until);
-        for until in [self.turn_at(), self.first_packet, self.proof, unproven].into_iter().flatten() {
+        let others = [self.turn_at(), self.first_packet, self.proof, unproven, self.gone_at];
+        for until in others.into_iter().flatten() {
             next = next.min(until);
         }
         match &self.phase {
@@ -95,11 +96,19 @@ impl Driver {
             wake.into_iter().for_each(Waker::wake);
         }
         self.judge_newcomer(now)?;
+        if self.gone_at.take_if(|at| *at <= now).is_some() && !self.was_heard && self.hears() {
+            return Err(CloseReason::Silent);
+        }
         if self.next_beat <= now {
             self.next_beat = now + self.core.shared.heartbeat;
-            self.beat(now)?;
+            self.beat(now);
         }
         Ok(())
+    }
+
+    /// While we do not read, the silence is ours.
+    fn hears(&self) -> bool {
+        !self.is_paused && self.stage.is_none()
     }
 
     /// When the peer is slow, unless it takes something before: of the frames or of a lane, where somebody waits for room.
@@ -140,22 +149,34 @@ impl Driver {
 
     /// On v2 a ping, unless the peer's own does as well; towards a v1 peer a WebSocket ping, or nothing where the link watches
     /// itself.
-    fn beat(&mut self, now: Instant) -> Result<(), CloseReason> {
+    fn beat(&mut self, now: Instant) {
         let v2 = self.core.wire() == Wire::V2;
         let is_answered = v2 || matches!(self.core.framing, Framing::WebSocket { .. });
-        let silence = self.core.shared.heartbeat * SILENCE_TENTHS / 10;
-        // While we do not read, the silence is ours.
-        if is_answered && !self.is_paused && self.stage.is_none() && self.heard + silence < now {
-            return Err(CloseReason::Silent);
+        let is_silent = !std::mem::take(&mut self.was_heard) && is_answered && self.hears();
+        if !is_silent {
+            self.silent_beats = 0;
+        } else if self.spared == 0 {
+            // Behind one that was left out the interval is a shorter one.
+            self.silent_beats = self.silent_beats.saturating_add(1);
         }
-        if v2 && std::mem::take(&mut self.was_asked) && self.spared < SPARED_HEARTBEATS {
-            self.spared += 1;
-        } else if v2 {
-            self.spared = 0;
-            self.ping();
-        } else if let Some(ping) = self.core.framing.ping(b"") {
-            self.core.push_raw(&ping);
+        if self.silent_beats >= SILENT_HEARTBEATS {
+            self.gone_at = Some(now + self.core.shared.heartbeat / 2);
         }
-        Ok(())
+        match self.asked.take() {
+            Some(asked) if v2 && self.spared < SPARED_HEARTBEATS => {
+                self.spared += 1;
+                // A little behind the peer's next, if it keeps our pace; and else not much later than without it.
+                self.next_beat = asked + self.core.shared.heartbeat * 11 / 10;
+            }
+            _ if v2 => {
+                self.spared = 0;
+                self.ping();
+            }
+            _ => {
+                if let Some(ping) = self.core.framing.ping(b"") {
+                    self.core.push_raw(&ping);
+                }
+            }
+        }
     }
 }

@@ -35,9 +35,7 @@ impl Driver {
         }
         self.learn_limit();
         let came = self.read_frames(cx, &mut again)?;
-        if came {
-            self.heard = Instant::now();
-        }
+        self.was_heard |= came;
         if matches!(self.phase, Phase::Open) && !self.is_paused {
             again |= self.read_datagrams(cx)?;
         }
@@ -279,7 +277,7 @@ impl Driver {
     fn control(&mut self, packet: ControlPacket) {
         match packet {
             ControlPacket::Ping { token, features } => {
-                self.was_asked = true;
+                self.asked = Some(Instant::now());
                 self.learn_features(features);
                 self.core.control(&ControlPacket::Pong { token, features: Features::ours() });
             }
