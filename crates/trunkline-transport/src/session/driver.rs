@@ -71,9 +71,9 @@ pub(crate) struct Driver {
     held: usize,
     timer: Option<Pin<Box<Sleep>>>,
     /// Whom the timer wakes.
-    timed: Option<Waker>,
+    timer_wakes: Option<Waker>,
     /// The timer is set for everything that has a time, as far as nobody has said otherwise.
-    is_timed: bool,
+    is_timer_set: bool,
     next_beat: Instant,
     /// When the peer has sent a heartbeat since ours. It has its answer: each has heard from the other.
     asked: Option<Instant>,
@@ -163,8 +163,8 @@ impl Driver {
             ending: None,
             held: 0,
             timer: None,
-            timed: None,
-            is_timed: false,
+            timer_wakes: None,
+            is_timer_set: false,
             next_beat: now + first,
             asked: None,
             // The first one measures.
@@ -251,7 +251,7 @@ impl Driver {
                 Ok(again) => again,
                 Err(reason) => return Poll::Ready(reason),
             };
-            match self.tell(cx) {
+            match self.flush(cx) {
                 Ok(lets_go_on) => again |= lets_go_on,
                 Err(reason) => return Poll::Ready(reason),
             }
@@ -273,7 +273,7 @@ impl Driver {
     }
 
     /// Writes what can be written now, and learns of the end: whether there is more to do, as [`Driver::write`] says.
-    fn tell(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+    fn flush(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
         let (is_all, mut lets_go_on) =
             self.write_little(cx.waker()).map_err(|error| self.lost(error.to_string()))?;
         if is_all {
@@ -299,7 +299,7 @@ impl Driver {
     fn look(&mut self) {
         let mut out = self.core.out.lock();
         let (has_news, lanes_have_news) = out.look();
-        self.is_timed &= !has_news;
+        self.is_timer_set &= !has_news;
         if let Some(lanes) = &mut self.lanes {
             lanes.note_news(lanes_have_news);
         }

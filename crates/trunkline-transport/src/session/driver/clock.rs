@@ -25,7 +25,7 @@ impl Driver {
             || self.stage.is_some()
             || self.stalled.is_some()
             || self.lanes.as_ref().is_some_and(|lanes| lanes.stalled().next().is_some());
-        if self.is_timed && !has_own && self.timer_waits(cx.waker()) {
+        if self.is_timer_set && !has_own && self.timer_waits(cx.waker()) {
             return Ok(false);
         }
         let mut moved = false;
@@ -41,11 +41,11 @@ impl Driver {
             }
             // Without the task's budget, whose end would look as if the timer had heard of the waker.
             if pin!(unconstrained(timer.as_mut())).poll(cx).is_pending() {
-                match &mut self.timed {
+                match &mut self.timer_wakes {
                     Some(old) if old.will_wake(cx.waker()) => {}
                     other => *other = Some(cx.waker().clone()),
                 }
-                self.is_timed = true;
+                self.is_timer_set = true;
                 return Ok(moved);
             }
             moved = true;
@@ -56,7 +56,7 @@ impl Driver {
     /// Whether the timer has yet to wake this task, and will: it need not be asked at every turn.
     fn timer_waits(&self, waker: &Waker) -> bool {
         self.timer.as_ref().is_some_and(|timer| !timer.is_elapsed())
-            && self.timed.as_ref().is_some_and(|timed| timed.will_wake(waker))
+            && self.timer_wakes.as_ref().is_some_and(|waits| waits.will_wake(waker))
     }
 
     fn next_deadline(&self) -> Instant {
