@@ -35,7 +35,7 @@ use super::{
 use crate::{
     ByteWriter, CloseReason, Connection, FrameReader, Framing, Streams, TransportError, Wire, close, codes,
     connection::Unproven,
-    defaults::{CLOSE_TIMEOUT, KEEPALIVE, SPARED_HEARTBEATS},
+    defaults::{CLOSE_TIMEOUT, KEEPALIVE},
     packet::control::{ControlPacket, Features},
     rate_limit::ConnectionLimiter,
 };
@@ -75,11 +75,9 @@ pub(crate) struct Driver {
     /// The timer is set for everything that has a time, as far as nobody has said otherwise.
     is_timer_set: bool,
     next_beat: Instant,
-    /// When the peer has sent a heartbeat since ours. It has its answer: each has heard from the other.
-    asked: Option<Instant>,
-    /// How many heartbeats were left out for that since the last one.
-    spared: u8,
-    /// The peer was heard since the last heartbeat. When exactly would cost a look at the clock for each packet.
+    /// When the last heartbeat went out that the peer answers.
+    pinged: Option<Instant>,
+    /// The peer was heard since the last heartbeat, or the last that was left out. When exactly would cost a look at the clock for each packet.
     was_heard: bool,
     /// For how many heartbeats it was not.
     silent_beats: u8,
@@ -165,10 +163,8 @@ impl Driver {
             timer: None,
             timer_wakes: None,
             is_timer_set: false,
-            next_beat: now + first,
-            asked: None,
-            // The first one measures.
-            spared: SPARED_HEARTBEATS,
+            next_beat: clock::together(now + first, heartbeat),
+            pinged: None,
             was_heard: true,
             silent_beats: 0,
             gone_at: None,

@@ -188,7 +188,7 @@ async fn an_hour(asks_every: Option<Duration>) -> (u32, Duration) {
 #[tokio::test(start_paused = true)]
 async fn two_sides_do_not_ask_each_other_the_same() {
     for (asks_every, expected) in
-        [(None, 143..=145), (Some(25), 35..=37), (Some(10), 35..=45), (Some(60), 100..=144)]
+        [(None, 143..=145), (Some(25), 35..=37), (Some(10), 33..=45), (Some(60), 100..=144)]
     {
         let (pings, longest) = an_hour(asks_every.map(Duration::from_secs)).await;
         assert!(expected.contains(&pings), "{asks_every:?}: {pings} of 144");

@@ -3,7 +3,9 @@
 use std::{
     future::Future,
     pin::pin,
+    sync::LazyLock,
     task::{Context, Waker},
+    time::Duration,
 };
 
 use tokio::{
@@ -14,7 +16,7 @@ use tokio::{
 use super::{Driver, Phase};
 use crate::{
     CloseReason, Framing, SlowConsumer, Wire, codes,
-    defaults::{SILENT_HEARTBEATS, SPARED_HEARTBEATS},
+    defaults::{SILENT_HEARTBEATS, SPARED_HEARTBEATS, TOGETHER},
     packet::control::ControlPacket,
 };
 
@@ -35,8 +37,7 @@ impl Driver {
             }
             let next = self.next_deadline();
             let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(next)));
-            // A timer that is set too early only looks again; setting it costs more than that.
-            if timer.deadline() > next || timer.is_elapsed() {
+            if timer.deadline() != next || timer.is_elapsed() {
                 timer.as_mut().reset(next);
             }
             // Without the task's budget, whose end would look as if the timer had heard of the waker.
@@ -100,7 +101,8 @@ impl Driver {
             return Err(CloseReason::Silent);
         }
         if self.next_beat <= now {
-            self.next_beat = now + self.core.shared.heartbeat;
+            let interval = self.core.shared.heartbeat;
+            self.next_beat = together(now + interval, interval);
             self.beat(now);
         }
         Ok(())
@@ -147,36 +149,42 @@ impl Driver {
         Ok(())
     }
 
-    /// On v2 a ping, unless the peer's own does as well; towards a v1 peer a WebSocket ping, or nothing where the link watches
-    /// itself.
+    /// On v2 a ping; towards a v1 peer a WebSocket ping, or nothing where the link watches itself.
     fn beat(&mut self, now: Instant) {
         let v2 = self.core.wire() == Wire::V2;
         let is_answered = v2 || matches!(self.core.framing, Framing::WebSocket { .. });
         let is_silent = !std::mem::take(&mut self.was_heard) && is_answered && self.hears();
-        if !is_silent {
-            self.silent_beats = 0;
-        } else if self.spared == 0 {
-            // Behind one that was left out the interval is a shorter one.
-            self.silent_beats = self.silent_beats.saturating_add(1);
-        }
+        self.silent_beats = if is_silent { self.silent_beats.saturating_add(1) } else { 0 };
         if self.silent_beats >= SILENT_HEARTBEATS {
             self.gone_at = Some(now + self.core.shared.heartbeat / 2);
         }
-        match self.asked.take() {
-            Some(asked) if v2 && self.spared < SPARED_HEARTBEATS => {
-                self.spared += 1;
-                // A little behind the peer's next, if it keeps our pace; and else not much later than without it.
-                self.next_beat = asked + self.core.shared.heartbeat * 11 / 10;
-            }
-            _ if v2 => {
-                self.spared = 0;
-                self.ping();
-            }
-            _ => {
-                if let Some(ping) = self.core.framing.ping(b"") {
-                    self.core.push_raw(&ping);
-                }
-            }
+        if v2 {
+            self.pinged = Some(now);
+            self.ping();
+        } else if let Some(ping) = self.core.framing.ping(b"") {
+            self.core.push_raw(&ping);
         }
     }
+
+    /// The peer has sent its heartbeat, and has its answer: each has heard from the other, so that ours can wait. A little
+    /// longer than until the peer's next, if it keeps our pace; but it goes out now and then.
+    pub(super) fn put_off_beat(&mut self) {
+        let longer = self.core.shared.heartbeat * 11 / 10;
+        let until = Instant::now() + longer;
+        if self.pinged.is_some_and(|pinged| until <= pinged + longer * (SPARED_HEARTBEATS + 1)) {
+            self.next_beat = together(until, self.core.shared.heartbeat);
+            self.was_heard = false;
+            self.silent_beats = 0;
+            self.is_timer_set = false;
+        }
+    }
+}
+
+/// A heartbeat at about this time, not later, and together with others of the process: one waking of the processor, and
+/// caches that are warm, then serve for many.
+pub(super) fn together(at: Instant, interval: Duration) -> Instant {
+    static FIRST: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let step = (interval / TOGETHER).as_nanos().max(1);
+    let beyond = at.saturating_duration_since(*FIRST).as_nanos() % step;
+    at - Duration::from_nanos(u64::try_from(beyond).unwrap_or(0))
 }

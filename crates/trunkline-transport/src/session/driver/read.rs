@@ -34,8 +34,8 @@ impl Driver {
             return Ok(again);
         }
         self.learn_limit();
-        let came = self.read_frames(cx, &mut again)?;
-        self.was_heard |= came;
+        self.was_heard |= again;
+        self.read_frames(cx, &mut again)?;
         if matches!(self.phase, Phase::Open) && !self.is_paused {
             again |= self.read_datagrams(cx)?;
         }
@@ -71,10 +71,8 @@ impl Driver {
         }
     }
 
-    /// The connection's own stream: whether anything came. `again` is whether there is more to do than wait for a waker, and
-    /// whether something came before.
-    fn read_frames(&mut self, cx: &mut Context<'_>, again: &mut bool) -> Result<bool, CloseReason> {
-        let mut came = *again;
+    /// The connection's own stream. `again` becomes true if there is more to do than wait for a waker.
+    fn read_frames(&mut self, cx: &mut Context<'_>, again: &mut bool) -> Result<(), CloseReason> {
         let mut reads = 0..READS;
         while self.listens() {
             if self.ending.is_some() {
@@ -92,7 +90,7 @@ impl Driver {
             match self.reader.poll_next(cx) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(Some(incoming))) => {
-                    came = true;
+                    self.was_heard = true;
                     self.incoming(incoming, cx)?;
                     if self.stage.is_some() {
                         *again = true;
@@ -100,7 +98,7 @@ impl Driver {
                     }
                 }
                 Poll::Ready(Ok(None)) => {
-                    (came, *again) = (true, true);
+                    *again = true;
                     let reason = match (self.going_away.take(), &self.broken) {
                         (Some(reason), _) => CloseReason::Peer { code: codes::GOING_AWAY, reason },
                         (None, Some(error)) => CloseReason::Lost(error.clone()),
@@ -113,13 +111,13 @@ impl Driver {
                     return Err(self.peer_reason().unwrap_or_else(|| CloseReason::Lost(error.to_string())));
                 }
                 Poll::Ready(Err(error)) => {
-                    (came, *again) = (true, true);
+                    *again = true;
                     self.broke_protocol(&error);
                     break;
                 }
             }
         }
-        Ok(came)
+        Ok(())
     }
 
     /// Whether anything is still read. While the rest is sent, responses and credit for it may still arrive, and a peer that
@@ -277,7 +275,7 @@ impl Driver {
     fn control(&mut self, packet: ControlPacket) {
         match packet {
             ControlPacket::Ping { token, features } => {
-                self.asked = Some(Instant::now());
+                self.put_off_beat();
                 self.learn_features(features);
                 self.core.control(&ControlPacket::Pong { token, features: Features::ours() });
             }
