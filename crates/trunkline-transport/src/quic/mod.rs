@@ -24,8 +24,8 @@ pub(crate) use self::web_transport::{WebTransportSink, WebTransportSource, web_t
 use crate::{
     Connection, ConnectionInfo, Framing, Incoming, Streams,
     defaults::{
-        DATAGRAM_BUFFER, H3_DATAGRAM_BUFFER, H3_UNI_STREAMS, HANDSHAKE_WINDOW, IDLE_TIMEOUT, RECEIVE_WINDOW,
-        STREAM_RECEIVE_WINDOW, UNSENT,
+        DATAGRAM_BUFFER, H3_DATAGRAM_BUFFER, H3_UNI_STREAMS, HANDSHAKE_WINDOW, IDLE_TIMEOUT, MTU_STEP,
+        RECEIVE_WINDOW, STREAM_RECEIVE_WINDOW, UNSENT,
     },
     sink::{Outgoing, Sink, gather},
     source::{End, Read, Source},
@@ -50,7 +50,16 @@ pub(crate) fn transport_config(idle: std::time::Duration) -> quinn::TransportCon
         .stream_receive_window(STREAM_RECEIVE_WINDOW.into())
         .receive_window(RECEIVE_WINDOW.into())
         .send_window(UNSENT as u64)
+        .mtu_discovery_config(Some(mtu_discovery()))
         .max_idle_timeout(idle);
+    config
+}
+
+/// Asks for the packets of Ethernet at once instead of nearing them in four steps: each step is a padded packet and its answer,
+/// which together are as much work as the rest of a handshake. Where those do not pass, one step between is tried.
+fn mtu_discovery() -> quinn::MtuDiscoveryConfig {
+    let mut config = quinn::MtuDiscoveryConfig::default();
+    config.minimum_change(MTU_STEP);
     config
 }
 
