@@ -1,6 +1,6 @@
 //! One packet to many: encoded once for each form that is needed, and never waiting for anybody.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::task::coop::consume_budget;
@@ -45,14 +45,14 @@ pub enum Missed {
     Refused,
 }
 
-/// The forms in which a packet may be needed: a handful.
+/// A form in which a packet may be needed. There are a handful.
 type Form = (Wire, Framing, Compression);
 
 /// Sends to all of `peers`. What is wrong with the packet itself is said before anybody gets it; what goes wrong for one peer
 /// is that peer's outcome.
 pub(super) async fn to_all(peers: Vec<Arc<Core>>, packet: Packet) -> Result<BroadcastReport, SendError> {
     let mut report = BroadcastReport::default();
-    let mut forms: HashMap<Form, SharedFrame> = HashMap::new();
+    let mut forms: Vec<(Form, SharedFrame)> = Vec::new();
     if let Some(any) = peers.first() {
         any.judge_size(&packet)?;
         judge_compression(packet.compression)?;
@@ -66,15 +66,14 @@ pub(super) async fn to_all(peers: Vec<Arc<Core>>, packet: Packet) -> Result<Broa
             Ok(Judged::Same) => {
                 let (wire, compression) = core.shared_compression(&packet);
                 let form = (wire, core.framing, compression);
-                let frame = match forms.get(&form) {
-                    Some(frame) => frame.clone(),
+                let at = match forms.iter().position(|(other, _)| *other == form) {
+                    Some(at) => at,
                     None => {
-                        let frame = encode(Packet { compression, ..packet.clone() }, form).await?;
-                        forms.insert(form, frame.clone());
-                        frame
+                        forms.push((form, encode(Packet { compression, ..packet.clone() }, form).await?));
+                        forms.len() - 1
                     }
                 };
-                outcome(core.append_shared(&frame))
+                outcome(core.append_shared(&forms[at].1))
             }
             Ok(Judged::Another(own)) => alone(&core, *own).await,
             Err(missed) => Err(missed),

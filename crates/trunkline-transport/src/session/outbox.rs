@@ -1,13 +1,18 @@
 //! The output of one connection: packets already encoded, in order, bounded in bytes.
 //!
-//! Many append, one task writes; while it sleeps, who appends may hand the link what that takes at once. It is data behind
-//! a short lock: nothing here waits or wakes by itself; the wakers to call are handed out so that they are called after the
-//! lock is gone. `lanes` is what lanes with a stream of their own have to send, `parts` how packets lie in memory.
+//! Many append, one task writes. While it sleeps, who appends may hand the link what that takes at once, and so may who
+//! appends a packet that will be the only one of the task's turn. It is data behind a short lock: nothing here waits or
+//! wakes by itself; the wakers to call are handed out so that they are called after the lock is gone. `lanes` is what lanes
+//! with a stream of their own have to send, `parts` how packets lie in memory.
 
 mod lanes;
 mod parts;
 
-use std::{collections::VecDeque, io, task::Waker};
+use std::{
+    collections::VecDeque,
+    io::{self, IoSlice},
+    task::Waker,
+};
 
 use bytes::Bytes;
 
@@ -15,7 +20,7 @@ pub(crate) use self::lanes::LaneWay;
 pub(crate) use self::parts::{Part, advance, first_of_few, gathered};
 use self::{
     lanes::LaneQueues,
-    parts::{BATCH, has_tail, push, share, tail, take_parts, write},
+    parts::{BATCH, has_tail, own, push, share, tail, take_parts, write},
 };
 use super::{pool, unsent::Unsent};
 use crate::{CloseReason, Framing, defaults::COALESCE, packet::Header, sink::Direct};
@@ -55,6 +60,10 @@ pub(crate) struct Outbox {
     broken: Option<io::Error>,
     /// Somebody has written to it since the writer's task ran.
     was_written: bool,
+    /// Packets that were appended since the writer's task last looked, as far as it matters: none, one, more.
+    since_look: u8,
+    /// The last time that anything was, it was one: so it will be again, and that one need not wait for the end of the turn.
+    comes_alone: bool,
     /// Who waits for room, in which queue.
     room: Vec<(u8, Waker)>,
     /// Who waits until so many bytes are done, or for the end.
@@ -132,6 +141,8 @@ impl Outbox {
             link: None,
             broken: None,
             was_written: false,
+            since_look: 0,
+            comes_alone: false,
             room: Vec::new(),
             flushing: Vec::new(),
             is_pressed: false,
@@ -185,6 +196,10 @@ impl Outbox {
     pub(crate) fn look(&mut self) -> (bool, bool) {
         self.is_awake = true;
         self.was_written = false;
+        match std::mem::take(&mut self.since_look) {
+            0 => {}
+            some => self.comes_alone = some == 1,
+        }
         (std::mem::take(&mut self.has_news), self.take_lane_news())
     }
 
@@ -209,20 +224,44 @@ impl Outbox {
         self.reserved = self.reserved.saturating_sub(bytes);
     }
 
-    /// Appends a packet and says how many bytes it takes.
-    pub(crate) fn push(
+    /// Appends a packet, of which the link takes what it can at once if it may be asked: how many bytes wait.
+    pub(crate) fn append(
         &mut self,
         framing: Framing,
         header: Header,
         ext: &[u8],
         payload: &Bytes,
         is_droppable: bool,
+        often: Often,
     ) -> usize {
+        let may_write = self.queued == 0 && self.may_write_now(often);
+        self.since_look = self.since_look.saturating_add(1);
         let apart = self.keeps_apart && is_droppable;
-        let added = push(&mut self.parts, framing, header, ext, payload, apart);
-        self.queued += added;
-        self.appended += added as u64;
-        added
+        if !may_write || payload.len() > COALESCE {
+            let added = push(&mut self.parts, framing, header, ext, payload, apart);
+            self.queued += added;
+            self.appended += added as u64;
+            if !may_write {
+                return added;
+            }
+            let taken =
+                self.hand_over(|link, parts| gathered(parts, 0, |slices| link.write_vectored(slices)));
+            self.wrote(taken);
+            return added - taken;
+        }
+        let framed = Self::framed(framing, header, ext, payload);
+        let size = framed.len();
+        let taken = self.hand_over(|link, _| link.write_vectored(&[IoSlice::new(&framed)]));
+        self.appended += size as u64;
+        if taken == size {
+            self.done += size as u64;
+            pool::give(framed);
+            return 0;
+        }
+        own(&mut self.parts, framed, apart);
+        self.queued += size;
+        self.wrote(taken);
+        size - taken
     }
 
     /// A packet as one framed piece.
@@ -256,8 +295,26 @@ impl Outbox {
         self.appended += bytes.len() as u64;
     }
 
-    /// Appends a packet that many connections share.
-    pub(crate) fn push_shared(&mut self, frame: &SharedFrame) {
+    /// Appends a packet that many connections share, of which the link takes what it can at once: how many bytes wait.
+    pub(crate) fn append_shared(&mut self, frame: &SharedFrame) -> usize {
+        let mut taken = 0;
+        if self.queued == 0 && self.may_write_now(Often::Always) {
+            taken = self.hand_over(|link, _| match &frame.body[..] {
+                [] => link.write_vectored(&[IoSlice::new(&frame.head)]),
+                body => link.write_vectored(&[IoSlice::new(&frame.head), IoSlice::new(body)]),
+            });
+        }
+        if taken == frame.len() {
+            self.appended += taken as u64;
+            self.done += taken as u64;
+            return 0;
+        }
+        self.push_shared(frame);
+        self.wrote(taken);
+        frame.len() - taken
+    }
+
+    fn push_shared(&mut self, frame: &SharedFrame) {
         let apart = self.keeps_apart;
         let parts = &mut self.parts;
         if frame.body.is_empty()
@@ -281,18 +338,22 @@ impl Outbox {
         self.broken.take()
     }
 
-    /// Hands the `added` bytes that were just appended to the link, from where the caller is: how many it took. Only while
-    /// the writer's task sleeps and has nothing unwritten; else it does so itself.
-    pub(crate) fn write_now(&mut self, added: usize, often: Often) -> usize {
-        // A task that was woken will write at once, and much in one piece.
-        let sleeps = !self.is_awake && self.writer.is_some();
+    /// Whether the link may be asked by whoever appends, where nothing is unwritten; else the writer's task does it.
+    fn may_write_now(&self, often: Often) -> bool {
+        let may_write = match self.is_awake {
+            // What follows at once is better written together.
+            true => self.comes_alone && self.since_look == 0,
+            // A task that was woken will write at once, and much in one piece.
+            false => self.writer.is_some() && (often == Often::Always || !self.was_written),
+        };
         // Who waits for room is told by the task, once it has written.
-        let is_simple = self.queued == added && self.room.is_empty();
-        let may_write = self.link.is_some() && (often == Often::Always || !self.was_written);
-        if !sleeps || !is_simple || !may_write {
-            return 0;
-        }
-        match self.write_parts() {
+        may_write && self.room.is_empty() && self.link.is_some()
+    }
+
+    /// Writes for the writer's task, which hears of an error when it looks here: how many bytes the link took.
+    fn hand_over(&mut self, write: impl FnOnce(&Direct, &VecDeque<Part>) -> io::Result<usize>) -> usize {
+        let Some(link) = &self.link else { return 0 };
+        match write(link, &self.parts) {
             Ok(written) => {
                 self.was_written = true;
                 written
@@ -308,30 +369,29 @@ impl Outbox {
     /// Hands the link what waits, from where it is: the writer's task calls it while it has taken no batch. Whether nothing
     /// is left to do then, and how many bytes it took. Only a little, in one piece: others wait for the lock meanwhile.
     pub(crate) fn write_little(&mut self) -> io::Result<(bool, usize)> {
-        if self.link.is_none() || self.state != State::Open || self.lanes.is_some() {
+        let Some(link) = self.link.as_ref().filter(|_| self.state == State::Open && self.lanes.is_none())
+        else {
             return Ok((false, 0));
-        }
+        };
         if self.queued == 0 {
             return Ok((true, 0));
         }
         if self.parts.len() != 1 || self.queued > LITTLE {
             return Ok((false, 0));
         }
-        let written = self.write_parts()?;
+        let written = gathered(&self.parts, 0, |slices| link.write_vectored(slices))?;
+        self.wrote(written);
         Ok((self.queued == 0, written))
     }
 
-    /// What the link takes of the parts, which must not be none, from the caller's thread.
-    fn write_parts(&mut self) -> io::Result<usize> {
-        let Some(link) = &self.link else { return Ok(0) };
-        let written = gathered(&self.parts, 0, |slices| link.write_vectored(slices))?;
+    /// So many bytes of the parts, taken by nobody yet, are written.
+    fn wrote(&mut self, written: usize) {
         let begun = advance(&mut self.parts, 0, written);
         if let Some(first) = self.parts.front_mut().filter(|_| begun > 0) {
             first.begin(begun);
         }
         self.queued -= written;
         self.done += written as u64;
-        Ok(written)
     }
 
     /// Drops the oldest droppable packets until `size` fits: how many, and how many bytes.
@@ -431,5 +491,27 @@ impl Outbox {
         wake.extend(std::mem::take(&mut self.flushing).into_iter().map(|(_, waker)| waker));
         wake.extend(self.writer.take());
         (std::mem::take(&mut self.queued), wake)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Packet, Wire, packet::encode};
+
+    #[test]
+    fn a_packet_comes_alone_as_the_last_one_did() {
+        let mut out = Outbox::new(1 << 20, false);
+        let packet = Packet::one_way(1, "x");
+        let header = encode::header(&packet, Wire::V2).unwrap();
+        let mut turn = |packets: usize| {
+            out.look();
+            for _ in 0..packets {
+                out.append(Framing::Packet, header, &[], &packet.payload, true, Often::OnceAsleep);
+            }
+            out.comes_alone
+        };
+        let expected: Vec<bool> = [1, 0, 1, 0, 0, 3, 0, 1, 300, 1, 1].map(&mut turn).to_vec();
+        assert_eq!(expected, [false, true, true, true, true, true, false, false, true, false, true]);
     }
 }

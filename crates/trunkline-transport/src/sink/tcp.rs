@@ -23,10 +23,25 @@ fn stream(half: &SharedTcp) -> &TcpStream {
 /// What the socket takes at once. One piece goes by `send`, which costs less than `writev`: most of what is written is one
 /// frame, and then the call is most of the cost.
 pub(super) fn try_write(half: &SharedTcp, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-    match bufs {
-        [one] => half.try_write(one),
-        many => half.try_write_vectored(many),
+    let [one] = bufs else { return half.try_write_vectored(bufs) };
+    match send(stream(half), one) {
+        // Now the runtime has to find it out too, or it would not wait for the socket.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => half.try_write(one),
+        sent => sent,
     }
+}
+
+/// As the runtime would, without a look at what it knows of the socket: of one among many that is a walk through cold memory.
+#[cfg(target_os = "linux")]
+fn send(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    use rustix::net::SendFlags;
+
+    Ok(rustix::net::send(stream, bytes, SendFlags::NOSIGNAL)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn send(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    stream.try_write(bytes)
 }
 
 impl Outgoing for SharedTcp {

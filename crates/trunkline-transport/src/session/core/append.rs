@@ -49,8 +49,9 @@ impl Core {
             }
             let wake = if queue == 0 {
                 let droppable = packet.packet_type == PacketType::OneWay;
-                let added = out.push(self.framing, header, &packet.ext_header, &packet.payload, droppable);
-                self.hand_on(&mut out, added, Often::OnceAsleep)
+                let (ext, payload) = (&packet.ext_header, &packet.payload);
+                let left = out.append(self.framing, header, ext, payload, droppable, Often::OnceAsleep);
+                self.rouse_for(&mut out, left)
             } else {
                 let added = out.push_lane(queue, self.framing, header, &packet.ext_header, &packet.payload);
                 self.shared.budget.take(added);
@@ -102,11 +103,14 @@ impl Core {
                 return Appended::Closed;
             }
             let result = self.make_room(&mut out, size);
-            if result == Appended::Queued {
-                out.push_shared(frame);
+            let wake = if result == Appended::Queued {
                 self.sent(&out, PacketType::OneWay, size);
-            }
-            (result, self.rouse_after(result, &mut out, size))
+                let left = out.append_shared(frame);
+                self.rouse_for(&mut out, left)
+            } else {
+                self.rouse_unless_queued(result, &mut out)
+            };
+            (result, wake)
         };
         wake.into_iter().for_each(Waker::wake);
         if result == Appended::Dropped {
@@ -125,13 +129,16 @@ impl Core {
                 return Err(SendError::Closed(reason));
             }
             let result = self.make_room(&mut out, size);
-            let mut added = 0;
-            if result == Appended::Queued {
-                let droppable = packet.packet_type == PacketType::OneWay;
-                added = out.push(self.framing, header, &packet.ext_header, &packet.payload, droppable);
+            let wake = if result == Appended::Queued {
                 self.sent(&out, packet.packet_type, size);
-            }
-            (result, self.rouse_after(result, &mut out, added))
+                let droppable = packet.packet_type == PacketType::OneWay;
+                let (ext, payload) = (&packet.ext_header, &packet.payload);
+                let left = out.append(self.framing, header, ext, payload, droppable, Often::Always);
+                self.rouse_for(&mut out, left)
+            } else {
+                self.rouse_unless_queued(result, &mut out)
+            };
+            (result, wake)
         };
         wake.into_iter().for_each(Waker::wake);
         match result {
@@ -223,9 +230,8 @@ impl Core {
         }
     }
 
-    /// `added` bytes were appended: the link has them now, or they wait in the output, and this is whom to wake for them.
-    fn hand_on(&self, out: &mut Outbox, added: usize, often: Often) -> Option<Waker> {
-        let left = added - out.write_now(added, often);
+    /// So many bytes more wait in the output: whom to wake for them.
+    fn rouse_for(&self, out: &mut Outbox, left: usize) -> Option<Waker> {
         if left == 0 {
             return None;
         }
@@ -233,14 +239,13 @@ impl Core {
         out.rouse_to_write()
     }
 
-    /// Whom to wake for what has become of a packet for one of many, of which `added` bytes were appended.
-    fn rouse_after(&self, result: Appended, out: &mut Outbox, added: usize) -> Option<Waker> {
+    /// Whom to wake for what has become of a packet for one of many.
+    fn rouse_unless_queued(&self, result: Appended, out: &mut Outbox) -> Option<Waker> {
         match result {
-            Appended::Queued => self.hand_on(out, added, Often::Always),
             // The task may be about to sleep behind what does not get away.
             Appended::Disconnected => out.rouse(),
             Appended::Dropped if self.press(out) => out.rouse(),
-            Appended::Dropped | Appended::Closed => None,
+            Appended::Queued | Appended::Dropped | Appended::Closed => None,
         }
     }
 

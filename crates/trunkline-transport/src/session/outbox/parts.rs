@@ -143,6 +143,12 @@ pub(super) fn tail(parts: &mut VecDeque<Part>, size: usize, apart: bool) -> &mut
     }
 }
 
+/// A whole framed packet.
+pub(super) fn own(parts: &mut VecDeque<Part>, framed: Vec<u8>, is_droppable: bool) {
+    first_of_few(parts);
+    parts.push_back(Part { chunk: Chunk::Owned(framed), continues: false, is_droppable });
+}
+
 pub(super) fn share(parts: &mut VecDeque<Part>, bytes: Bytes, continues: bool, is_droppable: bool) {
     first_of_few(parts);
     parts.push_back(Part { chunk: Chunk::Shared(bytes), continues, is_droppable });
