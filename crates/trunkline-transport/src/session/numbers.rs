@@ -70,6 +70,14 @@ impl<T> ByNumber<T> {
         }
     }
 
+    /// As removing it, where it lies.
+    pub(super) fn discard(&mut self, number: u32) {
+        match &self.one {
+            Some((one, _)) if *one == number => self.one = None,
+            _ => drop(self.others.remove(&number)),
+        }
+    }
+
     pub(super) fn numbers(&self) -> impl Iterator<Item = u32> {
         self.one.iter().map(|(number, _)| *number).chain(self.others.keys().copied())
     }

@@ -11,7 +11,11 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{core::Core, send::Sending};
+use super::{
+    core::Core,
+    requests::Taken,
+    send::{Sending, send_or_wait},
+};
 use crate::{
     BoxFuture, Flags, Packet, PacketType, RequestError, SendError, TransportClient,
     packet::control::ControlPacket,
@@ -84,7 +88,6 @@ impl IntoFuture for Request {
 #[must_use = "nothing is sent unless it is awaited"]
 pub struct RequestFuture(Asking);
 
-#[expect(clippy::large_enum_variant, reason = "boxing the rule would cost every request an allocation")]
 enum Asking {
     Once(Option<Exchange>),
     Again(BoxFuture<'static, Result<Packet, RequestError>>),
@@ -108,13 +111,23 @@ impl Future for RequestFuture {
             Asking::Once(Some(exchange)) => exchange,
             Asking::Once(None) => return Poll::Ready(Err(SendError::NotConnected.into())),
         };
-        ready!(exchange.poll_sent(cx))?;
+        if ready!(exchange.poll_sent(cx))? == Sent::JustNow {
+            return Poll::Pending;
+        }
         match ready!(exchange.poll_answer(cx))? {
             Some(packet) => Poll::Ready(Ok(packet)),
             // Only a stream ends without an answer.
             None => Poll::Ready(Err(RequestError::Disconnected(crate::CloseReason::Ended))),
         }
     }
+}
+
+/// Since when a request is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// Since this very poll, whose waker will be told of the answer: it need not be asked for.
+    JustNow,
+    Before,
 }
 
 /// One request and what comes back.
@@ -127,7 +140,8 @@ pub(crate) struct Exchange {
     window: Option<usize>,
     /// The number, once there is one.
     id: Option<u32>,
-    sending: Option<Sending>,
+    /// It waits for room, or for its compression.
+    sending: Option<Box<Sending>>,
 }
 
 impl Exchange {
@@ -149,46 +163,53 @@ impl Exchange {
     }
 
     /// Takes a place and sends the request.
-    pub(super) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RequestError>> {
-        let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + self.timeout);
-        if let Some(packet) = self.packet.take_if(|_| self.id.is_none()) {
-            let (begun, arms) = {
-                let mut pending = self.core.pending.lock();
-                let begun = pending.begin(deadline, self.timeout, self.window, cx.waker());
-                (begun, pending.arms(deadline))
+    pub(super) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<Sent, RequestError>> {
+        let Some(packet) = self.packet.take() else {
+            return match self.sending.take() {
+                Some(sending) => self.poll_sending(sending, cx),
+                None => Poll::Ready(Ok(Sent::Before)),
             };
-            if arms {
-                self.core.wake_driver();
-            }
-            match begun {
-                None if deadline <= Instant::now() => {
-                    return Poll::Ready(Err(RequestError::TimedOut(self.timeout)));
-                }
-                None => {
-                    self.packet = Some(packet);
-                    return Poll::Pending;
-                }
-                Some(Err(error)) => return Poll::Ready(Err(error)),
-                Some(Ok(id)) => {
-                    self.id = Some(id);
-                    let mut packet =
-                        Packet { packet_type: PacketType::Request, message_id: id, is_echo: false, ..packet };
-                    if self.window.is_some() {
-                        packet.flags |= Flags::STREAM;
-                    }
-                    let sending = Sending::new(Arc::clone(&self.core), packet);
-                    return self.poll_sending(sending, cx);
-                }
-            }
+        };
+        let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + self.timeout);
+        let (begun, arms) = {
+            let mut pending = self.core.pending.lock();
+            let begun = pending.begin(deadline, self.timeout, self.window, cx.waker());
+            (begun, pending.arms(deadline))
+        };
+        if arms {
+            self.core.wake_driver();
         }
-        match self.sending.take() {
-            Some(sending) => self.poll_sending(sending, cx),
-            None => Poll::Ready(Ok(())),
+        let id = match begun {
+            None if deadline <= Instant::now() => {
+                return Poll::Ready(Err(RequestError::TimedOut(self.timeout)));
+            }
+            None => {
+                self.packet = Some(packet);
+                return Poll::Pending;
+            }
+            Some(id) => id?,
+        };
+        self.id = Some(id);
+        let mut packet =
+            Packet { packet_type: PacketType::Request, message_id: id, is_echo: false, ..packet };
+        if self.window.is_some() {
+            packet.flags |= Flags::STREAM;
+        }
+        match send_or_wait(&self.core, packet)? {
+            None => {
+                self.grant();
+                Poll::Ready(Ok(Sent::JustNow))
+            }
+            Some(sending) => self.poll_sending(Box::new(sending), cx),
         }
     }
 
-    fn poll_sending(&mut self, mut sending: Sending, cx: &mut Context<'_>) -> Poll<Result<(), RequestError>> {
-        let Poll::Ready(sent) = Pin::new(&mut sending).poll(cx) else {
+    fn poll_sending(
+        &mut self,
+        mut sending: Box<Sending>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Sent, RequestError>> {
+        let Poll::Ready(sent) = Pin::new(&mut *sending).poll(cx) else {
             self.sending = Some(sending);
             // While it waits for room its time may be over: the driver says so by the answer.
             return match self.poll_answer(cx) {
@@ -197,12 +218,16 @@ impl Exchange {
             };
         };
         sent?;
-        // The other side has no credit but what it is granted.
+        self.grant();
+        Poll::Ready(Ok(Sent::Before))
+    }
+
+    /// The other side of a stream has no credit but what it is granted.
+    fn grant(&self) {
         if let (Some(message_id), Some(window)) = (self.id, self.window) {
             let bytes = u32::try_from(window).unwrap_or(u32::MAX);
             self.core.control(&ControlPacket::Window { message_id, bytes });
         }
-        Poll::Ready(Ok(()))
     }
 
     /// The next answer; `None` is the end of a stream.
@@ -211,13 +236,18 @@ impl Exchange {
         let taken = self.core.pending.lock().take(message_id, cx.waker());
         match taken {
             None => Poll::Pending,
-            Some(Ok((packet, grant))) => {
+            Some(Taken::Answer(packet, next)) => {
+                self.id = None;
+                next.into_iter().for_each(Waker::wake);
+                Poll::Ready(Ok(Some(packet)))
+            }
+            Some(Taken::Part(packet, grant)) => {
                 if grant > 0 {
                     self.core.control(&ControlPacket::Window { message_id, bytes: grant });
                 }
-                Poll::Ready(Ok(packet))
+                Poll::Ready(Ok(Some(packet)))
             }
-            Some(Err(error)) => Poll::Ready(Err(error)),
+            Some(Taken::End(end)) => Poll::Ready(end.map(|()| None)),
         }
     }
 }

@@ -70,6 +70,17 @@ impl StreamedReply {
     }
 }
 
+/// What has come for a request.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// All there is. Its place is free: whom to wake, who waits for one.
+    Answer(Packet, Option<Waker>),
+    /// A part of a streamed reply, and how much of it the peer is to be granted anew.
+    Part(Packet, u32),
+    /// Nothing more.
+    End(Result<(), RequestError>),
+}
+
 /// What to do about a response.
 #[derive(Debug)]
 pub(crate) enum Delivered {
@@ -111,7 +122,7 @@ impl Pending {
         }
     }
 
-    /// Takes a place, or waits for one: the request's number. Its `Err` is final.
+    /// Takes a place, or waits for one: the request's number, of whose answer the waker will hear. Its `Err` is final.
     pub(crate) fn begin(
         &mut self,
         deadline: Instant,
@@ -134,7 +145,7 @@ impl Pending {
             Slot {
                 deadline,
                 timeout,
-                waker: None,
+                waker: Some(waker.clone()),
                 answer: None,
                 end: None,
                 stream: stream_window.map(StreamedReply::new),
@@ -152,25 +163,21 @@ impl Pending {
         true
     }
 
-    /// The next answer of a request, and how much of a stream the peer is to be granted anew; no answer is the end of a
-    /// stream. Otherwise it waits.
-    pub(crate) fn take(
-        &mut self,
-        id: u32,
-        waker: &Waker,
-    ) -> Option<Result<(Option<Packet>, u32), RequestError>> {
+    /// What has come for a request; otherwise it waits.
+    pub(crate) fn take(&mut self, id: u32, waker: &Waker) -> Option<Taken> {
         let Some(slot) = self.waiting.get_mut(id) else {
             // It ended and was taken already.
-            return Some(Ok((None, 0)));
+            return Some(Taken::End(Ok(())));
         };
         if let Some(packet) = slot.answer.take() {
-            return Some(Ok((Some(packet), 0)));
+            self.waiting.discard(id);
+            return Some(Taken::Answer(packet, self.next_waiting()));
         }
         if let Some((packet, grant)) = slot.stream.as_mut().and_then(|stream| stream.take()) {
-            return Some(Ok((Some(packet), grant)));
+            return Some(Taken::Part(packet, grant));
         }
         if let Some(end) = slot.end.clone() {
-            return Some(end.map(|()| (None, 0)));
+            return Some(Taken::End(end));
         }
         match &mut slot.waker {
             Some(old) if old.will_wake(waker) => {}
@@ -182,8 +189,12 @@ impl Pending {
     /// Gives a request's place back: who may take it. `true` if it was still going on.
     pub(crate) fn end(&mut self, id: u32) -> (bool, Option<Waker>) {
         let was_going_on = self.waiting.remove(id).is_some_and(|slot| slot.end.is_none());
-        let next = if self.queue.is_empty() { None } else { Some(self.queue.remove(0).1) };
-        (was_going_on, next)
+        (was_going_on, self.next_waiting())
+    }
+
+    /// Who has waited longest for a place.
+    fn next_waiting(&mut self) -> Option<Waker> {
+        if self.queue.is_empty() { None } else { Some(self.queue.remove(0).1) }
     }
 
     /// A response has come.

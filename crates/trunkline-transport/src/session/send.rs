@@ -37,6 +37,12 @@ enum Stage {
     Over,
 }
 
+impl Stage {
+    fn deflating(packet: Packet) -> Self {
+        Self::Deflating(tokio::task::spawn_blocking(move || encode::deflated(&packet)))
+    }
+}
+
 impl Sending {
     pub(crate) fn new(core: Arc<Core>, packet: Packet) -> Self {
         Self::by_lane(core, packet, 0)
@@ -78,8 +84,7 @@ impl Sending {
                 Stage::New(packet) => {
                     let Some(packet) = core.prepare(packet)? else { return Poll::Ready(Ok(None)) };
                     if deflates_elsewhere(&packet) {
-                        let task = tokio::task::spawn_blocking(move || encode::deflated(&packet));
-                        *state = Stage::Deflating(task);
+                        *state = Stage::deflating(packet);
                         continue;
                     }
                     deflate_here(packet)?
@@ -118,6 +123,20 @@ impl Future for Sending {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.poll_mark(cx).map_ok(|_| ())
+    }
+}
+
+/// As [`Sending`], from where the caller is: the future is for what has to wait, for room or for its compression.
+pub(super) fn send_or_wait(core: &Arc<Core>, packet: Packet) -> Result<Option<Sending>, SendError> {
+    let Some(packet) = core.prepare(packet)? else { return Ok(None) };
+    let waiting = |state| Some(Sending { core: Some(Arc::clone(core)), state, lane: 0 });
+    if deflates_elsewhere(&packet) {
+        return Ok(waiting(Stage::deflating(packet)));
+    }
+    let packet = deflate_here(packet)?;
+    match core.try_append(&packet) {
+        Err(SendError::Full { .. }) => Ok(waiting(Stage::Ready(packet))),
+        appended => appended.map(|()| None),
     }
 }
 
