@@ -234,9 +234,10 @@ impl Permit {
         if deflates_elsewhere(&packet) {
             packet.compression = crate::Compression::None;
         }
-        let packet = deflate_here(packet)?;
-        let bytes = std::mem::take(&mut self.bytes);
-        self.core.append(&packet, 0, bytes).map(|_| ())
+        // What is not sent has its room given back like that of a permit that is dropped.
+        self.core.append(&deflate_here(packet)?, 0, self.bytes)?;
+        self.core.shared.budget.give(std::mem::take(&mut self.bytes));
+        Ok(())
     }
 }
 

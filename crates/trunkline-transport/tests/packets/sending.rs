@@ -1,4 +1,5 @@
 //! What is sent past a middleware that fails for one peer, or fails altogether: the others get it, and whoever sends is told.
+//! And what a permit keeps where nothing can be sent any more.
 
 use std::time::Duration;
 
@@ -138,5 +139,23 @@ async fn a_panic_over_a_handlers_own_packet_ends_its_connection() {
         assert_eq!(code, 1011, "{kind:?}");
         let panicked = Err(SendError::Closed(CloseReason::HandlerPanicked));
         assert_eq!(within(said.recv()).await, Some((panicked.clone(), panicked)), "{kind:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_permit_that_a_closed_connection_does_not_take_gives_its_room_back() {
+    for kind in Kind::ALL {
+        let serving = Serving::events(kind, TransportServerBuilder::new()).await;
+        let server = &serving.server;
+        let _clients = clients(&serving, 1).await;
+        let id = server.active_sessions()[0];
+        let session = server.session(id).unwrap();
+        let permit = within(session.reserve(100_000)).await.unwrap();
+        assert!(server.queued_bytes() >= 100_000, "{kind:?}: it counts");
+        server.close_session(id).unwrap();
+        let sent = permit.send("too late");
+        assert!(matches!(sent, Err(SendError::Closed(_))), "{kind:?}: {sent:?}");
+        within(session.closed()).await;
+        assert_eq!(server.queued_bytes(), 0, "{kind:?}");
     }
 }

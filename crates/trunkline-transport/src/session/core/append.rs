@@ -4,6 +4,7 @@
 use std::{sync::atomic::Ordering::Relaxed, task::Waker};
 
 use bytes::{BufMut, BytesMut};
+use parking_lot::MutexGuard;
 
 use super::{Core, closed};
 use crate::{
@@ -30,8 +31,8 @@ impl Core {
         self.append(packet, 0, 0).map(|_| ())
     }
 
-    /// As [`Core::try_append`], by a lane (0: by none), into room of which `reserved` bytes are promised already. Tells where
-    /// the packet ends in the output.
+    /// As [`Core::try_append`], by a lane (0: by none), into room of which `reserved` bytes are promised already; what the
+    /// budget has promised is the caller's to give back. Tells where the packet ends in the output.
     pub(crate) fn append(&self, packet: &Packet, lane: u8, reserved: usize) -> Result<Mark, SendError> {
         let header = encode::header(packet, self.wire())?;
         let size = self.framed_len(header.total());
@@ -43,7 +44,6 @@ impl Core {
             let queue = if lane == 0 { 0 } else { out.queue_of(lane) };
             if reserved > 0 {
                 out.release(reserved);
-                self.shared.budget.give(reserved);
             } else if !self.has_room(&out, queue, size) {
                 return Err(SendError::Full { queued: out.queued() });
             }
@@ -129,6 +129,9 @@ impl Core {
                 return Err(SendError::Closed(reason));
             }
             let result = self.make_room(&mut out, size);
+            if let Some(reason) = closed(&out.state).filter(|_| result == Appended::Closed) {
+                return Err(SendError::Closed(reason));
+            }
             let wake = if result == Appended::Queued {
                 self.sent(&out, packet.packet_type, size);
                 let droppable = packet.packet_type == PacketType::OneWay;
@@ -210,8 +213,8 @@ impl Core {
         }
     }
 
-    /// Applies the policy of a full queue.
-    fn make_room(&self, out: &mut Outbox, size: usize) -> Appended {
+    /// Applies the policy of a full queue, which may be let go of meanwhile.
+    fn make_room(&self, out: &mut MutexGuard<'_, Outbox>, size: usize) -> Appended {
         if self.has_room(out, 0, size) {
             return Appended::Queued;
         }
@@ -223,9 +226,14 @@ impl Core {
             }
             SlowConsumer::DropOldest => {
                 let (packets, bytes) = out.drop_oldest(size);
-                self.shared.budget.give(bytes);
+                // Who waits for the budget is woken, perhaps to look at this very output.
+                MutexGuard::unlocked(out, || self.shared.budget.give(bytes));
                 self.dropped(packets, false);
-                if self.has_room(out, 0, size) { Appended::Queued } else { Appended::Dropped }
+                match out.state {
+                    State::Open if self.has_room(out, 0, size) => Appended::Queued,
+                    State::Open => Appended::Dropped,
+                    State::Closing(_) | State::Closed(_) => Appended::Closed,
+                }
             }
         }
     }
