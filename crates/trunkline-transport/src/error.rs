@@ -94,7 +94,7 @@ pub enum SendError {
     /// The connection is closed, or closing.
     #[error("not sent: {0}")]
     Closed(CloseReason),
-    /// The queue is full. Only who cannot wait is told so.
+    /// The queue is full. Only who cannot wait is told so, and hears of room by [`crate::TransportEvent::Writable`].
     #[error("not sent: {queued} bytes are queued")]
     Full {
         /// What is queued now.

@@ -4,10 +4,11 @@
 
 mod append;
 mod prepare;
+mod room;
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering::Relaxed},
     },
     task::Waker,
@@ -18,6 +19,7 @@ use http::Extensions;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
+use self::room::RoomWatch;
 pub(crate) use self::{
     append::Appended,
     prepare::{deflate_here, deflates_elsewhere, judge_compression},
@@ -104,6 +106,8 @@ pub(crate) struct Core {
     is_counted: AtomicBool,
     /// Received packets are events rather than a handler's.
     pub(crate) is_evented: bool,
+    /// Once somebody was refused as full: what tells the events of room.
+    room_watch: OnceLock<Arc<RoomWatch>>,
 }
 
 impl Core {
@@ -136,6 +140,7 @@ impl Core {
             has_ended: AtomicBool::new(false),
             is_counted: AtomicBool::new(false),
             is_evented,
+            room_watch: OnceLock::new(),
             shared,
         }
     }

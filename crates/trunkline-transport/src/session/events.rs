@@ -25,6 +25,47 @@ use crate::{
 };
 
 /// What happens on connections. The names and fields are MsgTrans' own.
+///
+/// Who has more to send than there is room for sends until it is refused, and goes on when it is told so:
+///
+/// ```
+/// # use std::collections::VecDeque;
+/// use trunkline_transport::{Packet, SendError, TransportEvent};
+/// # use trunkline_transport::{MemoryServerConfig, TransportClientBuilder, TransportServerBuilder};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let (memory, protocol) = MemoryServerConfig::new();
+/// # let server = TransportServerBuilder::new().with_protocol(memory).build().await?;
+/// # let client = TransportClientBuilder::new().with_protocol(protocol).build().await?;
+/// # let mut tasks = tokio::task::JoinSet::new();
+/// # tasks.spawn(async move {
+/// #     server.serve_with(|mut session| async move {
+/// #         while session.recv().await?.is_some() {}
+/// #         Ok(())
+/// #     }).await
+/// # });
+/// // A megabyte, four times as much as the queue takes.
+/// let mut rest: VecDeque<Packet> = (0..1024).map(|_| Packet::new(vec![7; 1024])).collect();
+/// let mut events = client.events()?;
+/// client.connect().await?;
+/// # let mut told = 0;
+/// while !rest.is_empty() && let Some(event) = events.next().await {
+///     if matches!(event, TransportEvent::ConnectionEstablished { .. } | TransportEvent::Writable { .. }) {
+/// #         told += 1;
+///         while let Some(packet) = rest.front() {
+///             match client.try_send(packet.clone()) {
+///                 Ok(()) => drop(rest.pop_front()),
+///                 Err(SendError::Full { .. }) => break,
+///                 Err(error) => return Err(error.into()),
+///             }
+///         }
+///     }
+/// }
+/// # assert!(rest.is_empty() && told >= 4, "told {told} times");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum TransportEvent {
@@ -57,6 +98,16 @@ pub enum TransportEvent {
         code: u16,
         /// Why, in words.
         reason: String,
+    },
+    /// There is room again on a connection that was found full: [`crate::Session::try_send`] or
+    /// [`crate::TransportServer::send_to`] has said [`crate::SendError::Full`], or a broadcast has passed it by.
+    ///
+    /// It is told when half of [`crate::Limits::queued_bytes`] is free and what was refused fits, once for each time that the
+    /// connection was found full; while one is unread, it stands for all. It is never dropped. A peer that takes nothing is
+    /// closed by the policy instead: with [`crate::SlowConsumer::Wait`] who was refused counts as one who waits.
+    Writable {
+        /// Which connection.
+        session_id: SessionId,
     },
     /// The connection is gone. Nothing follows from it.
     ConnectionClosed {
@@ -131,6 +182,11 @@ impl Hub {
     /// Whether the one stream was taken, which excludes a handler for ever.
     pub(crate) fn was_taken(&self) -> bool {
         self.ready.lock().was_taken
+    }
+
+    /// Whether nobody reads, nor ever will.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.ready.lock().is_unread()
     }
 
     pub(crate) fn is_attached(&self) -> bool {
@@ -355,6 +411,7 @@ fn event(core: &Core, item: Item) -> TransportEvent {
         Item::Established => TransportEvent::ConnectionEstablished { session_id, info: core.info.clone() },
         Item::Packet(packet) => TransportEvent::MessageReceived { session_id, packet },
         Item::GoingAway { code, reason } => TransportEvent::GoingAway { session_id, code, reason },
+        Item::Writable => TransportEvent::Writable { session_id },
         Item::Lagged(n) => TransportEvent::Lagged { session_id, n },
         Item::Ended(reason) => TransportEvent::ConnectionClosed { session_id, reason },
     }

@@ -18,6 +18,8 @@ pub(crate) struct Inbox {
     lagged: u64,
     /// The peer's going away stands here, or was told.
     is_going: bool,
+    /// That there is room again stands here.
+    is_writable: bool,
     /// How it ended, until the user has been told.
     end: Option<CloseReason>,
     is_ended: bool,
@@ -34,7 +36,12 @@ pub(crate) struct Inbox {
 pub(crate) enum Item {
     Established,
     Packet(Packet),
-    GoingAway { code: u16, reason: String },
+    GoingAway {
+        code: u16,
+        reason: String,
+    },
+    /// There is room again in the output, which was found full.
+    Writable,
     Lagged(u64),
     Ended(CloseReason),
 }
@@ -76,6 +83,7 @@ impl Inbox {
             limit,
             lagged: 0,
             is_going: false,
+            is_writable: false,
             end: None,
             is_ended: false,
             reader: None,
@@ -93,9 +101,14 @@ impl Inbox {
     }
 
     /// Adds what is no packet. A peer that says again and again that it goes away is told of once: what it says costs no
-    /// bytes of the limit.
+    /// bytes of the limit. Room is told of once until that is read, and not behind the end.
     pub(crate) fn push(&mut self, item: Item) {
-        if matches!(item, Item::GoingAway { .. }) && std::mem::replace(&mut self.is_going, true) {
+        let is_known = match item {
+            Item::GoingAway { .. } => std::mem::replace(&mut self.is_going, true),
+            Item::Writable => self.is_ended || std::mem::replace(&mut self.is_writable, true),
+            Item::Established | Item::Packet(_) | Item::Lagged(_) | Item::Ended(_) => false,
+        };
+        if is_known {
             return;
         }
         first_of_few(&mut self.items);
@@ -146,7 +159,10 @@ impl Inbox {
                 self.bytes -= cost;
                 Some((Item::Packet(packet), cost))
             }
-            Some(item) => Some((item, 0)),
+            Some(item) => {
+                self.is_writable &= !matches!(item, Item::Writable);
+                Some((item, 0))
+            }
             None => self.end.take().map(|reason| (Item::Ended(reason), 0)),
         }
     }
@@ -195,7 +211,8 @@ impl Inbox {
                 Item::Packet(_) => left.packets += 1,
                 Item::Lagged(n) => left.lagged += n,
                 Item::GoingAway { code, reason } => left.going_away = Some((code, reason)),
-                Item::Ended(_) => {}
+                // There is nothing left to write to.
+                Item::Writable | Item::Ended(_) => {}
             }
         }
         left.lagged += left.packets;
@@ -206,6 +223,7 @@ impl Inbox {
     pub(crate) fn clear(&mut self) -> (u64, usize) {
         let packets = self.items.iter().filter(|item| matches!(item, Item::Packet(_))).count();
         self.items = VecDeque::new();
+        self.is_writable = false;
         (packets as u64, std::mem::take(&mut self.bytes))
     }
 
@@ -251,6 +269,7 @@ mod tests {
             Item::Established => "there".to_owned(),
             Item::Packet(packet) => packet.payload_as_string().unwrap(),
             Item::GoingAway { reason, .. } => reason,
+            Item::Writable => "room".to_owned(),
             Item::Lagged(n) => format!("lagged {n}"),
             Item::Ended(_) => "gone".to_owned(),
         };
@@ -281,6 +300,22 @@ mod tests {
         assert_eq!(told(&mut inbox), ["e", "going", "gone"]);
         inbox.push(Item::GoingAway { code: 1001, reason: "again".to_owned() });
         assert!(inbox.is_empty(), "it was told once");
+    }
+
+    #[test]
+    fn room_is_told_once_until_it_is_read_and_never_dropped_nor_told_behind_the_end() {
+        let mut inbox = small();
+        inbox.push(Item::Writable);
+        for text in ["a", "b", "c"] {
+            inbox.push_packet(packet(text), Overflow::DropOldest);
+            inbox.push(Item::Writable);
+        }
+        assert_eq!(told(&mut inbox), ["lagged 1", "room", "b", "c"]);
+        inbox.push(Item::Writable);
+        inbox.finish(END);
+        assert_eq!(told(&mut inbox), ["room", "gone"]);
+        inbox.push(Item::Writable);
+        assert!(inbox.is_empty(), "nothing follows the end");
     }
 
     #[test]

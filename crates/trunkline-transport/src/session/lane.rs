@@ -7,10 +7,10 @@
 use std::sync::Arc;
 
 use super::{
-    core::{Core, deflate_here, deflates_elsewhere},
-    send::Sending,
+    core::Core,
+    send::{Sending, prepared_at_once},
 };
-use crate::{Compression, Packet, PacketType, SendError, Wire};
+use crate::{Packet, PacketType, SendError, Wire};
 
 /// What a lane promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,11 +62,7 @@ impl Lane {
         if self.delivery == Delivery::Reliable || packet.packet_type != PacketType::OneWay {
             return Sending::by_lane(Arc::clone(&self.core), packet, self.id).await;
         }
-        let Some(mut packet) = self.core.prepare(packet)? else { return Ok(()) };
-        if deflates_elsewhere(&packet) {
-            packet.compression = Compression::None;
-        }
-        let packet = deflate_here(packet)?;
+        let Some(packet) = prepared_at_once(&self.core, packet)? else { return Ok(()) };
         match self.delivery {
             Delivery::Latest => self.core.append_latest(&packet, self.id),
             _ => self.core.append_unreliable(&packet),

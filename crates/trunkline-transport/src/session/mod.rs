@@ -83,7 +83,7 @@ impl Session {
             let (received, bytes) = loop {
                 match inbox.pop() {
                     Some((Item::Packet(packet), bytes)) => break (Ok(Some(packet)), bytes),
-                    Some((Item::Established | Item::GoingAway { .. }, _)) => {}
+                    Some((Item::Established | Item::GoingAway { .. } | Item::Writable, _)) => {}
                     Some((Item::Lagged(n), bytes)) => break (Err(RecvError::Lagged(n)), bytes),
                     Some((Item::Ended(reason), bytes)) if reason.is_clean() => break (Ok(None), bytes),
                     Some((Item::Ended(reason), bytes)) => break (Err(RecvError::Closed(reason)), bytes),
@@ -116,7 +116,8 @@ impl Session {
     }
 
     /// Sends a packet if there is room now. A payload that the settings would compress on another thread is sent as it
-    /// is.
+    /// is. Who is refused is told when there is room, in the event style ([`TransportEvent::Writable`]); elsewhere
+    /// [`Session::reserve`] waits for it.
     ///
     /// # Errors
     /// [`SendError::Full`], and everything that [`Session::send`] can say.

@@ -175,6 +175,13 @@ impl Outbox {
         used + size <= self.limit && is_fair
     }
 
+    /// Whether what is not in a lane's own queue is down to its low-water mark, at which who waits for room is woken.
+    pub(crate) fn is_low(&self) -> bool {
+        let used = self.queued + self.reserved;
+        let share = if self.lanes.is_some() { self.limit.saturating_sub(used) } else { self.limit };
+        self.own(0, used) <= share / 2
+    }
+
     /// Whether a control packet may still be appended: a bounded lot beyond the limit, since it must not wait.
     pub(crate) fn has_room_for_control(&self) -> bool {
         self.queued <= self.limit.saturating_mul(2)

@@ -120,7 +120,7 @@ impl Drop for ReplySender {
         }
         let refusal = self.request.reply_error(codes::INTERNAL, "the reply was not finished");
         // Without room there is no way to say it: then the peer's own time-out ends it.
-        if super::send::try_send(&self.core, refusal).is_err() {
+        if super::send::send_if_room(&self.core, refusal).is_err() {
             self.core.answered(self.request.message_id);
         }
     }

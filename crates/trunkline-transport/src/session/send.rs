@@ -108,8 +108,7 @@ impl Sending {
                     Err(SendError::Full { .. }) => {}
                     done => return Poll::Ready(done.map(Some)),
                 }
-                let size = HEADER + packet.ext_header.len() + packet.payload.len();
-                if !core.wait_for_room(*lane, core.framed_len(size), cx.waker()) {
+                if !core.wait_for_room(*lane, core.packet_len(&packet), cx.waker()) {
                     *state = Stage::Ready(packet);
                     return Poll::Pending;
                 }
@@ -140,13 +139,30 @@ pub(super) fn send_or_wait(core: &Arc<Core>, packet: Packet) -> Result<Option<Se
     }
 }
 
-/// As [`Sending`], without waiting.
+/// As [`Sending`], without waiting. Whoever is refused as full hears of room by the events.
 pub(crate) fn try_send(core: &Arc<Core>, packet: Packet) -> Result<(), SendError> {
-    let Some(mut packet) = core.prepare(packet)? else { return Ok(()) };
+    let Some(packet) = prepared_at_once(core, packet)? else { return Ok(()) };
+    let sent = core.try_append(&packet);
+    if let Err(SendError::Full { .. }) = sent {
+        core.found_full(core.packet_len(&packet));
+    }
+    sent
+}
+
+/// Sends what nobody will try to send again, if there is room now.
+pub(crate) fn send_if_room(core: &Arc<Core>, packet: Packet) -> Result<(), SendError> {
+    let Some(packet) = prepared_at_once(core, packet)? else { return Ok(()) };
+    core.try_append(&packet)
+}
+
+/// A packet as it is to be appended now: what would be compressed on another thread is left as it is. `None`: nothing is to
+/// be sent.
+pub(super) fn prepared_at_once(core: &Arc<Core>, packet: Packet) -> Result<Option<Packet>, SendError> {
+    let Some(mut packet) = core.prepare(packet)? else { return Ok(None) };
     if deflates_elsewhere(&packet) {
         packet.compression = crate::Compression::None;
     }
-    core.try_append(&deflate_here(packet)?)
+    deflate_here(packet).map(Some)
 }
 
 /// Until the link has taken a part of the output.

@@ -30,3 +30,4 @@ mod requests;
 mod sending;
 mod shutdown;
 mod wire;
+mod writable;

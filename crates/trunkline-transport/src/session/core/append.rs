@@ -1,7 +1,10 @@
 //! Into the output: with a wait for room, by the policy of slow consumers, by a lane's rule, or beyond the limit for control
 //! packets. Each takes the outbox's lock once.
 
-use std::{sync::atomic::Ordering::Relaxed, task::Waker};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::Waker,
+};
 
 use bytes::{BufMut, BytesMut};
 use parking_lot::MutexGuard;
@@ -9,7 +12,7 @@ use parking_lot::MutexGuard;
 use super::{Core, closed};
 use crate::{
     CloseReason, Flags, Packet, PacketType, SendError, SlowConsumer, StreamError, Wire,
-    packet::{control::ControlPacket, encode},
+    packet::{HEADER, control::ControlPacket, encode},
     session::outbox::{Mark, Often, Outbox, SharedFrame, State},
 };
 
@@ -71,6 +74,11 @@ impl Core {
         total + self.framing.header_len(total)
     }
 
+    /// What a prepared packet takes of the output.
+    pub(crate) fn packet_len(&self, packet: &Packet) -> usize {
+        self.framed_len(HEADER + packet.ext_header.len() + packet.payload.len())
+    }
+
     pub(crate) fn has_room(&self, out: &Outbox, queue: u8, size: usize) -> bool {
         out.has_room(queue, size) && (self.shared.budget.has_room(size) || out.queued() == 0)
     }
@@ -94,8 +102,8 @@ impl Core {
         has_room
     }
 
-    /// Appends a packet for a peer that cannot be waited for, by the policy.
-    pub(crate) fn append_shared(&self, frame: &SharedFrame) -> Appended {
+    /// Appends a packet for a peer that cannot be waited for, by the policy. What that drops has found the queue full.
+    pub(crate) fn append_shared(self: &Arc<Self>, frame: &SharedFrame) -> Appended {
         let size = frame.len();
         let (result, wake) = {
             let mut out = self.out.lock();
@@ -115,12 +123,13 @@ impl Core {
         wake.into_iter().for_each(Waker::wake);
         if result == Appended::Dropped {
             self.dropped(1, true);
+            self.found_full(size);
         }
         result
     }
 
     /// As [`Core::append_shared`], for a prepared packet for this connection alone.
-    pub(crate) fn append_by_policy(&self, packet: &Packet) -> Result<Appended, SendError> {
+    pub(crate) fn append_by_policy(self: &Arc<Self>, packet: &Packet) -> Result<Appended, SendError> {
         let header = encode::header(packet, self.wire())?;
         let size = self.framed_len(header.total());
         let (result, wake) = {
@@ -150,7 +159,10 @@ impl Core {
                     self.answered(packet.message_id);
                 }
             }
-            Appended::Dropped => self.dropped(1, true),
+            Appended::Dropped => {
+                self.dropped(1, true);
+                self.found_full(size);
+            }
             Appended::Disconnected | Appended::Closed => {}
         }
         Ok(result)

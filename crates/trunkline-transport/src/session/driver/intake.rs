@@ -21,7 +21,7 @@ use crate::{
     defaults::INLINE_COMPRESSION,
     packet::{Header, Kind, encode, stream},
     rate_limit::Turn,
-    session::send::try_send,
+    session::send::send_if_room,
 };
 
 /// A packet as it came.
@@ -225,7 +225,7 @@ impl Driver {
                 return self.poll_stage(cx).map(|_| ());
             }
             // Best effort, as every refusal: a peer that takes nothing cannot be told anything.
-            Verdict::Answer(answer) => drop(try_send(&self.core, answer)),
+            Verdict::Answer(answer) => drop(send_if_room(&self.core, answer)),
             Verdict::Drop => {}
             Verdict::Refuse(refusal) => self.refused(request.as_ref(), &refusal),
             Verdict::Close(refusal) => {
