@@ -26,7 +26,7 @@ const LARGEST: usize = 1 << 10;
 
 /// A listener of the connection level.
 pub(super) fn bind(at: SocketAddr, own: &Certificate, pattern: Pattern) -> anyhow::Result<QuicListener> {
-    let certificate = ReloadableCertificate::from_pem(&own.certificate, &own.key)?;
+    let certificate = ReloadableCertificate::from_pem(&own.chain, &own.key)?;
     let options = QuicOptions {
         alpns: vec![ALPN.to_owned()],
         ticket_key: (pattern == Pattern::Resume).then(Secret::random),
@@ -71,7 +71,7 @@ impl Connector {
         Ok(match stack {
             Stack::Ours => {
                 let options = ConnectOptions {
-                    tls: Some(ClientTls::authority(&own.certificate)?),
+                    tls: Some(ClientTls::authority(&own.authority)?),
                     alpns: vec![ALPN.to_owned()],
                     quic_socket: Some(QuicClientSocket::bind(any)?),
                     max_frame: LARGEST,

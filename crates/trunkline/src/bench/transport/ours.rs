@@ -30,7 +30,7 @@ pub(super) async fn bind(
         Over::Websocket => WebSocketServerConfig::new(at).into(),
         Over::Quic => {
             let own = own.context("QUIC needs --tls")?;
-            QuicServerConfig::new(at).tls(Tls::from_pem(&own.certificate, &own.key)?).into()
+            QuicServerConfig::new(at).tls(Tls::from_pem(&own.chain, &own.key)?).into()
         }
     };
     Ok(TransportServerBuilder::new().with_protocol(protocol).build().await?)
@@ -65,7 +65,7 @@ impl Client {
             Over::Websocket => WebSocketClientConfig::new(format!("ws://{server}/")).into(),
             Over::Quic => {
                 let own = own.context("QUIC needs --tls")?;
-                let trust = ClientTls::authority(&own.certificate)?;
+                let trust = ClientTls::authority(&own.authority)?;
                 QuicClientConfig::new(server.to_string()).tls(trust).into()
             }
         }))

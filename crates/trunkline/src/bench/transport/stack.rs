@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::Context;
 use clap::ValueEnum;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde::{Deserialize, Serialize};
-use trunkline_transport::certificate::self_signed;
 
 /// Who carries the messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
@@ -75,23 +75,42 @@ pub(super) fn word(value: impl ValueEnum) -> String {
 
 const CERTIFICATE: &str = "certificate.pem";
 const KEY: &str = "key.pem";
+const AUTHORITY: &str = "authority.pem";
 
-/// A certificate that all servers of a run present, and that their clients trust as its own authority.
+/// What all servers of a run present: a certificate as public ones are, issued by an authority between it and the root, which
+/// is sent along. All keys are P-256.
 pub(super) struct Certificate {
-    pub(super) certificate: Vec<u8>,
+    /// The server's own, and its issuer's.
+    pub(super) chain: Vec<u8>,
     pub(super) key: Vec<u8>,
+    /// The root, which clients trust.
+    pub(super) authority: Vec<u8>,
 }
 
 impl Certificate {
     /// Makes one, in this folder.
     pub(super) fn make(folder: &Path) -> anyhow::Result<()> {
-        let made = self_signed(&[])?;
-        std::fs::write(folder.join(CERTIFICATE), made.certificate_pem)?;
-        Ok(std::fs::write(folder.join(KEY), made.key_pem)?)
+        let (root, (middle, own)) = (KeyPair::generate()?, (KeyPair::generate()?, KeyPair::generate()?));
+        let (root_params, middle_params) = (authority("the root"), authority("the issuer"));
+        let root_certificate = root_params.self_signed(&root)?;
+        let middle_certificate =
+            middle_params.signed_by(&middle, &Issuer::from_params(&root_params, &root))?;
+        let params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+        let certificate = params.signed_by(&own, &Issuer::from_params(&middle_params, &middle))?;
+        std::fs::write(folder.join(CERTIFICATE), certificate.pem() + &middle_certificate.pem())?;
+        std::fs::write(folder.join(AUTHORITY), root_certificate.pem())?;
+        Ok(std::fs::write(folder.join(KEY), own.serialize_pem())?)
     }
 
     pub(super) fn read(folder: &Path) -> anyhow::Result<Self> {
         let read = |name| std::fs::read(folder.join(name)).with_context(|| format!("no {name} there"));
-        Ok(Certificate { certificate: read(CERTIFICATE)?, key: read(KEY)? })
+        Ok(Certificate { chain: read(CERTIFICATE)?, key: read(KEY)?, authority: read(AUTHORITY)? })
     }
+}
+
+fn authority(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params
 }

@@ -25,12 +25,12 @@ pub(in crate::bench::transport) fn bind(
     own: &Certificate,
     pattern: Pattern,
 ) -> anyhow::Result<Endpoint> {
-    let certificate = CertificateDer::from_pem_slice(&own.certificate)?;
+    let chain = CertificateDer::pem_slice_iter(&own.chain).collect::<Result<_, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(&own.key)?;
     let mut tls = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)?;
+        .with_single_cert(chain, key)?;
     tls.alpn_protocols = vec![ALPN.to_vec()];
     if pattern == Pattern::Resume {
         tls.ticketer = rustls::crypto::ring::Ticketer::new()?;
@@ -79,7 +79,7 @@ async fn connection(incoming: quinn::Incoming) -> anyhow::Result<()> {
 /// What clients trust.
 pub(in crate::bench::transport) fn client(own: &Certificate) -> anyhow::Result<quinn::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(&own.certificate)?)?;
+    roots.add(CertificateDer::from_pem_slice(&own.authority)?)?;
     let mut tls = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots)
