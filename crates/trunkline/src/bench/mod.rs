@@ -8,6 +8,7 @@ mod audience;
 mod callers;
 mod calls;
 mod cast;
+mod child;
 mod clock;
 mod connect;
 mod fanout;

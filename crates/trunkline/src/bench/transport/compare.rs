@@ -10,11 +10,11 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use super::child::{Child, GO, READY};
 use super::load::Told;
 use super::report::{TransportReport, Turn};
 use super::stack::{Certificate, Over, Pattern, Stack, word};
 use super::times::quantiles;
+use crate::bench::child::{Child, GO, READY};
 use crate::bench::progress;
 use crate::bench::usage::Usage;
 use crate::process::resident;

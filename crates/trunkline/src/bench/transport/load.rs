@@ -15,11 +15,11 @@ use tokio::sync::{Barrier, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::child::{GO, READY, told};
 use super::handshakes::Connector;
 use super::stack::{Certificate, Over, Pattern, Stack};
 use super::times::{Recorded, Times};
 use super::{bare, ours};
+use crate::bench::child::{GO, READY, told};
 use crate::bench::{CONNECTING, descriptors};
 use crate::cli::output;
 

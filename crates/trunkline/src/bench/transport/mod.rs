@@ -6,7 +6,6 @@
 //! `bare`; `compare` is the parent. `stage` is without comparison: many connections at a pace. Nothing here knows a node.
 
 mod bare;
-mod child;
 mod compare;
 mod handshakes;
 mod load;

@@ -14,11 +14,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, interval};
 use trunkline_transport::{Packet, Session, TransportClientBuilder, TransportError};
 
-use super::child::{GO, READY, told};
 use super::load::Told;
 use super::ours::{Client, ECHOED};
 use super::stack::Over;
 use super::times::Times;
+use crate::bench::child::{GO, READY, told};
 use crate::bench::clock::{Moment, Timer};
 use crate::bench::{CONNECTING, OVERTIME, descriptors};
 use crate::cli::output;

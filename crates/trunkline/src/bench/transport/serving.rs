@@ -14,7 +14,8 @@ use tokio::net::TcpListener;
 use trunkline_transport::{Packet, QuicListener, TransportServer};
 
 use super::stack::{Certificate, Over, Pattern, Stack};
-use super::{bare, child, handshakes, ours};
+use super::{bare, handshakes, ours};
+use crate::bench::child;
 use crate::bench::clock::{Moment, Timer};
 use crate::cli::output;
 use crate::descriptors::raise_limit;

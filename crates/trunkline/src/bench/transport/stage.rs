@@ -10,9 +10,9 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde_json::json;
 
-use super::child::{Child, GO, READY};
 use super::load::Told;
 use super::times::{Recorded, percentiles};
+use crate::bench::child::{Child, GO, READY};
 use crate::bench::latency::Percentiles;
 use crate::bench::report::Report;
 use crate::bench::shown;
