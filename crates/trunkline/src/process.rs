@@ -47,6 +47,11 @@ pub(crate) fn descriptor_limit() -> Option<u64> {
     parse_descriptor_limit(&fs::read_to_string("/proc/self/limits").ok()?)
 }
 
+/// How many another process may open.
+pub(crate) fn descriptor_limit_of(pid: u32) -> Option<u64> {
+    parse_descriptor_limit(&fs::read_to_string(format!("/proc/{pid}/limits")).ok()?)
+}
+
 /// Memory of this process that is in RAM, in bytes; cheaper than [`Process::read`].
 pub(crate) fn own_resident() -> Option<u64> {
     let pages: u64 = fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
@@ -166,6 +171,7 @@ mod tests {
         let limits = "Limit  Soft Limit  Hard Limit  Units\nMax open files   1024   524288   files\n";
         assert_eq!(parse_descriptor_limit(limits), Some(1024));
         assert_eq!(parse_descriptor_limit("Max open files   unlimited   unlimited   files\n"), None);
+        assert_eq!(descriptor_limit_of(std::process::id()), descriptor_limit());
     }
 
     #[test]

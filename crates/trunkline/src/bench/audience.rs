@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep};
 
 use super::clock::Moment;
+use super::figures::{Counts, counts};
 use super::latency::Latencies;
 use super::link::{Link, LinkReader, LinkWriter};
 
@@ -23,7 +24,7 @@ const MARK: [u8; 8] = *b"\x1btl\x1cmark";
 pub(crate) const STAMP: u32 = 24;
 
 /// How long the last publication may take to reach the last member.
-const CATCH_UP: Duration = Duration::from_secs(30);
+pub(super) const CATCH_UP: Duration = Duration::from_secs(30);
 
 /// Numbers that a member remembers to miss.
 const MOST_MISSING: usize = 10_000;
@@ -55,8 +56,15 @@ pub(super) struct Shared {
     /// How many members have heard each round, from the first that not all have.
     rounds: RefCell<VecDeque<usize>>,
     complete: Cell<u64>,
-    /// A round is complete.
-    pub(super) progress: Notify,
+    progress: Progress,
+}
+
+/// How far members are, all of them: here, or in other processes.
+#[derive(Default)]
+pub(super) struct Progress {
+    heard: Cell<u64>,
+    is_broken: Cell<bool>,
+    changed: Notify,
 }
 
 /// What one member heard.
@@ -130,7 +138,7 @@ impl Audience {
             errors: RefCell::default(),
             rounds: RefCell::default(),
             complete: Cell::new(0),
-            progress: Notify::new(),
+            progress: Progress::default(),
         });
         let mut tasks = JoinSet::new();
         let mut writers = Vec::with_capacity(links.len());
@@ -171,8 +179,8 @@ impl Audience {
 }
 
 impl Heard {
-    pub(super) fn counts(&self) -> BTreeMap<&'static str, u64> {
-        BTreeMap::from([
+    pub(super) fn counts(&self) -> Counts {
+        counts([
             ("received", self.received),
             ("lost", self.lost),
             ("duplicates", self.doubled),
@@ -180,19 +188,50 @@ impl Heard {
             ("behind", self.behind),
         ])
     }
+}
 
-    /// What must not be, in whatever order it came.
-    pub(super) fn failure(&self) -> Option<String> {
-        let Heard { lost, doubled, behind, .. } = self;
-        (lost + doubled + behind > 0)
-            .then(|| format!("{lost} lost, {doubled} came twice, {behind} subscribers did not get the last"))
+/// What of these counts must not be, in whatever order it came.
+pub(super) fn failure(counts: &Counts) -> Option<String> {
+    let of = |name| counts.get(name).copied().unwrap_or_default();
+    let (lost, doubled, behind) = (of("lost"), of("duplicates"), of("behind"));
+    (lost + doubled + behind > 0)
+        .then(|| format!("{lost} lost, {doubled} came twice, {behind} subscribers did not get the last"))
+}
+
+impl Progress {
+    /// Publications that every member has heard.
+    pub(super) fn heard_by_all(&self) -> u64 {
+        self.heard.get()
+    }
+
+    /// Every member has heard so many.
+    pub(super) fn reaches(&self, heard: u64) {
+        if heard > self.heard.get() {
+            self.heard.set(heard);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Has a member failed? Nobody need go on then.
+    pub(super) fn is_broken(&self) -> bool {
+        self.is_broken.get()
+    }
+
+    /// A member has failed: who waits for it would wait for ever.
+    pub(super) fn breaks(&self) {
+        self.is_broken.set(true);
+        self.changed.notify_one();
+    }
+
+    /// Waits until it goes on or breaks. For one at a time. Cancel safe.
+    pub(super) async fn changes(&self) {
+        self.changed.notified().await;
     }
 }
 
 impl Shared {
-    /// Publications that every member has heard.
-    pub(super) fn heard_by_all(&self) -> u64 {
-        self.complete.get() * self.round
+    pub(super) fn progress(&self) -> &Progress {
+        &self.progress
     }
 
     async fn listen(self: Rc<Self>, at: usize, mut reader: LinkReader) {
@@ -204,8 +243,7 @@ impl Shared {
             }
             if let Err(error) = came {
                 *self.errors.borrow_mut().entry(error.to_string()).or_default() += 1;
-                // Who waits for a round would wait for ever.
-                return self.progress.notify_one();
+                return self.progress.breaks();
             }
         }
     }
@@ -222,13 +260,8 @@ impl Shared {
         while rounds.front().is_some_and(|heard| *heard >= self.members) {
             rounds.pop_front();
             self.complete.set(self.complete.get() + 1);
-            self.progress.notify_one();
+            self.progress.reaches(self.complete.get() * self.round);
         }
-    }
-
-    /// Has a member failed? Nobody need go on then.
-    pub(super) fn has_failed(&self) -> bool {
-        !self.errors.borrow().is_empty()
     }
 }
 
@@ -301,7 +334,7 @@ mod tests {
             errors: RefCell::default(),
             rounds: RefCell::default(),
             complete: Cell::new(0),
-            progress: Notify::new(),
+            progress: Progress::default(),
         }
     }
 
@@ -333,7 +366,7 @@ mod tests {
         let shared = shared(2, 16);
         for (round, complete) in [(0, 0), (1, 0), (0, 16), (2, 16), (1, 32), (2, 48)] {
             shared.heard(round);
-            assert_eq!(shared.heard_by_all(), complete);
+            assert_eq!(shared.progress.heard_by_all(), complete);
         }
         assert!(shared.rounds.borrow().is_empty());
     }

@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -18,10 +18,11 @@ use trunkline_proto::{Dialect, DownBody, UpBody, UpFrame};
 
 use super::OVERTIME;
 use super::clock::{Moment, Timer};
+use super::figures::{Figures, counts};
 use super::latency::Latencies;
 use super::link::{Link, LinkReader, LinkWriter};
-use super::machine::Machine;
 use super::raw::RawSession;
+use super::share::Dues;
 
 /// A call that takes longer has failed: it bounds the end of a run.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -82,16 +83,14 @@ pub(super) struct Shared {
     size: Option<usize>,
     /// When the first and the last error came.
     failing: Cell<Option<(Moment, Moment)>>,
-    pub(super) done: Cell<u64>,
+    done: Cell<u64>,
     /// Calls without an answer.
     waiting: Cell<u64>,
     latencies: RefCell<Rc<Latencies>>,
-    pub(super) errors: RefCell<BTreeMap<String, u64>>,
+    errors: RefCell<BTreeMap<String, u64>>,
     began: Cell<Moment>,
-    /// The same moment, as the gauge of the machine has it.
-    began_at: Cell<Instant>,
     /// Replies that came in each tenth of a second since the beginning.
-    pub(super) tenths: RefCell<Vec<u32>>,
+    tenths: RefCell<Vec<u32>>,
     came: Notify,
 }
 
@@ -108,17 +107,22 @@ impl Shared {
         }
     }
 
-    fn begin(&self) {
-        self.began.set(Moment::now());
-        self.began_at.set(Instant::now());
+    /// Tenths of a second count from here.
+    pub(super) fn begin(&self, start: Moment) {
+        self.began.set(start);
         self.tenths.borrow_mut().clear();
     }
 
-    /// The tenths of a second, by their place, in which the machine was slow: what came late counts in the next one.
-    pub(super) fn slow_tenths(&self, machine: &Machine) -> Vec<usize> {
-        let tenth = Duration::from_millis(100);
-        let begin = |at: usize| self.began_at.get() + tenth * u32::try_from(at).unwrap_or(u32::MAX);
-        (0..self.tenths.borrow().len()).filter(|at| machine.slowed(begin(*at), begin(at + 1))).collect()
+    /// What became of all calls; it is forgotten here.
+    pub(super) fn figures(&self) -> Figures {
+        let errors = self.errors.take();
+        Figures {
+            counts: counts([("done", self.done.take()), ("failed", errors.values().sum())]),
+            errors,
+            tenths: self.tenths.take(),
+            failing: self.failing.take(),
+            ..Figures::default()
+        }
     }
 
     fn count_tenth(&self) {
@@ -129,11 +133,6 @@ impl Shared {
             tenths.resize(at + 1, 0);
         }
         tenths[at] += 1;
-    }
-
-    /// From the first error to the last one.
-    pub(super) fn failing(&self) -> Option<Duration> {
-        self.failing.get().map(|(first, last)| last.since(first))
     }
 
     fn fail(&self, why: String, times: u64) {
@@ -166,7 +165,6 @@ impl Callers {
             latencies: RefCell::new(Rc::new(Latencies::new()?)),
             errors: RefCell::default(),
             began: Cell::new(Moment::now()),
-            began_at: Cell::new(Instant::now()),
             tenths: RefCell::default(),
             came: Notify::new(),
         });
@@ -194,24 +192,14 @@ impl Callers {
 
     /// A call each time one is due, whatever became of those before. One is late only where every session has as
     /// many calls outstanding as it may.
-    pub(super) async fn open(
-        &mut self,
-        lasting: Duration,
-        rate: u32,
-        late: &Latencies,
-    ) -> anyhow::Result<()> {
-        let mut timer = Timer::new()?;
-        let (start, mut bytes) = (Moment::now(), Vec::new());
-        for number in 0_u64.. {
-            let due = start.after(Duration::from_nanos(number * 1_000_000_000 / u64::from(rate.max(1))));
-            if due >= start.after(lasting) {
-                break;
-            }
+    pub(super) async fn open(&mut self, dues: Dues, late: &Latencies) -> anyhow::Result<()> {
+        let (mut timer, mut bytes) = (Timer::new()?, Vec::new());
+        for begun in 0_u64.. {
+            let Some(due) = dues.next(begun) else { break };
             timer.until(due).await?;
-            if Moment::now() >= start.after(lasting + OVERTIME) {
-                let all = u64::from(rate) * u64::try_from(lasting.as_millis())? / 1_000;
-                self.shared
-                    .fail("never begun, since all sessions had 64 calls under way".to_owned(), all - number);
+            if Moment::now() >= dues.end().after(OVERTIME) {
+                let why = "never begun, since all sessions had 64 calls under way";
+                self.shared.fail(why.to_owned(), dues.count() - begun);
                 break;
             }
             let at = loop {
@@ -233,10 +221,8 @@ impl Callers {
         Ok(())
     }
 
-    /// Each session's next call follows its last reply.
-    pub(super) async fn closed(&mut self, lasting: Duration) -> anyhow::Result<()> {
-        self.shared.begin();
-        let end = Moment::now().after(lasting);
+    /// Each session's next call follows its last reply, until this moment.
+    pub(super) async fn closed(&mut self, end: Moment) -> anyhow::Result<()> {
         let mut tasks = JoinSet::new();
         for mut session in self.sessions.drain(..) {
             let shared = Rc::clone(&self.shared);

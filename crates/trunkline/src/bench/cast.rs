@@ -17,14 +17,16 @@ use tokio::time::timeout;
 use trunkline_proto::wire::{BusinessRequest, ClientAck};
 use trunkline_proto::{Dialect, DownBody, UpBody, UpFrame};
 
+use super::Rig;
 use super::callers::{CALL_TIMEOUT, numbered};
 use super::clock::Moment;
+use super::figures::{Figures, counts};
+use super::generators::{self, Load, Role, Stand};
 use super::latency::Latencies;
 use super::link::{Link, LinkReader, LinkWriter};
 use super::raw::RawSession;
 use super::report::Report;
-use super::usage::Usage;
-use super::{Rig, shown};
+use super::usage::Used;
 
 const ACTION: &str = "trunkline.echo";
 
@@ -42,7 +44,7 @@ pub(crate) struct Cast {
 }
 
 struct Shared {
-    end: Cell<Moment>,
+    end: Moment,
     /// Bursts whose call was answered.
     bursts: Cell<u64>,
     refused: Cell<u64>,
@@ -63,31 +65,58 @@ struct Line {
 
 impl Cast {
     /// Needs a `LocalSet` on one thread.
-    pub(crate) async fn run(self, rig: &Rig) -> anyhow::Result<Report> {
+    pub(crate) async fn run(self, rig: &Rig, role: Role) -> anyhow::Result<Option<Report>> {
+        generators::run(&self, rig, role).await
+    }
+}
+
+impl Load for Cast {
+    fn connections(&self) -> usize {
+        self.sessions
+    }
+
+    fn lasting(&self) -> Duration {
+        self.lasting
+    }
+
+    async fn generate(&self, rig: &Rig, stand: &mut Stand<'_>) -> anyhow::Result<Figures> {
         let sessions = rig.sessions(self.sessions).await?;
         let request = BusinessRequest {
             action: ACTION.to_owned(),
             data: vec![b'x'; self.size].into(),
             ..BusinessRequest::default()
         };
+        let call = Dialect::Protobuf.encode_up(&UpFrame::new(0, 0, UpBody::Business(request)));
+        let latencies = Latencies::new()?;
+        let start = stand.begin().await?;
         let shared = Rc::new(Shared {
-            end: Cell::new(Moment::now().after(self.lasting)),
+            end: start.after(self.lasting),
             bursts: Cell::new(0),
             refused: Cell::new(0),
             errors: RefCell::default(),
-            latencies: Latencies::new()?,
-            call: Dialect::Protobuf.encode_up(&UpFrame::new(0, 0, UpBody::Business(request))),
+            latencies,
+            call,
         });
-        let usage = Usage::begin(rig.server);
-        let start = Moment::now();
-        shared.end.set(start.after(self.lasting));
         let mut tasks = JoinSet::new();
         for (at, session) in sessions.into_iter().enumerate() {
             tasks.spawn_local(Rc::clone(&shared).session(at, session));
         }
-        shown(self.lasting, async { while tasks.join_next().await.is_some() {} }).await;
+        rig.shown(self.lasting, async { while tasks.join_next().await.is_some() {} }).await;
         let seconds = Moment::now().since(start).as_secs_f64();
-        let mut report = Report::new("cast", rig.way(), usage.end(None));
+        stand.end().await?;
+        let refused = shared.refused.get();
+        let taken = (shared.bursts.get() * (BURST - 1)).saturating_sub(refused);
+        Ok(Figures {
+            counts: counts([("taken", taken), ("refused", refused), ("calls", shared.bursts.get())]),
+            errors: shared.errors.take(),
+            latency: shared.latencies.recorded(),
+            seconds,
+            ..Figures::default()
+        })
+    }
+
+    fn report(&self, rig: &Rig, figures: Figures, used: Used) -> anyhow::Result<Report> {
+        let mut report = Report::new("cast", rig.way(), used);
         report.own_node = rig.own.is_some();
         for (name, value) in [
             ("sessions", json!(self.sessions)),
@@ -96,17 +125,9 @@ impl Cast {
         ] {
             report.asked.insert(name.to_owned(), value);
         }
-        let refused = shared.refused.get();
-        let taken = (shared.bursts.get() * (BURST - 1)).saturating_sub(refused);
-        report.seconds = seconds;
-        report.counts =
-            BTreeMap::from([("taken", taken), ("refused", refused), ("calls", shared.bursts.get())]);
-        #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52 casts")]
-        let rate = taken as f64 / seconds.max(0.001);
-        report.per_second = Some(rate);
-        report.latency_us = shared.latencies.percentiles();
+        report.per_second = Some(figures.a_second(figures.count("taken")));
         report.note = Some("latency: from a burst of 27 casts until the call behind it was answered");
-        report.errors = shared.errors.take();
+        figures.tell(&mut report)?;
         report.failure = (!report.errors.is_empty()).then(|| "not every session stayed well".to_owned());
         Ok(report)
     }
@@ -125,7 +146,7 @@ impl Shared {
 
     async fn bursts(&self, writer: &mut LinkWriter, line: &Line) -> anyhow::Result<()> {
         let (mut number, mut bytes, mut payload) = (0_u64, Vec::new(), Vec::new());
-        while Moment::now() < self.end.get() && !line.is_gone.get() {
+        while Moment::now() < self.end && !line.is_gone.get() {
             if line.sent.borrow().len() >= 2 {
                 timeout(CALL_TIMEOUT, line.came.notified()).await.context("a burst is not answered")?;
                 continue;

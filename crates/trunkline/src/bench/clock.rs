@@ -3,16 +3,17 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::time::{
     ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime,
     timerfd_create, timerfd_settime,
 };
+use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 
 /// A moment, in nanoseconds of the machine's monotonic clock.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Moment(pub(super) u64);
 
 impl Moment {
@@ -24,6 +25,25 @@ impl Moment {
 
     pub(super) fn after(self, time: Duration) -> Self {
         Moment(self.0.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
+    /// What this process knows as that instant.
+    pub(super) fn of(instant: Instant) -> Self {
+        let (now, moment) = (Instant::now(), Moment::now());
+        match now.checked_duration_since(instant) {
+            Some(ago) => Moment(moment.0.saturating_sub(u64::try_from(ago.as_nanos()).unwrap_or(u64::MAX))),
+            None => moment.after(instant - now),
+        }
+    }
+
+    /// What this process knows it as.
+    pub(super) fn instant(self) -> Instant {
+        let (now, moment) = (Instant::now(), Moment::now());
+        match moment.since(self) {
+            Duration::ZERO => now + self.since(moment),
+            // This machine did not run before its clock began.
+            ago => now.checked_sub(ago).unwrap_or(now),
+        }
     }
 
     /// Nothing where `earlier` is later.
@@ -75,6 +95,20 @@ impl Timer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_is_an_instant_to_some_microseconds() {
+        let (hour, now) = (Duration::from_secs(3_600), Instant::now());
+        let near = |one: Instant, other: Instant| {
+            one.saturating_duration_since(other) + other.saturating_duration_since(one)
+                < Duration::from_secs(1)
+        };
+        for instant in [now, now + hour, now.checked_sub(Duration::from_secs(5)).unwrap()] {
+            assert!(near(Moment::of(instant).instant(), instant));
+        }
+        let later = Moment::of(now + hour).since(Moment::of(now));
+        assert!(later > hour / 2 && later < hour * 2, "{later:?}");
+    }
 
     #[tokio::test]
     async fn a_timer_waits_for_its_moment_and_not_for_one_that_has_been() {

@@ -11,11 +11,14 @@ use tokio::task::JoinSet;
 use trunkline_client::Options;
 
 use super::clock::{Moment, Timer};
+use super::figures::{Figures, counts};
+use super::generators::{self, Load, Role, Stand};
 use super::latency::Latencies;
 use super::raw::{RawSession, Sockets};
 use super::report::Report;
-use super::usage::Usage;
-use super::{OVERTIME, Rig, shown};
+use super::share::Share;
+use super::usage::Used;
+use super::{Crowd, OVERTIME, Rig};
 
 /// A place whose sessions fail this often in a row gives up: the rest would fail too.
 const FAILURES: u32 = 3;
@@ -33,6 +36,7 @@ pub(crate) struct Connect {
 struct Shared {
     asked: Connect,
     start: Moment,
+    share: Share,
     sockets: Sockets,
     done: Cell<u64>,
     latencies: Latencies,
@@ -41,17 +45,31 @@ struct Shared {
 
 impl Connect {
     /// Needs a `LocalSet` on one thread.
-    pub(crate) async fn run(self, rig: &Rig) -> anyhow::Result<Report> {
-        let options = rig.crowd(self.at_once)?;
-        let sockets = Sockets::open(&options[0], options.len())?;
-        let usage = Usage::begin(rig.server);
-        let start = Moment::now();
+    pub(crate) async fn run(self, rig: &Rig, role: Role) -> anyhow::Result<Option<Report>> {
+        generators::run(&self, rig, role).await
+    }
+}
+
+impl Load for Connect {
+    fn connections(&self) -> usize {
+        self.at_once
+    }
+
+    fn lasting(&self) -> Duration {
+        self.lasting
+    }
+
+    async fn generate(&self, rig: &Rig, stand: &mut Stand<'_>) -> anyhow::Result<Figures> {
+        let Crowd { options, sockets } = rig.crowd(self.at_once)?;
+        let latencies = Latencies::new()?;
+        let start = stand.begin().await?;
         let shared = Rc::new(Shared {
-            asked: self,
+            asked: *self,
             start,
+            share: rig.share,
             sockets,
             done: Cell::new(0),
-            latencies: Latencies::new()?,
+            latencies,
             errors: RefCell::default(),
         });
         let mut tasks = JoinSet::new();
@@ -64,22 +82,29 @@ impl Connect {
             }
             anyhow::Ok(())
         };
-        shown(self.lasting, ended).await?;
+        rig.shown(self.lasting, ended).await?;
         let seconds = Moment::now().since(start).as_secs_f64();
-        let mut report = Report::new("connect", rig.way(), usage.end(None));
+        stand.end().await?;
+        let errors = shared.errors.take();
+        Ok(Figures {
+            counts: counts([("started", shared.done.get()), ("failed", errors.values().sum())]),
+            errors,
+            latency: shared.latencies.recorded(),
+            seconds,
+            ..Figures::default()
+        })
+    }
+
+    fn report(&self, rig: &Rig, figures: Figures, used: Used) -> anyhow::Result<Report> {
+        let mut report = Report::new("connect", rig.way(), used);
         report.own_node = rig.own.is_some();
         report.asked.insert("at_once".to_owned(), json!(self.at_once));
         report.asked.insert("rate".to_owned(), json!(self.rate));
         report.asked.insert("seconds".to_owned(), json!(self.lasting.as_secs_f64()));
-        report.seconds = seconds;
-        report.errors = shared.errors.take();
-        let done = shared.done.get();
-        report.counts = BTreeMap::from([("started", done), ("failed", report.errors.values().sum())]);
-        #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52 sessions")]
-        let rate = done as f64 / seconds.max(0.001);
-        report.per_second = Some(rate);
-        report.latency_us = shared.latencies.percentiles();
+        let done = figures.count("started");
+        report.per_second = Some(figures.a_second(done));
         report.note = Some("from connecting to START's answer; each session is stopped before the next");
+        figures.tell(&mut report)?;
         report.failure = (done == 0).then(|| "no session could start".to_owned());
         Ok(report)
     }
@@ -111,9 +136,9 @@ impl Shared {
         Ok(())
     }
 
-    /// When this place begins its next session, where there is a schedule: the places take turns.
+    /// When this place begins its next session, where there is a schedule: the places of all shares take turns.
     fn due(&self, at: usize, turn: u64) -> Option<Moment> {
-        let number = turn * self.asked.at_once as u64 + at as u64;
+        let number = turn * self.asked.at_once as u64 + self.share.number(at as u64);
         let rate = u64::from(self.asked.rate);
         (rate > 0).then(|| self.start.after(Duration::from_nanos(number * 1_000_000_000 / rate)))
     }

@@ -3,40 +3,35 @@
 //! In the open loop publications are due on a schedule, and a delivery's time counts from when its publication was
 //! due. In the closed loop the publisher keeps so many publications under way, and what counts is deliveries a second.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
-use tokio::sync::Notify;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 use trunkline_proto::wire::{ChannelRequest, HeartbeatRequest, PublishRequest};
 use trunkline_proto::{Dialect, DownBody, UpBody, UpFrame};
 
-use super::audience::{Audience, Beat, Shared, Template};
+use super::audience::{Audience, Beat, CATCH_UP, Heard, Progress, Shared, Template, failure};
+use super::bar::shown;
 use super::clock::{Moment, Timer};
-use super::latency::Latencies;
-use super::link::{Link, LinkReader, LinkWriter};
+use super::figures::Figures;
+use super::generators::{Crew, Parent, Role, Said, Word, say};
+use super::link::Link;
+use super::machine::Machine;
 use super::peer::Peer;
-use super::raw::{RawSession, Sockets};
+use super::publisher::Publisher;
+use super::raw::RawSession;
 use super::report::Report;
-use super::usage::Usage;
-use super::{CONNECTING, OVERTIME, Rig, progress, shown};
+use super::usage::Used;
+use super::{CONNECTING, Crowd, Rig};
 
 const CHANNEL: &str = "bench:fanout";
 
-/// What a node lets one session have under way: more would be refused.
-pub(crate) const WINDOW: u32 = 64;
-
 /// How long a subscription may take.
 const SUBSCRIBE: Duration = Duration::from_secs(20);
-
-/// A closed loop in which no round is complete for this long has come to a stop.
-const STALL: Duration = Duration::from_secs(10);
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -53,48 +48,110 @@ pub(crate) struct Fanout {
     pub(crate) peer: Option<Peer>,
 }
 
-/// Who publishes: one connection of a server, whose answers are read by a task.
-struct Publisher {
-    writer: LinkWriter,
-    template: Template,
-    window: u64,
-    /// `None`: the server answers no publication.
-    answers: Option<Rc<Answers>>,
-    _reading: JoinSet<()>,
-    published: u64,
-    late: Latencies,
-}
-
-#[derive(Default)]
-struct Answers {
-    count: Cell<u64>,
-    failed: Cell<u64>,
-    error: RefCell<Option<String>>,
-    came: Notify,
-}
-
 impl Fanout {
-    /// Needs a `LocalSet` on one thread.
-    pub(crate) async fn run(self, rig: &Rig) -> anyhow::Result<Report> {
-        let (links, publisher, beat) = self.connect(rig).await?;
-        let window = u64::from(self.window.max(1));
-        // Rounds are what the publisher learns of: four of them keep it from waiting for the slowest each time.
-        let round = (window / 4).max(1);
-        let audience = Audience::start(links, beat, round, self.rate > 0)?;
+    /// Needs a `LocalSet` on one thread. With several generators the subscribers are theirs, and this process publishes.
+    pub(crate) async fn run(self, rig: &Rig, role: Role) -> anyhow::Result<Option<Report>> {
+        match role {
+            Role::Alone => self.alone(rig).await.map(Some),
+            Role::Several(processes) => self.several(rig, processes).await.map(Some),
+            Role::Part(parent) => self.part(rig, parent).await.map(|()| None),
+        }
+    }
+
+    async fn alone(&self, rig: &Rig) -> anyhow::Result<Report> {
+        let crowd = self.crowd(rig, self.subscribers + 1)?;
+        let publisher = self.publish_on(crowd.as_ref()).await?;
+        let (links, beat) = self.subscribe(rig, crowd.as_ref(), 1).await?;
+        let audience = Audience::start(links, beat, self.round(), self.rate > 0)?;
         let shared = Rc::clone(audience.shared());
-        let mut publisher = self.publisher(publisher, window)?;
-        let usage = Usage::begin(rig.server);
+        let mut publisher = self.publisher(publisher)?;
+        let usage = rig.usage(&[std::process::id()]);
         let start = Moment::now();
-        let published = match self.rate {
-            0 => shown(self.lasting, publisher.closed(&shared, round, start.after(self.lasting))).await,
-            rate => shown(self.lasting, publisher.open(start, self.lasting, rate)).await,
-        };
-        // What was refused nobody waits for.
-        let failed = published.is_err() || publisher.refused().is_some();
-        let heard = audience.conclude(|_| if failed { 0 } else { publisher.published }).await;
+        let published = shown(self.lasting, self.publish(&mut publisher, shared.progress(), start)).await;
+        let heard = audience.conclude(|_| publisher.heard_of(&published)).await;
         let seconds = Moment::now().since(start).as_secs_f64();
+        let used = usage.end();
+        let figures = Figures { seconds, ..figures(heard, &shared, used.machine())? };
+        self.report(rig, figures, used, published, &publisher)
+    }
+
+    async fn several(&self, rig: &Rig, processes: u32) -> anyhow::Result<Report> {
+        rig.can_serve(self.subscribers + 1)?;
+        let mut crew = Crew::start(rig, processes, self.subscribers)?;
+        crew.connected().await?;
+        let crowd = self.crowd(rig, 1)?;
+        let mut publisher = self.publisher(self.publish_on(crowd.as_ref()).await?)?;
+        let usage = rig.usage(&[&crew.pids()[..], &[std::process::id()]].concat());
+        let start = crew.go()?;
+        Timer::new()?.until(start).await?;
+        let progress = Progress::default();
+        let each = vec![Cell::new(0); processes as usize];
+        let watching = crew.watch(self.lasting, |at, said| {
+            match said {
+                Said::Heard(heard) => each[at].set(heard),
+                Said::Broken => progress.breaks(),
+                other => return Err(other),
+            }
+            progress.reaches(each.iter().map(Cell::get).min().unwrap_or_default());
+            Ok(())
+        });
+        let published = shown(self.lasting, async {
+            tokio::select! {
+                published = self.publish(&mut publisher, &progress, start) => Ok(published),
+                failed = watching => Err(failed),
+            }
+        });
+        let published = published.await?;
+        crew.tell(&Word::Over { published: publisher.heard_of(&published) })?;
+        crew.done(CATCH_UP).await?;
+        let seconds = Moment::now().since(start).as_secs_f64();
+        let used = usage.end();
+        let figures = Figures { seconds, ..crew.figures(used.machine()).await? };
+        let mut report = self.report(rig, figures, used, published, &publisher)?;
+        report.made_by(Some(processes));
+        Ok(report)
+    }
+
+    /// The subscribers of this share.
+    async fn part(&self, rig: &Rig, mut parent: Parent) -> anyhow::Result<()> {
+        let crowd = self.crowd(rig, self.subscribers)?;
+        let (links, beat) = self.subscribe(rig, crowd.as_ref(), 0).await?;
+        let audience = Audience::start(links, beat, self.round(), self.rate > 0)?;
+        let shared = Rc::clone(audience.shared());
+        let progress = shared.progress();
+        parent.begin().await?;
+        let published = loop {
+            tokio::select! {
+                word = parent.word() => match word? {
+                    Word::Over { published } => break published,
+                    other => bail!("subscribers are told {other:?}"),
+                },
+                () = progress.changes() => {
+                    // At a rate nobody waits for it.
+                    if self.rate == 0 {
+                        say(&Said::Heard(progress.heard_by_all()))?;
+                    }
+                    if progress.is_broken() {
+                        say(&Said::Broken)?;
+                    }
+                }
+            }
+        };
+        let heard = audience.conclude(|_| published).await;
+        let machine = parent.end().await?;
+        say(&Said::Figures(Box::new(figures(heard, &shared, &machine)?)))
+    }
+
+    fn report(
+        &self,
+        rig: &Rig,
+        figures: Figures,
+        used: Used,
+        published: anyhow::Result<()>,
+        publisher: &Publisher,
+    ) -> anyhow::Result<Report> {
         let late = (self.rate > 0).then(|| publisher.late.percentiles());
-        let mut report = Report::new("fanout", self.way(rig), usage.end(late));
+        let mut report = Report::new("fanout", self.way(rig), used.late(late));
         report.own_node = rig.own.is_some();
         for (name, value) in [
             ("subscribers", json!(self.subscribers)),
@@ -107,21 +164,16 @@ impl Fanout {
         if self.rate == 0 {
             report.asked.insert("window".to_owned(), json!(self.window));
         }
-        report.seconds = seconds;
-        report.counts = heard.counts();
-        report.counts.insert("published", publisher.published);
-        #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52 deliveries")]
-        let rate = heard.received as f64 / seconds.max(0.001);
-        report.per_second = Some(rate);
-        report.latency_us = shared.delivery.percentiles();
-        report.steady_us = shared.delivery.steady(report.used.machine())?;
+        report.per_second = Some(figures.a_second(figures.count("received")));
+        let reordered = figures.count("reordered");
+        figures.tell(&mut report)?;
+        report.counts.insert("published".into(), publisher.published);
         report.failure = match (published, publisher.published) {
             (Err(error), _) => Some(format!("the publisher failed: {error:#}")),
             (_, 0) => Some("nothing could be published".to_owned()),
-            _ if heard.reordered > 0 => Some(format!("{} came after a later one", heard.reordered)),
-            _ => publisher.refused().or_else(|| heard.failure()),
+            _ if reordered > 0 => Some(format!("{reordered} came after a later one")),
+            _ => publisher.refused().or_else(|| failure(&report.counts)),
         };
-        report.errors = heard.errors;
         Ok(report)
     }
 
@@ -129,40 +181,86 @@ impl Fanout {
         self.peer.as_ref().map_or_else(|| rig.way(), |peer| peer.name().to_owned())
     }
 
-    /// Subscribers that are subscribed, the publisher, and what a node wants of silent clients.
-    async fn connect(&self, rig: &Rig) -> anyhow::Result<(Vec<Link>, Link, Option<Beat>)> {
-        let bar = progress(self.subscribers as u64, "connecting {pos}/{len} {bar:30}");
-        let one = |link: Link| {
-            bar.inc(1);
-            std::future::ready(Ok(link))
-        };
-        let (links, publisher, beat) = match &self.peer {
-            Some(peer) => {
-                super::descriptors(self.subscribers + 1)?;
-                let links = stream::iter(0..self.subscribers).map(|_| peer.subscriber());
-                let links = links.buffer_unordered(CONNECTING).and_then(one).try_collect().await?;
-                (links, peer.publisher().await?, None)
-            }
-            None => {
-                let options = rig.crowd(self.subscribers + 1)?;
-                let sockets = Sockets::open(&options[0], options.len())?;
-                let publisher = RawSession::start(&options[0], &sockets, 0).await?;
-                let every = publisher.heartbeat();
-                let links = stream::iter(options.iter().enumerate().skip(1)).map(async |(at, options)| {
-                    let session = RawSession::start(options, &sockets, at).await?;
-                    timeout(SUBSCRIBE, subscribed(session)).await.context("a subscription hangs")?
-                });
-                let links: Vec<_> = links.buffer_unordered(CONNECTING).and_then(one).try_collect().await?;
-                let beat = UpBody::Heartbeat(HeartbeatRequest { client_timestamp: 1 });
-                let payload = Dialect::Protobuf.encode_up(&UpFrame::new(1, 0, beat));
-                (links, publisher.link, Some(Beat { payload, every }))
-            }
-        };
-        bar.finish_and_clear();
-        Ok((links, publisher, beat))
+    /// Publications that are under way at once.
+    fn window(&self) -> u64 {
+        u64::from(self.window.max(1))
     }
 
-    fn publisher(&self, link: Link, window: u64) -> anyhow::Result<Publisher> {
+    /// Rounds are what the publisher learns of: four of a window keep it from waiting for the slowest each time.
+    fn round(&self) -> u64 {
+        (self.window() / 4).max(1)
+    }
+
+    async fn publish(
+        &self,
+        publisher: &mut Publisher,
+        progress: &Progress,
+        start: Moment,
+    ) -> anyhow::Result<()> {
+        match self.rate {
+            0 => publisher.closed(progress, self.round(), start.after(self.lasting)).await,
+            rate => publisher.open(start, self.lasting, rate).await,
+        }
+    }
+
+    /// The clients of this share, where a node is loaded: a peer knows no users.
+    fn crowd(&self, rig: &Rig, whole: usize) -> anyhow::Result<Option<Crowd>> {
+        if self.peer.is_none() {
+            return rig.crowd(whole).map(Some);
+        }
+        super::descriptors(rig.share_of(whole))?;
+        Ok(None)
+    }
+
+    /// The publisher's connection: the first of the crowd.
+    async fn publish_on(&self, crowd: Option<&Crowd>) -> anyhow::Result<Link> {
+        match (crowd, &self.peer) {
+            (Some(crowd), _) => Ok(RawSession::start(&crowd.options[0], &crowd.sockets, 0).await?.link),
+            (None, Some(peer)) => peer.publisher().await,
+            (None, None) => bail!("there is nobody to publish"),
+        }
+    }
+
+    /// The crowd behind the first `from`, subscribed, and what a node wants of them while they are silent.
+    async fn subscribe(
+        &self,
+        rig: &Rig,
+        crowd: Option<&Crowd>,
+        from: usize,
+    ) -> anyhow::Result<(Vec<Link>, Option<Beat>)> {
+        let count = rig.share_of(self.subscribers);
+        let bar = rig.bar(count);
+        let (links, beat) = match (crowd, &self.peer) {
+            (Some(Crowd { options, sockets }), _) => {
+                let sessions =
+                    stream::iter(options.iter().enumerate().skip(from)).map(async |(at, options)| {
+                        let session = RawSession::start(options, sockets, at).await?;
+                        let every = session.heartbeat();
+                        let link = timeout(SUBSCRIBE, subscribed(session))
+                            .await
+                            .context("a subscription hangs")??;
+                        anyhow::Ok((link, every))
+                    });
+                let sessions = sessions.buffer_unordered(CONNECTING).inspect_ok(|_| bar.inc());
+                let sessions: Vec<_> = sessions.try_collect().await?;
+                let every = sessions.first().map(|(_, every)| *every);
+                let beat = UpBody::Heartbeat(HeartbeatRequest { client_timestamp: 1 });
+                let payload = Dialect::Protobuf.encode_up(&UpFrame::new(1, 0, beat));
+                let links = sessions.into_iter().map(|(link, _)| link).collect();
+                (links, every.map(|every| Beat { payload, every }))
+            }
+            (None, Some(peer)) => {
+                let links = stream::iter(0..count).map(|_| peer.subscriber());
+                let links = links.buffer_unordered(CONNECTING).inspect_ok(|_| bar.inc());
+                (links.try_collect().await?, None)
+            }
+            (None, None) => bail!("there is nobody to subscribe"),
+        };
+        bar.finish();
+        Ok((links, beat))
+    }
+
+    fn publisher(&self, link: Link) -> anyhow::Result<Publisher> {
         let data = Template::data(self.size);
         let payload = match &self.peer {
             Some(peer) => peer.publication(&data),
@@ -172,22 +270,20 @@ impl Fanout {
                 Dialect::Protobuf.encode_up(&UpFrame::new(1, 0, UpBody::Publish(request)))
             }
         };
-        let Link { reader, writer } = link;
-        let mut bytes = Vec::new();
-        writer.frame(&payload, &mut bytes);
-        let answers = Rc::new(Answers::default());
-        let mut reading = JoinSet::new();
-        reading.spawn_local(Rc::clone(&answers).read(reader));
-        Ok(Publisher {
-            writer,
-            template: Template::new(bytes)?,
-            window,
-            answers: self.peer.is_none().then_some(answers),
-            _reading: reading,
-            published: 0,
-            late: Latencies::new()?,
-        })
+        let publisher = Publisher::new(link, &payload, self.window())?;
+        Ok(if self.peer.is_some() { publisher.unanswered() } else { publisher })
     }
+}
+
+/// What subscribers have heard, in figures.
+fn figures(heard: Heard, shared: &Shared, machine: &Machine) -> anyhow::Result<Figures> {
+    Ok(Figures {
+        counts: heard.counts(),
+        latency: shared.delivery.recorded(),
+        steady: shared.delivery.steady_recorded(machine)?,
+        errors: heard.errors,
+        ..Figures::default()
+    })
 }
 
 /// Subscribes a session, and waits until it is.
@@ -208,127 +304,5 @@ async fn subscribed(mut session: RawSession) -> anyhow::Result<Link> {
             DownBody::Error(error) => bail!("{} {}", error.name, error.error_message),
             _ => {}
         }
-    }
-}
-
-impl Publisher {
-    /// Each publication when it is due, whatever became of those before, as long as the node takes it: one that has
-    /// to wait is late.
-    async fn open(&mut self, start: Moment, lasting: Duration, rate: u32) -> anyhow::Result<()> {
-        let mut timer = Timer::new()?;
-        let mut bytes = Vec::new();
-        for number in 0.. {
-            let due = start.after(Duration::from_secs(number) / rate);
-            if due >= start.after(lasting) {
-                break;
-            }
-            timer.until(due).await?;
-            if Moment::now() >= start.after(lasting + OVERTIME) {
-                bail!("the node takes fewer than {rate} publications a second: {number} until now");
-            }
-            while !self.has_room(1) {
-                self.answered().await?;
-            }
-            self.late.record(0, Moment::now().since(due));
-            self.send(1, due, &mut bytes).await?;
-        }
-        self.all_answered().await
-    }
-
-    /// Keeps the window full until `end`.
-    async fn closed(&mut self, shared: &Shared, round: u64, end: Moment) -> anyhow::Result<()> {
-        let mut bytes = Vec::new();
-        while Moment::now() < end && !shared.has_failed() {
-            if self.published + round > shared.heard_by_all() + self.window {
-                let heard = timeout(STALL, shared.progress.notified()).await;
-                heard.context("a publication did not reach all subscribers within 10 s")?;
-                continue;
-            }
-            if !self.has_room(round) {
-                self.answered().await?;
-                continue;
-            }
-            self.send(round, Moment::now(), &mut bytes).await?;
-        }
-        self.all_answered().await
-    }
-
-    async fn send(&mut self, count: u64, due: Moment, bytes: &mut Vec<u8>) -> anyhow::Result<()> {
-        bytes.clear();
-        for _ in 0..count {
-            self.template.write(self.published, due, bytes);
-            self.published += 1;
-        }
-        Ok(self.writer.write(bytes).await?)
-    }
-
-    /// Would the server take so many more?
-    fn has_room(&self, more: u64) -> bool {
-        let answered = self.answers.as_ref().map(|answers| answers.count.get() + answers.failed.get());
-        answered.is_none_or(|answered| self.published + more <= answered + u64::from(WINDOW))
-    }
-
-    /// Waits for an answer.
-    async fn answered(&self) -> anyhow::Result<()> {
-        if let Some(answers) = &self.answers {
-            timeout(STALL, answers.came.notified()).await.context("a publication is not answered")?;
-        }
-        match self.refused() {
-            Some(refused) => bail!(refused),
-            None => Ok(()),
-        }
-    }
-
-    async fn all_answered(&self) -> anyhow::Result<()> {
-        while !self.has_room(u64::from(WINDOW)) {
-            self.answered().await?;
-        }
-        Ok(())
-    }
-
-    fn refused(&self) -> Option<String> {
-        let answers = self.answers.as_ref()?;
-        let error = answers.error.borrow();
-        let error = error.as_deref()?;
-        Some(format!("{} publications were refused: {error}", answers.failed.get()))
-    }
-}
-
-impl Answers {
-    async fn read(self: Rc<Self>, mut reader: LinkReader) {
-        // What a good answer begins with: the channel and its epoch. Only others are decoded.
-        let mut good = Vec::new();
-        loop {
-            let came = reader.some(&mut |frame| self.take(frame, &mut good)).await;
-            if let Err(error) = came {
-                self.error.borrow_mut().get_or_insert(error.to_string());
-            }
-            self.came.notify_one();
-            if self.error.borrow().is_some() {
-                return;
-            }
-        }
-    }
-
-    fn take(&self, frame: &[u8], good: &mut Vec<u8>) {
-        /// Type, channel and half of the epoch: an error would differ here.
-        const TELLING: usize = 24;
-        if good.len() == TELLING && frame.starts_with(good) {
-            return self.count.set(self.count.get() + 1);
-        }
-        let failed =
-            match Dialect::Protobuf.decode_down(&Bytes::copy_from_slice(frame)).map(|frame| frame.body) {
-                Ok(DownBody::ChannelResp(answer)) if answer.error.is_none() => {
-                    self.count.set(self.count.get() + 1);
-                    *good = frame.get(..TELLING).unwrap_or_default().to_vec();
-                    return;
-                }
-                Ok(DownBody::ChannelResp(answer)) => answer.error.unwrap_or_default().error_message,
-                Ok(DownBody::Error(error)) => error.error_message,
-                Ok(_) => return,
-                Err(error) => error.to_string(),
-            };
-        self.failed.set(self.failed.get() + 1);
-        self.error.borrow_mut().get_or_insert(failed);
     }
 }

@@ -15,10 +15,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tokio_util::sync::CancellationToken;
 use trunkline_client::Options;
 
+use super::bar::shown;
+use super::figures::{Figures, counts};
+use super::generators::{Crew, Parent, Role, Said, Word, say};
 use super::raw::{RawSession, Sockets};
 use super::report::Report;
 use super::usage::Usage;
-use super::{CONNECTING, Rig, progress, shown};
+use super::{CONNECTING, Crowd, Rig};
 
 /// Sessions that warm a node up. They stay until the end.
 const WARM_UP: usize = 300;
@@ -38,43 +41,60 @@ pub(crate) struct Idle {
 }
 
 /// Idle sessions, each with a task.
-struct Crowd {
+struct Sleepers {
     tasks: JoinSet<anyhow::Result<u64>>,
     stop: CancellationToken,
 }
 
 impl Idle {
-    pub(crate) async fn run(self, rig: &Rig) -> anyhow::Result<Report> {
+    /// With several generators the sessions that are counted are theirs, and this process has those that warm up.
+    pub(crate) async fn run(self, rig: &Rig, role: Role) -> anyhow::Result<Option<Report>> {
+        match role {
+            Role::Alone => self.measure(rig, None).await.map(Some),
+            Role::Several(processes) => self.measure(rig, Some(processes)).await.map(Some),
+            Role::Part(parent) => self.part(rig, parent).await.map(|()| None),
+        }
+    }
+
+    async fn measure(&self, rig: &Rig, processes: Option<u32>) -> anyhow::Result<Report> {
         let server = rig.server.context("memory can only be read on the node's own machine: --data-dir")?;
-        let options = rig.crowd(WARM_UP + self.sessions)?;
-        let sockets = Sockets::open(&options[0], options.len())?;
+        rig.can_serve(WARM_UP + self.sessions)?;
+        let here = if processes.is_some() { WARM_UP } else { WARM_UP + self.sessions };
+        let Crowd { options, sockets } = rig.crowd(here)?;
         let (warming, rest) = options.split_at(WARM_UP);
-        let mut crowd = Crowd { tasks: JoinSet::new(), stop: CancellationToken::new() };
-        crowd.join(warming, &sockets).await?;
+        let mut sleepers = Sleepers::new();
+        sleepers.join(rig, warming, &sockets).await?;
         let before = settled(server).await?;
         let began = Instant::now();
-        crowd.join(rest, &sockets).await?;
+        sleepers.join(rig, rest, &sockets).await?;
+        let mut crew = processes.map(|processes| Crew::start(rig, processes, self.sessions)).transpose()?;
+        if let Some(crew) = &mut crew {
+            crew.connected().await?;
+            crew.go()?;
+        }
         let connecting = began.elapsed();
-        let usage = Usage::begin(rig.server);
+        let mut pids = crew.as_ref().map(Crew::pids).unwrap_or_default();
+        pids.push(std::process::id());
+        let usage = Usage::of(&pids, rig.server.as_slice());
         let held = Instant::now();
-        shown(self.lasting, tokio::time::sleep(self.lasting)).await;
-        let used = usage.end(None);
+        shown(self.lasting, hold(crew.as_mut(), self.lasting)).await?;
+        let used = usage.end();
         let seconds = held.elapsed().as_secs_f64();
         let after = settled(server).await?;
-        let (beats, errors) = crowd.end().await;
+        let mut figures = sleepers.end().await;
+        if let Some(crew) = &mut crew {
+            crew.tell(&Word::Over { published: 0 })?;
+            figures = figures.and(crew.counted().await?);
+        }
         let mut report = Report::new("idle", rig.way(), used);
         report.own_node = rig.own.is_some();
         report.asked.insert("sessions".to_owned(), json!(self.sessions));
         report.asked.insert("seconds".to_owned(), json!(self.lasting.as_secs_f64()));
-        report.seconds = seconds;
-        report.counts = BTreeMap::from([
-            ("sessions", rest.len() as u64),
-            ("heartbeats", beats),
-            ("lost", errors.values().sum()),
-        ]);
-        report.errors = errors;
+        report.made_by(processes);
+        Figures { seconds, ..figures }.tell(&mut report)?;
+        report.counts.insert("sessions".into(), self.sessions as u64);
         #[expect(clippy::cast_precision_loss, reason = "memory is far below 2^52 bytes")]
-        let per_session = after.saturating_sub(before) as f64 / rest.len().max(1) as f64;
+        let per_session = after.saturating_sub(before) as f64 / self.sessions.max(1) as f64;
         report.measured.extend([
             ("bytes_per_session", per_session),
             #[expect(clippy::cast_precision_loss, reason = "memory is far below 2^52 bytes")]
@@ -87,28 +107,58 @@ impl Idle {
         report.failure = (!report.errors.is_empty()).then(|| "not every session stayed".to_owned());
         Ok(report)
     }
+
+    /// The sessions of this share.
+    async fn part(&self, rig: &Rig, mut parent: Parent) -> anyhow::Result<()> {
+        let Crowd { options, sockets } = rig.crowd(self.sessions)?;
+        let mut sleepers = Sleepers::new();
+        sleepers.join(rig, &options, &sockets).await?;
+        parent.begin().await?;
+        match parent.word().await? {
+            Word::Over { .. } => say(&Said::Figures(Box::new(sleepers.end().await))),
+            other => bail!("idle sessions are told {other:?}"),
+        }
+    }
 }
 
-impl Crowd {
+/// Waits so long; others that fail meanwhile end it.
+async fn hold(crew: Option<&mut Crew>, lasting: Duration) -> anyhow::Result<()> {
+    let others_fail = async {
+        match crew {
+            Some(crew) => crew.watch(lasting, |_, said| Err(said)).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = tokio::time::sleep(lasting) => Ok(()),
+        error = others_fail => Err(error),
+    }
+}
+
+impl Sleepers {
+    fn new() -> Self {
+        Sleepers { tasks: JoinSet::new(), stop: CancellationToken::new() }
+    }
+
     /// Starts a session for each of these users.
-    async fn join(&mut self, options: &[Options], sockets: &Sockets) -> anyhow::Result<()> {
-        let bar = progress(options.len() as u64, "connecting {pos}/{len} {bar:30}");
+    async fn join(&mut self, rig: &Rig, options: &[Options], sockets: &Sockets) -> anyhow::Result<()> {
+        let bar = rig.bar(options.len());
         let sessions = stream::iter(options.iter().enumerate())
             .map(|(at, options)| RawSession::start(options, sockets, at))
             .buffer_unordered(CONNECTING);
         let joined = sessions
             .try_for_each(|session| {
-                bar.inc(1);
+                bar.inc();
                 self.tasks.spawn(idle(session, self.stop.clone()));
                 std::future::ready(Ok(()))
             })
             .await;
-        bar.finish_and_clear();
+        bar.finish();
         joined.context("not every session could start")
     }
 
     /// Stops all; heartbeats sent, and why who was gone before.
-    async fn end(mut self) -> (u64, BTreeMap<String, u64>) {
+    async fn end(mut self) -> Figures {
         self.stop.cancel();
         let (mut beats, mut errors) = (0, BTreeMap::new());
         while let Some(ended) = self.tasks.join_next().await {
@@ -118,7 +168,8 @@ impl Crowd {
                 Err(error) => *errors.entry(error.to_string()).or_default() += 1,
             }
         }
-        (beats, errors)
+        let counts = counts([("heartbeats", beats), ("lost", errors.values().sum())]);
+        Figures { counts, errors, ..Figures::default() }
     }
 }
 

@@ -5,9 +5,12 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::machine::Machine;
+
+/// Of the histograms here.
+const UNIT: Duration = Duration::from_micros(1);
 
 /// What takes longer counts as this long.
 const LONGEST_US: u64 = 60_000_000;
@@ -28,6 +31,10 @@ struct Shard {
     /// When each ended, where that is wanted and while there is room.
     moments: Option<Vec<(Instant, Duration)>>,
 }
+
+/// How often each time was recorded, in nanoseconds: what a process tells another one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Recorded(Vec<(u64, u64)>);
 
 /// Of all recorded times, in microseconds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -65,11 +72,6 @@ impl Latencies {
         }
     }
 
-    /// Records a time that many had, without its moment.
-    pub(super) fn record_many(&self, time: Duration, count: u64) {
-        self.shards[0].lock().times.saturating_record_n(micros(time), count);
-    }
-
     /// Takes over what another one recorded.
     pub(super) fn add(&self, other: &Latencies) {
         for (mine, others) in self.shards.iter().zip(&other.shards) {
@@ -91,9 +93,29 @@ impl Latencies {
         Percentiles::of(&all)
     }
 
+    /// All times, for another process.
+    pub(super) fn recorded(&self) -> Recorded {
+        let mut all = Recorded::default();
+        self.shards.iter().for_each(|shard| all.add(&shard.lock().times, UNIT));
+        all
+    }
+
     /// Only of the times of which nothing fell into a slow moment of the machine. None where moments are not kept, or
     /// not those of all times.
     pub(super) fn steady(&self, machine: &Machine) -> anyhow::Result<Option<Percentiles>> {
+        Ok(self.even(machine)?.map(|even| Percentiles::of(&even)))
+    }
+
+    /// The same, for another process.
+    pub(super) fn steady_recorded(&self, machine: &Machine) -> anyhow::Result<Option<Recorded>> {
+        Ok(self.even(machine)?.map(|even| {
+            let mut steady = Recorded::default();
+            steady.add(&even, UNIT);
+            steady
+        }))
+    }
+
+    fn even(&self, machine: &Machine) -> anyhow::Result<Option<Histogram<u64>>> {
         let mut steady = empty()?;
         for shard in &self.shards {
             let shard = shard.lock();
@@ -106,7 +128,35 @@ impl Latencies {
                 .filter(|(end, time)| !machine.slowed(end.checked_sub(*time).unwrap_or(*end), *end));
             even.for_each(|(_, time)| steady.saturating_record(micros(*time)));
         }
-        Ok(Some(Percentiles::of(&steady)))
+        Ok(Some(steady))
+    }
+}
+
+impl Recorded {
+    /// Takes over what a histogram of such units has.
+    pub(super) fn add(&mut self, times: &Histogram<u64>, unit: Duration) {
+        let nanos = |value: u64| value.saturating_mul(u64::try_from(unit.as_nanos()).unwrap_or(u64::MAX));
+        let recorded = times.iter_recorded();
+        self.0.extend(recorded.map(|time| (nanos(time.value_iterated_to()), time.count_at_value())));
+    }
+
+    /// Both together.
+    pub(super) fn and(mut self, other: Recorded) -> Self {
+        self.0.extend(other.0);
+        self
+    }
+
+    /// Times in nanoseconds, and how often each was recorded.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.0.iter().copied()
+    }
+
+    pub(super) fn percentiles(&self) -> anyhow::Result<Percentiles> {
+        let mut all = empty()?;
+        for (nanos, count) in self.iter() {
+            all.saturating_record_n(micros(Duration::from_nanos(nanos)), count);
+        }
+        Ok(Percentiles::of(&all))
     }
 }
 
@@ -173,9 +223,25 @@ mod tests {
         let at = |millis| now.checked_sub(Duration::from_millis(millis)).unwrap();
         let all = latencies.steady(&Machine::default()).unwrap().unwrap();
         assert_eq!((all.count, latencies.percentiles().count), (2, 2));
-        let steady = latencies.steady(&Machine::slow_in(at(29)..at(20))).unwrap().unwrap();
+        let steady = latencies.steady(&Machine::slow_in(vec![at(29)..at(20)], 1.0)).unwrap().unwrap();
         assert_eq!((steady.count, steady.max), (1, 100));
-        latencies.record_many(Duration::from_micros(1), 5);
-        assert_eq!(latencies.steady(&Machine::default()).unwrap(), None, "five have no moments");
+        latencies.add(&Latencies::new().unwrap());
+        assert_eq!(latencies.steady(&Machine::default()).unwrap().unwrap().count, 2);
+        let others = Latencies::new().unwrap();
+        others.record(0, Duration::from_micros(1));
+        latencies.add(&others);
+        assert_eq!(latencies.steady(&Machine::default()).unwrap(), None, "one has no moment");
+    }
+
+    #[test]
+    fn what_another_process_is_told_has_the_same_percentiles() {
+        let latencies = Latencies::timed().unwrap();
+        (1..=1_000_u64).for_each(|at| latencies.record(at as usize, Duration::from_micros(at * at)));
+        let words = serde_json::to_string(&latencies.recorded()).unwrap();
+        let told: Recorded = serde_json::from_str(&words).unwrap();
+        assert_eq!(told.percentiles().unwrap(), latencies.percentiles());
+        let steady = latencies.steady_recorded(&Machine::default()).unwrap().unwrap();
+        assert_eq!(steady.percentiles().unwrap(), latencies.percentiles());
+        assert_eq!(told.and(steady).percentiles().unwrap().count, 2_000);
     }
 }

@@ -6,14 +6,15 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::task::ready;
 
 use anyhow::bail;
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpSocket, TcpStream};
 use trunkline_transport::{
     ByteWriter, ConnectOptions, Connection, Endpoint, FrameKind, FrameReader, Framing, Incoming, Protocol,
     Role, Streams, connect,
@@ -64,13 +65,17 @@ pub(super) struct Framed {
 }
 
 impl Link {
-    /// Connects to a node.
-    pub(super) async fn open(endpoint: &Endpoint, options: &ConnectOptions) -> anyhow::Result<Self> {
+    /// Connects to a node; to one on loopback without TLS from this address.
+    pub(super) async fn open(
+        endpoint: &Endpoint,
+        options: &ConnectOptions,
+        source: Option<Ipv4Addr>,
+    ) -> anyhow::Result<Self> {
         let address = (endpoint.host.as_str(), endpoint.port);
         Ok(match endpoint.protocol {
-            Protocol::Tcp => Link::plain(address, Wire::Length).await?,
+            Protocol::Tcp => Link::plain(address, source, Wire::Length).await?,
             Protocol::WebSocket => {
-                Link::websocket(address, &endpoint.authority(), &endpoint.path_and_query).await?
+                Link::websocket(address, source, &endpoint.authority(), &endpoint.path_and_query).await?
             }
             _ => {
                 let Connection { reader, writer, streams, .. } = connect(endpoint, options).await?;
@@ -81,17 +86,24 @@ impl Link {
     }
 
     /// Connects by plain TCP.
-    pub(super) async fn plain(address: (&str, u16), wire: Wire) -> anyhow::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
+    pub(super) async fn plain(
+        address: (&str, u16),
+        source: Option<Ipv4Addr>,
+        wire: Wire,
+    ) -> anyhow::Result<Self> {
+        let stream = stream(address, source).await?;
         Ok(Link::of(stream, wire, BytesMut::new()))
     }
 
     /// Connects, and asks for WebSocket. Whether the answer's key is right is not this program's business: it
     /// measures.
-    pub(super) async fn websocket(address: (&str, u16), authority: &str, path: &str) -> anyhow::Result<Self> {
-        let mut stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
+    pub(super) async fn websocket(
+        address: (&str, u16),
+        source: Option<Ipv4Addr>,
+        authority: &str,
+        path: &str,
+    ) -> anyhow::Result<Self> {
+        let mut stream = stream(address, source).await?;
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dHJ1bmtsaW5lIGJlbmNoIQ==\r\n\r\n"
@@ -119,6 +131,21 @@ impl Link {
         let reader = LinkReader::Plain(Plain { stream: reader, cutter: Cutter::new(wire), held });
         Link { reader, writer: LinkWriter::Plain(writer, wire) }
     }
+}
+
+/// Connects; to a loopback address from this one, where it is named.
+async fn stream(address: (&str, u16), source: Option<Ipv4Addr>) -> io::Result<TcpStream> {
+    let local = address.0.parse().ok().filter(Ipv4Addr::is_loopback);
+    let stream = match local.zip(source) {
+        Some((local, source)) => {
+            let socket = TcpSocket::new_v4()?;
+            socket.bind((source, 0).into())?;
+            socket.connect(SocketAddr::from((local, address.1))).await?
+        }
+        None => TcpStream::connect(address).await?,
+    };
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 impl LinkWriter {
@@ -254,6 +281,30 @@ fn aside(kind: Kind, payload: &[u8], stream: &OwnedReadHalf) -> anyhow::Result<(
         Kind::Close => {
             let code = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
             bail!("closed with {code:?} {}", payload.get(2..).unwrap_or_default().escape_ascii())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_comes_from_the_address_that_is_named() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let other = Ipv4Addr::new(127, 0, 0, 3);
+        for (host, source, wanted) in [
+            ("127.0.0.1", None, Ipv4Addr::LOCALHOST),
+            ("127.0.0.1", Some(other), other),
+            ("localhost", Some(other), Ipv4Addr::LOCALHOST),
+        ] {
+            let connecting = stream((host, port), source);
+            let (came, accepted) = tokio::join!(connecting, listener.accept());
+            came.unwrap();
+            assert_eq!(accepted.unwrap().1.ip(), wanted, "{host}");
         }
     }
 }

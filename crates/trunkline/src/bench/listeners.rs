@@ -3,7 +3,6 @@
 //! A publication begins with when it was sent, in microseconds of the bench's own clock, so that whoever hears it
 //! knows how long it took.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use tokio::time::{Instant, timeout};
 use trunkline_client::{Client, Event, Publication, Verdict};
 
 use super::CONNECTING;
+use super::figures::{Counts, counts};
 use super::latency::Latencies;
 use crate::cli::heard::Heard;
 
@@ -135,8 +135,8 @@ impl Listeners {
 }
 
 impl Sum {
-    pub(super) fn counts(&self) -> BTreeMap<&'static str, u64> {
-        BTreeMap::from([
+    pub(super) fn counts(&self) -> Counts {
+        counts([
             ("received", self.received),
             ("gaps", self.gaps),
             ("duplicates", self.duplicates),

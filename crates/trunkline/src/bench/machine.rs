@@ -134,9 +134,15 @@ impl Machine {
         self.slow.get(before).is_some_and(|span| span.start <= to)
     }
 
-    #[cfg(test)]
-    pub(super) fn slow_in(span: Range<Instant>) -> Self {
-        Machine { slow: vec![span], share: 1.0 }
+    /// As another process has found it: slow in these spans, of which none touches the next, and for this part of the
+    /// time.
+    pub(crate) fn slow_in(slow: Vec<Range<Instant>>, share: f64) -> Self {
+        Machine { slow, share }
+    }
+
+    /// When it was slow, in order, with the time after each episode.
+    pub(crate) fn slow(&self) -> &[Range<Instant>] {
+        &self.slow
     }
 
     /// The part of the time that was slow, with what came after each episode.
@@ -168,6 +174,7 @@ mod tests {
         let (start, looks) = looks(1_000, &[(100..101, 90_000), (300..380, 40_000), (700..1_000, 9_000)]);
         let machine = Machine::judge(&looks);
         assert_eq!(machine.episodes(), 1, "{machine:?}");
+        assert_eq!(Machine::slow_in(machine.slow().to_vec(), machine.slow_share()), machine);
         assert!((0.16..0.20).contains(&machine.slow_share()), "{}", machine.slow_share());
         let at = |millis| start + Duration::from_millis(millis);
         for (from, to, slowed) in [
@@ -188,7 +195,7 @@ mod tests {
         assert_eq!(Machine::judge(&[]), Machine::default());
         let now = Instant::now();
         assert!(!Machine::default().slowed(now, now));
-        assert!(Machine::slow_in(now..now + AFTER).slowed(now, now));
+        assert!(Machine::slow_in(vec![now..now + AFTER], 1.0).slowed(now, now));
     }
 
     #[test]

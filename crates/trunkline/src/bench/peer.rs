@@ -59,8 +59,10 @@ impl Peer {
     async fn link(&self, path: &str) -> anyhow::Result<Link> {
         let address = (self.host.trim_matches(['[', ']']), self.port);
         match self.kind {
-            Kind::WebSocket => Link::websocket(address, &format!("{}:{}", self.host, self.port), path).await,
-            Kind::Redis => Link::plain(address, Wire::Redis).await,
+            Kind::WebSocket => {
+                Link::websocket(address, None, &format!("{}:{}", self.host, self.port), path).await
+            }
+            Kind::Redis => Link::plain(address, None, Wire::Redis).await,
         }
     }
 }

@@ -16,11 +16,11 @@ use trunkline_proto::{Dialect, UpBody, UpFrame};
 use trunkline_service::grpc::GrpcContext;
 use trunkline_service::{Context, Push as Content, PushOutcome, Target};
 
-use super::audience::{Audience, Beat, Template};
+use super::audience::{Audience, Beat, Template, failure};
 use super::clock::{Moment, Timer};
+use super::figures::counts;
 use super::latency::Latencies;
 use super::report::Report;
-use super::usage::Usage;
 use super::{OVERTIME, Rig, shown, user};
 
 /// Pushes that wait for their outcome at once; the next is late.
@@ -57,14 +57,14 @@ impl Push {
         let audience = Audience::start(links, Some(beat), u64::MAX, true)?;
         let delivery = Rc::clone(audience.shared());
         let (outcomes, late) = (Rc::new(Outcomes::default()), Latencies::new()?);
-        let usage = Usage::begin(rig.server);
+        let usage = rig.usage(&[std::process::id()]);
         let start = Moment::now();
         let pushed = shown(self.lasting, self.push(&context, &outcomes, start, &late)).await?;
         let delivered = outcomes.delivered.get();
         let all = self.sessions as u64;
         let heard = audience.conclude(|at| pushed / all + u64::from((at as u64) < pushed % all)).await;
         let seconds = Moment::now().since(start).as_secs_f64();
-        let mut report = Report::new("push", rig.way(), usage.end(Some(late.percentiles())));
+        let mut report = Report::new("push", rig.way(), usage.end().late(Some(late.percentiles())));
         report.own_node = rig.own.is_some();
         for (name, value) in [
             ("sessions", json!(self.sessions)),
@@ -76,14 +76,14 @@ impl Push {
         }
         report.seconds = seconds;
         report.counts = heard.counts();
-        report.counts.extend([("pushed", pushed), ("delivered", delivered)]);
+        report.counts.extend(counts([("pushed", pushed), ("delivered", delivered)]));
         #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52 pushes")]
         let rate = heard.received as f64 / seconds.max(0.001);
         report.per_second = Some(rate);
         report.latency_us = delivery.delivery.percentiles();
         report.failure = match delivered {
             0 => Some("nothing was delivered".to_owned()),
-            _ => heard.failure(),
+            _ => failure(&report.counts),
         };
         report.errors = outcomes.others.take();
         report.errors.extend(heard.errors);

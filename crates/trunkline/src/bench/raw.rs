@@ -4,6 +4,7 @@
 //! It does not resume, acknowledge or sort: what a run needs of that, the run does. Nine thousand of these must cost
 //! less than the node that they load.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -32,9 +33,14 @@ pub(super) struct RawSession {
     pub(super) started: StartResponse,
 }
 
-/// What QUIC clients share.
+/// What the connections of a generator share.
 #[derive(Default)]
-pub(super) struct Sockets(Vec<QuicClientSocket>);
+pub(super) struct Sockets {
+    /// Of QUIC clients.
+    udp: Vec<QuicClientSocket>,
+    /// The address that plain connections come from, where the kernel does not choose it.
+    source: Option<Ipv4Addr>,
+}
 
 impl Sockets {
     /// For so many connections this way.
@@ -43,13 +49,20 @@ impl Sockets {
         if !options.endpoints.iter().any(|endpoint| quic(endpoint.protocol)) {
             return Ok(Sockets::default());
         }
-        let address = std::net::SocketAddr::from((std::net::Ipv4Addr::UNSPECIFIED, 0));
+        let address = std::net::SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let sockets = (0..connections.div_ceil(PER_SOCKET)).map(|_| QuicClientSocket::bind(address));
-        Ok(Sockets(sockets.collect::<Result<_, _>>().context("no UDP socket can be opened")?))
+        let udp = sockets.collect::<Result<_, _>>().context("no UDP socket can be opened")?;
+        Ok(Sockets { udp, source: None })
+    }
+
+    /// The same, with plain connections to this machine from another of its addresses.
+    pub(super) fn coming_from(mut self, source: Option<Ipv4Addr>) -> Self {
+        self.source = source;
+        self
     }
 
     fn of(&self, at: usize) -> Option<QuicClientSocket> {
-        self.0.get(at % self.0.len().max(1)).cloned()
+        self.udp.get(at % self.udp.len().max(1)).cloned()
     }
 }
 
@@ -63,7 +76,9 @@ impl RawSession {
             timeout: START_TIMEOUT,
             ..ConnectOptions::default()
         };
-        let link = timeout(START_TIMEOUT, Link::open(endpoint, &how)).await.context("connecting hangs")??;
+        let link = timeout(START_TIMEOUT, Link::open(endpoint, &how, sockets.source))
+            .await
+            .context("connecting hangs")??;
         let mut session = RawSession { link, started: StartResponse::default() };
         let start = StartRequest {
             openid: options.user.clone(),

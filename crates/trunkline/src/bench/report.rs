@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use trunkline_proto::ErrorCode;
 
+use super::figures::Counts;
 use super::latency::Percentiles;
 use super::usage::Used;
 
@@ -24,7 +25,7 @@ pub(crate) struct Report {
     /// How long it took.
     pub(super) seconds: f64,
     /// What was counted, in the order to show it.
-    pub(super) counts: BTreeMap<&'static str, u64>,
+    pub(super) counts: Counts,
     /// What was done in a second, where that is the point.
     pub(super) per_second: Option<f64>,
     /// How many were done in each tenth of a second.
@@ -58,7 +59,7 @@ impl Report {
             debug_build: cfg!(debug_assertions),
             asked: Map::new(),
             seconds: 0.0,
-            counts: BTreeMap::new(),
+            counts: Counts::new(),
             per_second: None,
             per_tenth: Vec::new(),
             slow_tenths: Vec::new(),

@@ -9,6 +9,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use trunkline_client::{CallError, Client, Position};
 
+use super::figures::counts;
 use super::latency::Latencies;
 use super::listeners::{Listeners, reaches};
 use super::pace::{Paced, Schedule};
@@ -71,7 +72,7 @@ impl Resume {
         let returned = *shared.returned.borrow();
         let sum = listeners.conclude(published.last).await;
         let seconds = start.elapsed().as_secs_f64();
-        let mut report = Report::new("resume", rig.way(), usage.end(None));
+        let mut report = Report::new("resume", rig.way(), usage.end());
         clients.push(publisher);
         rig.stop(clients).await;
         report.own_node = rig.own.is_some();
@@ -84,12 +85,12 @@ impl Resume {
         }
         report.seconds = seconds;
         report.counts = sum.counts();
-        report.counts.extend([
+        report.counts.extend(counts([
             ("published", published.count),
             ("returned", returned as u64),
             ("resumed", sum.resumes),
             ("fresh", sum.fresh),
-        ]);
+        ]));
         report.errors.extend(published.error.clone().map(|error| (error, published.failed)));
         report.note =
             Some("from the cut until connected again; each client first waits up to 250 ms at random");

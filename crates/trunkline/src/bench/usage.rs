@@ -16,10 +16,15 @@ const SATURATED: f64 = 0.85;
 /// A generator that starts one in a hundred this late does not offer the load that it was told to.
 const LATE: Duration = Duration::from_millis(20);
 
+/// A thread that takes this part of a core has nothing left to give either, whatever the machine has.
+const ONE_THREAD: f64 = 0.9;
+
 /// Processor time from a moment on.
 pub(super) struct Usage {
     begun: Instant,
     generators: Before,
+    /// Each of them is one thread.
+    of_one_thread: bool,
     servers: Before,
     /// What works for the server: its upstream.
     helper: Before,
@@ -52,6 +57,9 @@ pub(super) struct Used {
     limit: Limit,
     /// In cores: 1.0 is one of them the whole time.
     generator_cores: f64,
+    /// What the busiest generator took of the one core that it can have, where each is one thread.
+    #[serde(skip)]
+    busiest: Option<f64>,
     server_cores: Option<f64>,
     /// The bench's own upstream, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -78,11 +86,18 @@ impl Usage {
         Usage {
             begun: Instant::now(),
             generators: before(generators),
+            of_one_thread: false,
             servers: before(servers),
             helper: None,
             machine: machine_time(),
             gauge: Gauge::start(),
         }
+    }
+
+    /// Each of the generators is one thread: one core is all that it can take.
+    pub(super) fn of_one_thread(mut self) -> Self {
+        self.of_one_thread = true;
+        self
     }
 
     /// This process works for the server: its time is not that of other programs.
@@ -91,15 +106,18 @@ impl Usage {
         self
     }
 
-    pub(super) fn end(self, late: Option<Percentiles>) -> Used {
+    pub(super) fn end(self) -> Used {
         let wall = self.begun.elapsed().as_secs_f64().max(0.001);
-        let since = |before: &Before| -> Option<f64> {
+        let each = |before: &Before| -> Option<Vec<f64>> {
             let each = before.as_ref()?.iter().map(|(pid, before)| {
                 processor_time(*pid).map(|now| now.saturating_sub(*before).as_secs_f64() / wall)
             });
-            each.sum()
+            each.collect()
         };
-        let generator = since(&self.generators).unwrap_or_default();
+        let since = |before: &Before| each(before).map(|each| each.iter().sum::<f64>());
+        let generators = each(&self.generators).unwrap_or_default();
+        let busiest = generators.iter().copied().reduce(f64::max).filter(|_| self.of_one_thread);
+        let generator = generators.iter().sum::<f64>();
         let server = since(&self.servers);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let busy = self.machine.and_then(|before| Some(machine_time()?.saturating_sub(before)));
@@ -108,18 +126,20 @@ impl Usage {
         let helped = server.map(|server| server + helper.unwrap_or_default());
         let others = (busy - generator - helped.unwrap_or_default()).max(0.0);
         let machine = self.gauge.end();
-        Used {
-            limit: limit(generator, helped, others, cores, late.as_ref()),
+        let used = Used {
+            limit: Limit::Unknown,
             upstream_cores: helper,
             others_cores: others,
             generator_cores: generator,
+            busiest,
             server_cores: server,
             cores,
-            late_us: late,
+            late_us: None,
             slow_share: machine.slow_share(),
             slow_episodes: machine.episodes(),
             machine,
-        }
+        };
+        used.late(None)
     }
 }
 
@@ -130,6 +150,30 @@ fn before(pids: &[u32]) -> Before {
 }
 
 impl Used {
+    /// The same of generators that were this late.
+    pub(super) fn late(mut self, late: Option<Percentiles>) -> Self {
+        self.late_us = late;
+        self.limit = self.judged();
+        self
+    }
+
+    fn judged(&self) -> Limit {
+        let Some(server) = self.server_cores else { return Limit::Unknown };
+        let (generator, others) = (self.generator_cores, self.others_cores);
+        let server = server + self.upstream_cores.unwrap_or_default();
+        #[expect(clippy::cast_precision_loss, reason = "no machine has 2^52 cores")]
+        let full = generator + server + others >= SATURATED * self.cores as f64;
+        let is_late = self.late_us.as_ref().is_some_and(|late| Duration::from_micros(late.p99) > LATE);
+        let has_no_more = self.busiest.is_some_and(|busiest| busiest >= ONE_THREAD);
+        match (full, is_late || has_no_more) {
+            (true, _) if others > generator.max(server) => Limit::Others,
+            (true, _) if generator > server => Limit::Generator,
+            (true, _) => Limit::Server,
+            (false, true) => Limit::Generator,
+            (false, false) => Limit::Neither,
+        }
+    }
+
     /// Cores that the generators took.
     pub(super) fn generator_cores(&self) -> f64 {
         self.generator_cores
@@ -150,26 +194,6 @@ impl Used {
         if self.limit == Limit::Neither {
             self.limit = Limit::Refusals;
         }
-    }
-}
-
-fn limit(
-    generator: f64,
-    server: Option<f64>,
-    others: f64,
-    cores: usize,
-    late: Option<&Percentiles>,
-) -> Limit {
-    let Some(server) = server else { return Limit::Unknown };
-    #[expect(clippy::cast_precision_loss, reason = "no machine has 2^52 cores")]
-    let full = generator + server + others >= SATURATED * cores as f64;
-    let is_late = late.is_some_and(|late| Duration::from_micros(late.p99) > LATE);
-    match (full, is_late) {
-        (true, _) if others > generator.max(server) => Limit::Others,
-        (true, _) if generator > server => Limit::Generator,
-        (true, _) => Limit::Server,
-        (false, true) => Limit::Generator,
-        (false, false) => Limit::Neither,
     }
 }
 
@@ -197,7 +221,8 @@ impl fmt::Display for Used {
         }
         let said = match self.limit {
             Limit::Generator => {
-                "the generator, not the server: ask for less, or run it on another machine (--url)"
+                "the generator, not the server: ask for less, or run it on another machine (--url); with cores to spare, \
+                 in more processes where the bench has --processes"
             }
             Limit::Server => "the server: it took most of the machine",
             Limit::Refusals => {
@@ -238,14 +263,44 @@ mod tests {
         assert!(machine_time().is_some());
     }
 
+    fn used(generator: f64, server: Option<f64>, others: f64, cores: usize) -> Used {
+        Used {
+            limit: Limit::Unknown,
+            generator_cores: generator,
+            busiest: None,
+            server_cores: server,
+            upstream_cores: None,
+            others_cores: others,
+            cores,
+            late_us: None,
+            slow_share: 0.0,
+            slow_episodes: 0,
+            machine: Machine::default(),
+        }
+    }
+
     #[test]
     fn the_limit_is_who_took_the_machine_or_fell_behind() {
-        let late = |p99| Percentiles { p99, ..Percentiles::default() };
-        assert_eq!(limit(0.5, Some(1.4), 0.0, 2, None), Limit::Server);
-        assert_eq!(limit(1.2, Some(0.7), 0.0, 2, None), Limit::Generator);
-        assert_eq!(limit(0.3, Some(0.5), 1.1, 2, Some(&late(50_000))), Limit::Others);
-        assert_eq!(limit(0.2, Some(0.3), 0.1, 2, Some(&late(500))), Limit::Neither);
-        assert_eq!(limit(0.2, Some(0.3), 0.0, 2, Some(&late(50_000))), Limit::Generator);
-        assert_eq!(limit(0.2, None, 0.0, 2, None), Limit::Unknown);
+        let late = |p99| Some(Percentiles { p99, ..Percentiles::default() });
+        let limit = |used: Used, late| used.late(late).limit;
+        assert_eq!(limit(used(0.5, Some(1.4), 0.0, 2), None), Limit::Server);
+        assert_eq!(limit(used(1.2, Some(0.7), 0.0, 2), None), Limit::Generator);
+        assert_eq!(limit(used(0.3, Some(0.5), 1.1, 2), late(50_000)), Limit::Others);
+        assert_eq!(limit(used(0.2, Some(0.3), 0.1, 2), late(500)), Limit::Neither);
+        assert_eq!(limit(used(0.2, Some(0.3), 0.0, 2), late(50_000)), Limit::Generator);
+        assert_eq!(limit(used(0.2, None, 0.0, 2), None), Limit::Unknown);
+        let helped = Used { upstream_cores: Some(0.9), ..used(0.5, Some(0.4), 0.0, 2) };
+        assert_eq!(limit(helped, None), Limit::Server);
+    }
+
+    #[test]
+    fn a_thread_that_has_its_core_is_the_limit_of_a_machine_that_has_others() {
+        let of = |busiest| Used { busiest, ..used(1.8, Some(2.5), 0.0, 16) }.late(None).limit;
+        assert_eq!(
+            (of(None), of(Some(0.5)), of(Some(0.95))),
+            (Limit::Neither, Limit::Neither, Limit::Generator)
+        );
+        let full = Used { busiest: Some(0.95), ..used(0.95, Some(1.0), 0.0, 2) };
+        assert_eq!(full.late(None).limit, Limit::Server);
     }
 }

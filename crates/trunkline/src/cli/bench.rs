@@ -11,7 +11,7 @@ use super::output;
 use super::reach::{Reach, block_on, block_on_one_thread};
 use crate::bench::{
     self, Calls, Cast, Connect, FANOUT_SMALLEST, FANOUT_WINDOW, Fanout, Idle, Peer, Push, Report, Resume,
-    Rig, UPSTREAM_IN_FLIGHT, UpstreamLike,
+    Rig, Role, Share, UPSTREAM_IN_FLIGHT, UpstreamLike,
 };
 
 /// Measures a node: one of its own in a child process, or one that is named.
@@ -23,7 +23,8 @@ pub(crate) struct Bench {
 }
 
 const EXAMPLES: &str = "Without --data-dir or --url a node of its own is started and ended. A line says whether the generator or the server
-was the limit; figures of a debug build say nothing.
+was the limit; figures of a debug build say nothing. A generator is one thread: where it is the limit and the machine has
+more cores, or where there are more clients than one process may have files, take --processes.
 
 Examples:
   trunkline bench calls --clients 100 --seconds 10
@@ -32,6 +33,7 @@ Examples:
   trunkline bench fanout --subscribers 100 --rate 0 --transport websocket
   trunkline bench calls --clients 1000 --rate 5000 --upstream --direct
   trunkline bench cast --sessions 50
+  trunkline bench calls --clients 20000 --rate 100000 --processes 4 --url tcp://gateway.example:9001
   trunkline bench push --sessions 1000 --rate 2000
   trunkline bench connect --transport tls
   trunkline bench resume --clients 1000
@@ -45,7 +47,7 @@ enum What {
         #[command(flatten)]
         common: Common,
         /// Clients
-        #[arg(long, default_value_t = 50, value_parser = value_parser!(u32).range(1..=20_000))]
+        #[arg(long, default_value_t = 50, value_parser = value_parser!(u32).range(1..=200_000))]
         clients: u32,
         /// Calls a second over all clients; 0: each client's next call follows its last reply
         #[arg(long, default_value_t = 0, value_parser = value_parser!(u32).range(0..=1_000_000))]
@@ -60,19 +62,23 @@ enum What {
         #[arg(long, conflicts_with = "action")]
         upstream: bool,
         /// Call the upstream without the node too, in turns of a second, and say what the node adds
-        #[arg(long, requires = "upstream", requires = "rate")]
+        #[arg(long, requires = "upstream", requires = "rate", conflicts_with = "processes")]
         direct: bool,
+        #[command(flatten)]
+        generators: Generators,
     },
     /// How many one-way calls a second a service in the node takes.
     Cast {
         #[command(flatten)]
         common: Common,
         /// Sessions that send
-        #[arg(long, default_value_t = 50, value_parser = value_parser!(u32).range(1..=20_000))]
+        #[arg(long, default_value_t = 50, value_parser = value_parser!(u32).range(1..=200_000))]
         sessions: u32,
         /// Bytes of each call's data
         #[arg(long, default_value_t = 64, value_parser = value_parser!(u32).range(0..=1_000_000))]
         size: u32,
+        #[command(flatten)]
+        generators: Generators,
     },
     /// How fast pushes of an upstream reach the users they are for.
     Push {
@@ -98,6 +104,8 @@ enum What {
         /// Handshakes a second over all of these; 0 begins each when the one before has ended
         #[arg(long, default_value_t = 0)]
         rate: u32,
+        #[command(flatten)]
+        generators: Generators,
     },
     /// The upstream of `calls --upstream`.
     #[command(hide = true)]
@@ -116,7 +124,7 @@ enum What {
         #[command(flatten)]
         common: Common,
         /// Clients that are subscribed
-        #[arg(long, default_value_t = 1_000, value_parser = value_parser!(u32).range(1..=20_000))]
+        #[arg(long, default_value_t = 1_000, value_parser = value_parser!(u32).range(1..=200_000))]
         subscribers: u32,
         /// Publications a second; 0: as many as arrive, with a window of them under way
         #[arg(long, default_value_t = 50, value_parser = value_parser!(u32).range(0..=100_000))]
@@ -134,14 +142,18 @@ enum What {
         /// The peer's process, to read its processor time
         #[arg(long, value_name = "PID", requires = "peer")]
         peer_pid: Option<u32>,
+        #[command(flatten)]
+        generators: Generators,
     },
     /// What idle sessions cost the node, in memory and in processor time.
     Idle {
         #[command(flatten)]
         common: Common,
         /// Sessions
-        #[arg(long, default_value_t = 5_000, value_parser = value_parser!(u32).range(1..=100_000))]
+        #[arg(long, default_value_t = 5_000, value_parser = value_parser!(u32).range(1..=200_000))]
         sessions: u32,
+        #[command(flatten)]
+        generators: Generators,
     },
     /// What the transport library costs beside bare sockets, tokio-tungstenite and quinn; no node.
     Transport(transport::Transport),
@@ -174,6 +186,18 @@ struct Common {
     json: bool,
 }
 
+/// Who makes a load that can be shared.
+#[derive(Debug, Clone, Default, Args)]
+struct Generators {
+    /// Make the load in so many processes of one thread each, which share clients and rate, instead of in this one; a
+    /// fan-out's publisher stays here
+    #[arg(long, value_name = "NUMBER", value_parser = value_parser!(u32).range(1..=64))]
+    processes: Option<u32>,
+    /// The share of one of them.
+    #[arg(long, hide = true, value_name = "AT/OF")]
+    part: Option<Share>,
+}
+
 impl Bench {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let common = match &self.what {
@@ -192,59 +216,95 @@ impl Bench {
             | What::Push { common, .. }
             | What::Resume { common, .. } => common,
         };
+        let Common { reach, seconds, json } = common;
+        let lasting = Duration::from_secs((*seconds).into());
+        let Generators { processes, part } = self.generators().cloned().unwrap_or_default();
+        if let Some(share) = part {
+            return self.on_its_runtime(bench::as_part(async |role| {
+                let rig = self.rig(reach, share).await?;
+                self.measure(&rig, lasting, role).await
+            }));
+        }
         let report = self.on_its_runtime(async {
-            let rig = match &self.what {
-                What::Fanout { peer: Some(_), peer_pid, .. } => Rig::of_peer(&common.reach, *peer_pid),
-                What::Calls { upstream: true, .. } => Rig::new(&common.reach).await?.with_upstream().await?,
-                _ => Rig::new(&common.reach).await?,
-            };
-            self.measure(&rig, Duration::from_secs(common.seconds.into())).await
-        })?;
-        print(report, common.json)
+            let rig = self.rig(reach, Share::WHOLE).await?;
+            let rig = if self.has_upstream() { rig.with_upstream().await? } else { rig };
+            // One is this one.
+            let others = processes.filter(|processes| *processes > 1);
+            self.measure(&rig, lasting, others.map_or(Role::Alone, Role::Several)).await
+        });
+        print(report?, *json)
     }
 
-    /// Where only the node is measured the generator is one thread, which costs least.
+    /// Who makes the load, where it can be shared.
+    fn generators(&self) -> Option<&Generators> {
+        match &self.what {
+            What::Calls { generators, .. }
+            | What::Cast { generators, .. }
+            | What::Connect { generators, .. }
+            | What::Fanout { generators, .. }
+            | What::Idle { generators, .. } => Some(generators),
+            _ => None,
+        }
+    }
+
+    fn has_upstream(&self) -> bool {
+        matches!(self.what, What::Calls { upstream: true, .. })
+    }
+
+    async fn rig(&self, reach: &Reach, share: Share) -> anyhow::Result<Rig> {
+        match &self.what {
+            What::Fanout { peer: Some(_), peer_pid, .. } => Ok(Rig::of_peer(reach, *peer_pid, share)),
+            _ => Rig::new(reach, share).await,
+        }
+    }
+
+    /// Where only the node is measured the generator is one thread, which costs least, and each of several is.
     fn on_its_runtime<T>(&self, run: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        let is_part = self.generators().is_some_and(|generators| generators.part.is_some());
         match self.what {
-            What::Idle { .. } | What::Resume { .. } => block_on(run),
+            What::Idle { .. } | What::Resume { .. } if !is_part => block_on(run),
             _ => block_on_one_thread(run),
         }
     }
 
-    async fn measure(&self, rig: &Rig, lasting: Duration) -> anyhow::Result<Report> {
+    /// What was found; a part has told it to who asked.
+    async fn measure(&self, rig: &Rig, lasting: Duration, role: Role) -> anyhow::Result<Option<Report>> {
         match &self.what {
-            What::Calls { clients, rate, size, action, direct, .. } => {
+            What::Calls { clients, rate, size, action, upstream, direct, .. } => {
                 let (clients, size, action) = (*clients as usize, *size as usize, action.clone());
-                Calls { clients, rate: *rate, lasting, size, action, direct: *direct }.run(rig).await
+                let (rate, upstream, direct) = (*rate, *upstream, *direct);
+                Calls { clients, rate, lasting, size, action, upstream, direct }.run(rig, role).await
             }
             What::Cast { sessions, size, .. } => {
-                Cast { sessions: *sessions as usize, lasting, size: *size as usize }.run(rig).await
+                Cast { sessions: *sessions as usize, lasting, size: *size as usize }.run(rig, role).await
             }
             What::Push { sessions, rate, size, .. } => {
                 let (sessions, size) = (*sessions as usize, *size as usize);
-                Push { sessions, rate: *rate, lasting, size }.run(rig).await
+                Push { sessions, rate: *rate, lasting, size }.run(rig).await.map(Some)
             }
             What::Connect { at_once, rate, .. } => {
-                Connect { at_once: *at_once as usize, rate: *rate, lasting }.run(rig).await
+                Connect { at_once: *at_once as usize, rate: *rate, lasting }.run(rig, role).await
             }
             What::Upstream { .. } | What::Transport(_) | What::TransportPeer(_) => {
                 bail!("this loads no node")
             }
             What::Fanout { subscribers, rate, window, size, peer, .. } => {
                 let (subscribers, size, peer) = (*subscribers as usize, *size as usize, peer.clone());
-                Fanout { subscribers, rate: *rate, window: *window, lasting, size, peer }.run(rig).await
+                Fanout { subscribers, rate: *rate, window: *window, lasting, size, peer }.run(rig, role).await
             }
-            What::Idle { sessions, .. } => Idle { sessions: *sessions as usize, lasting }.run(rig).await,
+            What::Idle { sessions, .. } => {
+                Idle { sessions: *sessions as usize, lasting }.run(rig, role).await
+            }
             What::Resume { clients, rate, .. } => {
-                Resume { clients: *clients as usize, rate: *rate, lasting }.run(rig).await
+                Resume { clients: *clients as usize, rate: *rate, lasting }.run(rig).await.map(Some)
             }
         }
     }
 }
 
 /// Prints what was found; what makes it worthless, or does not reach what was asked, is an error then.
-fn print(report: Report, json: bool) -> anyhow::Result<()> {
-    let report = report.settled();
+fn print(report: Option<Report>, json: bool) -> anyhow::Result<()> {
+    let Some(report) = report.map(Report::settled) else { return Ok(()) };
     output::result(&if json { report.json()? } else { report.to_string() });
     match report.failure() {
         Some(failure) => bail!("{failure}"),

@@ -15,6 +15,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use trunkline_client::{Client, ClientTls, ConnectError, Endpoint, Options};
 use trunkline_service::grpc::GatewayAddress;
+use trunkline_transport::Protocol;
 use trunkline_transport::certificate::fingerprint;
 
 use super::Place;
@@ -207,6 +208,14 @@ impl Reach {
                 way.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
             }
             (None, None) => "the first of several".to_owned(),
+        }
+    }
+
+    /// Whether all connections go through UDP sockets that they share, at the node too.
+    pub(crate) fn is_over_udp(&self) -> bool {
+        match &self.url {
+            Some(url) => matches!(url.protocol, Protocol::Quic | Protocol::WebTransport),
+            None => matches!(self.transport, Some(Way::Quic | Way::Webtransport)),
         }
     }
 

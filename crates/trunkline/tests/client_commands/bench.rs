@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::handshake::server::Request;
 use super::{Ran, ended, run, server};
 
 /// What a closed loop publishes is kept until the slowest has it.
-const HISTORY: &str = "\
+pub(super) const HISTORY: &str = "\
 [session]
 frames_per_second = 0
 
@@ -19,7 +19,7 @@ history_bytes = \"64MiB\"
 ";
 
 /// Without a node: the bench starts its own.
-async fn alone(arguments: &[&str]) -> Result<Ran> {
+pub(super) async fn alone(arguments: &[&str]) -> Result<Ran> {
     let folder = tempfile::tempdir()?;
     let mut command = Command::new(super::BINARY);
     command.arg("bench").args(arguments).current_dir(folder.path()).env_clear().kill_on_drop(true);
@@ -28,12 +28,12 @@ async fn alone(arguments: &[&str]) -> Result<Ran> {
     Ok(ran)
 }
 
-fn report(ran: &Ran) -> Result<Value> {
+pub(super) fn report(ran: &Ran) -> Result<Value> {
     assert_eq!((ran.status, ran.said.as_str()), (Some(0), ""), "{}", ran.printed);
     serde_json::from_str(&ran.printed).context("one JSON object")
 }
 
-fn count(report: &Value, name: &str) -> u64 {
+pub(super) fn count(report: &Value, name: &str) -> u64 {
     report["counts"][name].as_u64().unwrap_or_else(|| panic!("no {name} in {report}"))
 }
 
@@ -99,7 +99,7 @@ async fn a_fanout_in_a_closed_loop_keeps_its_window_full_on_every_transport() ->
 }
 
 /// What a bench asks of a peer, by another WebSocket library: what comes to /publish goes to all of /subscribe.
-async fn room(listener: tokio::net::TcpListener) -> Result<()> {
+pub(super) async fn room(listener: tokio::net::TcpListener) -> Result<()> {
     let (said, _) = tokio::sync::broadcast::channel(10_000);
     let mut connections = tokio::task::JoinSet::new();
     loop {
@@ -228,7 +228,7 @@ async fn a_person_reads_lines_and_bad_input_is_refused() -> Result<()> {
     }
     for arguments in [
         &["calls", "--clients", "0"][..],
-        &["calls", "--clients", "20001"],
+        &["calls", "--clients", "200001"],
         &["calls", "--seconds", "0"],
         &["fanout", "--size", "23"],
         &["fanout", "--window", "65"],

@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "helpers of tests: a panic is a failed test")]
 
 mod bench;
+mod bench_processes;
 mod bench_transport;
 mod call;
 mod doctor;

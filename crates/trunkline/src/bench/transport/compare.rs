@@ -122,7 +122,7 @@ impl Compare {
             ensure!(taken == all.to_string(), "{taken} of {all} messages were handed over");
         }
         let told = client.line(self.lasting + PATIENCE).await?;
-        let (used, wall) = (usage.end(None), begun.elapsed());
+        let (used, wall) = (usage.end(), begun.elapsed());
         let told: Told = serde_json::from_str(&told).context("the client's words are not understood")?;
         ensure!(told.count > 0, "nothing was done");
         let [p50, p99] = quantiles(std::slice::from_ref(&told.times), [0.5, 0.99])?;

@@ -17,9 +17,10 @@ use tokio::time::Instant;
 
 use super::handshakes::Connector;
 use super::stack::{Certificate, Over, Pattern, Stack};
-use super::times::{Recorded, Times};
+use super::times::Times;
 use super::{bare, ours};
 use crate::bench::child::{GO, READY, told};
+use crate::bench::latency::Recorded;
 use crate::bench::{CONNECTING, descriptors};
 use crate::cli::output;
 
@@ -118,7 +119,7 @@ pub(crate) async fn run(plan: Plan) -> anyhow::Result<()> {
     all_at(&work.connected, &mut connections).await?;
     output::result(READY);
     // Whoever started it may want no more of it.
-    let Some(line) = told.recv().await else { return Ok(()) };
+    let Some(line) = told.line().await else { return Ok(()) };
     ensure!(line == GO, "what is {line:?}?");
     let begun = Instant::now();
     say_go.send(Some(begun))?;
@@ -128,7 +129,7 @@ pub(crate) async fn run(plan: Plan) -> anyhow::Result<()> {
     let told_at_end = Told { count, seconds, times, ..Told::default() };
     output::result(&serde_json::to_string(&told_at_end)?);
     // Connections that close are not a part of it.
-    while told.recv().await.is_some() {}
+    while told.line().await.is_some() {}
     Ok(())
 }
 

@@ -51,7 +51,7 @@ pub(crate) async fn run(pace: Pace) -> anyhow::Result<()> {
     let sessions = connect(pace, &heard).await?;
     output::result(READY);
     // Whoever started it may want no more of it.
-    let Some(line) = told.recv().await else { return Ok(()) };
+    let Some(line) = told.line().await else { return Ok(()) };
     ensure!(line == GO, "what is {line:?}?");
     let begun = Instant::now();
     let sent = pace.send(&sessions).await?;
@@ -71,7 +71,7 @@ pub(crate) async fn run(pace: Pace) -> anyhow::Result<()> {
         unsent: pace.all().saturating_sub(sent.count),
     };
     output::result(&serde_json::to_string(&at_end)?);
-    while told.recv().await.is_some() {}
+    while told.line().await.is_some() {}
     Ok(())
 }
 

@@ -55,7 +55,7 @@ pub(crate) async fn serve(
     loop {
         tokio::select! {
             served = &mut serving => return served,
-            line = told.recv() => match line {
+            line = told.line() => match line {
                 Some(line) => output::result(&broadcaster.do_as(&line).await?.to_string()),
                 None => return Ok(()),
             },

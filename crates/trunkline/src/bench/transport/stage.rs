@@ -11,9 +11,10 @@ use anyhow::{Context, ensure};
 use serde_json::json;
 
 use super::load::Told;
-use super::times::{Recorded, percentiles};
+use super::times::percentiles;
 use crate::bench::child::{Child, GO, READY};
-use crate::bench::latency::Percentiles;
+use crate::bench::figures::counts;
+use crate::bench::latency::{Percentiles, Recorded};
 use crate::bench::report::Report;
 use crate::bench::shown;
 use crate::bench::usage::Usage;
@@ -94,7 +95,7 @@ impl Stage {
         });
         let told = told.await?;
         let of = |part: fn(&Told) -> &Recorded| percentiles(told.iter().map(part));
-        let used = usage.end(Some(of(|told| &told.late)?));
+        let used = usage.end().late(Some(of(|told| &told.late)?));
         Ok(self.report(&told, of(|told| &told.times)?, Report::new("stage", "tcp".to_owned(), used)))
     }
 
@@ -110,7 +111,7 @@ impl Stage {
             report.asked.insert(name.to_owned(), value);
         }
         let (echoed, lost, unsent) = (sum(|told| told.count), sum(|told| told.lost), sum(|told| told.unsent));
-        report.counts = [("echoed", echoed), ("lost", lost), ("unsent", unsent)].into();
+        report.counts = counts([("echoed", echoed), ("lost", lost), ("unsent", unsent)]);
         report.seconds = told.iter().map(|told| told.seconds).fold(0.0, f64::max);
         #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52 messages")]
         let rate = (2 * echoed) as f64 / report.seconds.max(1e-3);

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 
-use crate::bench::latency::{Latencies, Percentiles};
+use crate::bench::latency::{Percentiles, Recorded};
 
 /// What takes longer counts as this long.
 const LONGEST_NS: u64 = 60_000_000_000;
@@ -16,10 +15,6 @@ const SHARDS: usize = 8;
 
 /// Times that many tasks of one process record, three digits exact.
 pub(super) struct Times(Vec<Mutex<Histogram<u64>>>);
-
-/// How often each time was recorded: what a process tells another one.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Recorded(Vec<(u64, u64)>);
 
 impl Times {
     pub(super) fn new() -> anyhow::Result<Self> {
@@ -34,19 +29,17 @@ impl Times {
     }
 
     pub(super) fn recorded(&self) -> Recorded {
-        let of = |shard: &Mutex<Histogram<u64>>| -> Vec<(u64, u64)> {
-            let shard = shard.lock();
-            shard.iter_recorded().map(|time| (time.value_iterated_to(), time.count_at_value())).collect()
-        };
-        Recorded(self.0.iter().flat_map(of).collect())
+        let mut all = Recorded::default();
+        self.0.iter().for_each(|shard| all.add(&shard.lock(), Duration::from_nanos(1)));
+        all
     }
 }
 
 /// The quantiles of what several processes have recorded, in microseconds.
 pub(super) fn quantiles<const N: usize>(all: &[Recorded], shares: [f64; N]) -> anyhow::Result<[f64; N]> {
     let mut sum = empty()?;
-    for (nanos, count) in all.iter().flat_map(|recorded| &recorded.0) {
-        sum.saturating_record_n(*nanos, *count);
+    for (nanos, count) in all.iter().flat_map(Recorded::iter) {
+        sum.saturating_record_n(nanos, count);
     }
     #[expect(clippy::cast_precision_loss, reason = "times are below 2^52 ns")]
     Ok(shares.map(|share| sum.value_at_quantile(share) as f64 / 1_000.0))
@@ -54,11 +47,7 @@ pub(super) fn quantiles<const N: usize>(all: &[Recorded], shares: [f64; N]) -> a
 
 /// The same with everything that other reports have, in whole microseconds.
 pub(super) fn percentiles<'a>(all: impl Iterator<Item = &'a Recorded>) -> anyhow::Result<Percentiles> {
-    let latencies = Latencies::new()?;
-    for (nanos, count) in all.flat_map(|recorded| &recorded.0) {
-        latencies.record_many(Duration::from_nanos(*nanos), *count);
-    }
-    Ok(latencies.percentiles())
+    all.cloned().fold(Recorded::default(), Recorded::and).percentiles()
 }
 
 fn empty() -> anyhow::Result<Histogram<u64>> {

@@ -117,7 +117,7 @@ impl Transport {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let lasting = Duration::from_secs(self.seconds.into());
         if let Some(number) = self.stage {
-            return print(block_on(Stage::new(number, self.size, lasting).run())?, self.json);
+            return print(Some(block_on(Stage::new(number, self.size, lasting).run())?), self.json);
         }
         let mut stacks = self.stacks;
         if self.msgtrans.is_some() && !stacks.contains(&Stack::Msgtrans) {
