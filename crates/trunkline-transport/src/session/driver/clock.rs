@@ -167,16 +167,22 @@ impl Driver {
     }
 
     /// The peer has sent its heartbeat, and has its answer: each has heard from the other, so that ours can wait. A little
-    /// longer than until the peer's next, if it keeps our pace; but it goes out now and then.
+    /// longer than until the peer's next, if it keeps our pace; but when it has waited often enough, a little shorter, so
+    /// that the peer's waits for ours.
     pub(super) fn put_off_beat(&mut self) {
-        let longer = self.core.shared.heartbeat * 11 / 10;
-        let until = Instant::now() + longer;
-        if self.pinged.is_some_and(|pinged| until <= pinged + longer * (SPARED_HEARTBEATS + 1)) {
-            self.next_beat = together(until, self.core.shared.heartbeat);
-            self.was_heard = false;
-            self.silent_beats = 0;
-            self.is_timer_set = false;
+        let Some(pinged) = self.pinged else { return };
+        let interval = self.core.shared.heartbeat;
+        let (now, longer) = (Instant::now(), interval * 11 / 10);
+        let latest = pinged + longer * (SPARED_HEARTBEATS + 1);
+        if now + longer > latest {
+            return;
         }
+        let is_last = now + interval + longer > latest;
+        self.next_beat = together(now + if is_last { interval * 9 / 10 } else { longer }, interval);
+        // Only a whole interval of silence counts.
+        self.was_heard = is_last;
+        self.silent_beats = 0;
+        self.is_timer_set = false;
     }
 }
 
