@@ -78,6 +78,13 @@ impl Stage {
 }
 
 impl Driver {
+    /// Whether nothing stands between a packet with this header and whom it is for.
+    pub(super) fn passes(&self, header: &Header) -> bool {
+        self.limiter.is_none()
+            && header.compression == Compression::None
+            && self.core.shared.middleware.is_empty()
+    }
+
     /// A packet has come.
     pub(super) fn arrived(&mut self, raw: Raw, cx: &mut Context<'_>) -> Result<(), CloseReason> {
         let Some(limiter) = &mut self.limiter else { return self.inflate(raw, cx) };

@@ -204,6 +204,11 @@ impl Driver {
                 }
                 Ok(())
             }
+            // As most do, without being carried from hand to hand.
+            Kind::Data(packet_type) if self.passes(&header) => {
+                let packet = encode::assemble(&header, packet_type, ext, payload);
+                self.packet(packet, size, cx.waker())
+            }
             Kind::Data(packet_type) => self.arrived(Raw { header, packet_type, ext, payload, size }, cx),
         }
     }
