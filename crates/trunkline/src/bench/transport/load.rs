@@ -56,6 +56,9 @@ pub(super) struct Told {
     pub(super) seconds: f64,
     /// Of each request.
     pub(super) times: Recorded,
+    /// Of those that the machine did not hold up, where that is known.
+    #[serde(default)]
+    pub(super) steady: Option<Recorded>,
     /// How late messages were sent that were due at a moment.
     #[serde(default)]
     pub(super) late: Recorded,

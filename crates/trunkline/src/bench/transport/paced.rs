@@ -20,6 +20,8 @@ use super::stack::Over;
 use super::times::Times;
 use crate::bench::child::{GO, READY, told};
 use crate::bench::clock::{Moment, Timer};
+use crate::bench::latency::Latencies;
+use crate::bench::machine::Gauge;
 use crate::bench::{CONNECTING, OVERTIME, descriptors};
 use crate::cli::output;
 
@@ -39,7 +41,7 @@ pub(crate) struct Pace {
 }
 
 struct Heard {
-    times: Times,
+    times: Latencies,
     count: AtomicU64,
 }
 
@@ -47,13 +49,13 @@ struct Heard {
 pub(crate) async fn run(pace: Pace) -> anyhow::Result<()> {
     descriptors(pace.connections as usize)?;
     let mut told = told()?;
-    let heard = Arc::new(Heard { times: Times::new()?, count: AtomicU64::new(0) });
+    let heard = Arc::new(Heard { times: Latencies::timed()?, count: AtomicU64::new(0) });
     let sessions = connect(pace, &heard).await?;
     output::result(READY);
     // Whoever started it may want no more of it.
     let Some(line) = told.line().await else { return Ok(()) };
     ensure!(line == GO, "what is {line:?}?");
-    let begun = Instant::now();
+    let (begun, gauge) = (Instant::now(), Gauge::start());
     let sent = pace.send(&sessions).await?;
     // The last echoes are on their way.
     let mut looks = interval(Duration::from_millis(10));
@@ -66,6 +68,7 @@ pub(crate) async fn run(pace: Pace) -> anyhow::Result<()> {
         count,
         seconds: begun.elapsed().as_secs_f64(),
         times: heard.times.recorded(),
+        steady: heard.times.steady_recorded(&gauge.end())?,
         late: sent.late.recorded(),
         lost: sent.count.saturating_sub(count),
         unsent: pace.all().saturating_sub(sent.count),

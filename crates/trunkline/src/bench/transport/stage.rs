@@ -14,7 +14,7 @@ use super::load::Told;
 use super::times::percentiles;
 use crate::bench::child::{Child, GO, READY};
 use crate::bench::figures::counts;
-use crate::bench::latency::{Percentiles, Recorded};
+use crate::bench::latency::Recorded;
 use crate::bench::report::Report;
 use crate::bench::shown;
 use crate::bench::usage::Usage;
@@ -96,10 +96,15 @@ impl Stage {
         let told = told.await?;
         let of = |part: fn(&Told) -> &Recorded| percentiles(told.iter().map(part));
         let used = usage.end().late(Some(of(|told| &told.late)?));
-        Ok(self.report(&told, of(|told| &told.times)?, Report::new("stage", "tcp".to_owned(), used)))
+        let mut report = Report::new("stage", "tcp".to_owned(), used);
+        report.latency_us = of(|told| &told.times)?;
+        let steady: Option<Vec<&Recorded>> = told.iter().map(|told| told.steady.as_ref()).collect();
+        report.steady_us = steady.map(|steady| percentiles(steady.into_iter())).transpose()?;
+        Ok(self.report(&told, report))
     }
 
-    fn report(self, told: &[Told], times: Percentiles, mut report: Report) -> Report {
+    /// With what was counted, and whether that and the times are as they should be.
+    fn report(self, told: &[Told], mut report: Report) -> Report {
         let sum = |part: fn(&Told) -> u64| told.iter().map(part).sum::<u64>();
         for (name, value) in [
             ("connections", json!(self.connections)),
@@ -116,8 +121,8 @@ impl Stage {
         #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52 messages")]
         let rate = (2 * echoed) as f64 / report.seconds.max(1e-3);
         report.per_second = Some(rate);
+        let times = report.steady_us.as_ref().unwrap_or(&report.latency_us);
         let late = Duration::from_micros(times.p99) > self.within;
-        report.latency_us = times;
         report.note =
             Some("a message and its echo are two; times are from when one was due until its echo is there");
         report.failure = (late || lost + unsent > 0).then(|| {
