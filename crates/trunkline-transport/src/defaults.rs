@@ -198,6 +198,9 @@ pub const COALESCE: usize = 4 << 10;
 /// Size up to which a payload is compressed or inflated where it is. zstd inflates 64 KiB in well under 0.1 ms.
 pub const INLINE_COMPRESSION: usize = 64 << 10;
 
+/// The longest dictionary for compression: `zstd --train` makes 110 KiB unless told otherwise.
+pub const MAX_DICTIONARY: usize = 1 << 20;
+
 /// Connections that a server holds unless told otherwise.
 pub const MAX_CONNECTIONS: usize = 100_000;
 

@@ -197,6 +197,9 @@ pub enum BuildError {
     /// This compression was not compiled in.
     #[error("{0:?} is not compiled in")]
     NotCompiledIn(crate::Compression),
+    /// Compression with a dictionary was asked for, and none was given.
+    #[error("compression with a dictionary needs one: give it `.dictionary(..)`")]
+    NoDictionary,
     /// The URL names no endpoint, or one of a protocol that is not compiled in.
     #[error("{0}")]
     Endpoint(String),

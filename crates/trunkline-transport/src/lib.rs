@@ -37,6 +37,8 @@ mod compress;
 mod connect;
 mod connection;
 pub mod defaults;
+#[cfg(feature = "zstd")]
+mod dictionary;
 #[cfg_attr(not(feature = "quic"), allow(dead_code, reason = "QUIC alone sends anything early"))]
 mod early;
 mod endpoint;
@@ -89,6 +91,8 @@ pub use close::close;
 pub use connect::QuicClientSocket;
 pub use connect::{ConnectError, ConnectOptions, connect};
 pub use connection::{Connection, ConnectionInfo, Frame, FrameKind, Incoming, Protocol, ReadError};
+#[cfg(feature = "zstd")]
+pub use dictionary::{Dictionary, DictionaryError};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::{
     BuildError, CloseReason, EventsError, RecvError, RequestError, SendError, ServeError, SessionId,

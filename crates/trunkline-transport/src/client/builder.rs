@@ -9,6 +9,7 @@ use super::{RetryConfig, TransportClient, keeper::Keeping};
 use crate::{
     BuildError, Compression, Limits, MiddlewareStack, Overflow, SlowConsumer, Wire,
     budget::Budget,
+    compress::{self, Dictionary},
     defaults,
     early::Early,
     protocols::{ClientProtocol, DialOptions},
@@ -29,6 +30,7 @@ pub struct TransportClientBuilder {
     request_timeout: Duration,
     heartbeat: Duration,
     compression: Option<(Compression, usize)>,
+    dictionary: Option<Dictionary>,
     wire: Wire,
 }
 
@@ -54,6 +56,7 @@ impl TransportClientBuilder {
             request_timeout: defaults::REQUEST_TIMEOUT,
             heartbeat: defaults::HEARTBEAT,
             compression: None,
+            dictionary: None,
             wire: Wire::V2,
         }
     }
@@ -145,6 +148,14 @@ impl TransportClientBuilder {
         Self { compression: Some((how, min_size)), ..self }
     }
 
+    /// The dictionary for [`Compression::ZstdDictionary`], which the other side has to be given as well. What such a peer
+    /// compresses with it is inflated whether anything is compressed here or not.
+    #[cfg(feature = "zstd")]
+    #[must_use]
+    pub fn dictionary(self, dictionary: Dictionary) -> Self {
+        Self { dictionary: Some(dictionary), ..self }
+    }
+
     /// Checks everything; [`TransportClient::connect`] connects.
     ///
     /// # Errors
@@ -157,11 +168,7 @@ impl TransportClientBuilder {
         self.protocols.iter().try_for_each(ClientProtocol::judge)?;
         let mut protocols = self.protocols;
         protocols.sort_by_key(|protocol| !protocol.is_over_udp());
-        if let Some((how, _)) = self.compression
-            && !how.is_available()
-        {
-            return Err(BuildError::NotCompiledIn(how));
-        }
+        compress::judge(self.compression, self.dictionary.as_ref())?;
         let (max_message, timeout, wire) = (self.limits.message, self.connect_timeout, self.wire);
         let shared = Arc::new(Shared {
             budget: Budget::new(self.limits.total),
@@ -172,6 +179,7 @@ impl TransportClientBuilder {
             request_timeout: self.request_timeout,
             close_timeout: defaults::CLOSE_TIMEOUT,
             compression: self.compression,
+            dictionary: self.dictionary,
             auth_within: None,
             hides_strangers: false,
             first_packet: None,

@@ -1,7 +1,8 @@
 //! The bodies of version 2's control packets. Pure.
 //!
-//! A control packet has no extension header and no compression. Pings and pongs end with a byte of features that a
-//! later version may lengthen; every other body has one exact form.
+//! A control packet has no extension header and no compression. Pings and pongs end with what the sender can do: a byte of
+//! features, and the eight of its dictionary's number if the features say so. A later version may lengthen them; every other
+//! body has one exact form.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -9,6 +10,7 @@ use super::{
     Compression, HEADER, Header, Kind, Wire, WireError,
     header::{Control, Flags},
 };
+use crate::compress::Dictionary;
 
 /// A control packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,31 +44,71 @@ pub(crate) enum ControlPacket {
 /// What a peer of version 2 can do: what it inflates, and whether it takes lanes on streams of their own. Unknown bits are
 /// those of a later version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Features(pub(crate) u8);
+pub(crate) struct Features {
+    bits: u8,
+    /// The number of its dictionary. What it inflates with that is no bit, since that depends on ours.
+    dictionary: Option<u64>,
+}
 
 impl Features {
     const ZLIB: u8 = 1;
     const ZSTD: u8 = 1 << 1;
     /// Over QUIC and WebTransport a unidirectional stream carries the packets of one lane.
     const LANES: u8 = 1 << 2;
+    /// The number of a dictionary follows.
+    const DICTIONARY: u8 = 1 << 3;
 
-    /// What this build can do.
-    pub(crate) fn ours() -> Self {
+    /// What this build can do with the dictionary that it was given.
+    pub(crate) fn ours(dictionary: Option<&Dictionary>) -> Self {
         let zlib = if Compression::Zlib.is_available() { Self::ZLIB } else { 0 };
         let zstd = if Compression::Zstd.is_available() { Self::ZSTD } else { 0 };
-        Self(zlib | zstd | Self::LANES)
+        Self { bits: zlib | zstd | Self::LANES, dictionary: dictionary.map(Dictionary::id) }
+    }
+
+    /// The byte that says it, but for what else follows that.
+    pub(crate) fn from_bits(bits: u8) -> Self {
+        Self { bits: bits & !Self::DICTIONARY, dictionary: None }
+    }
+
+    pub(crate) fn bits(self) -> u8 {
+        self.bits
+    }
+
+    pub(crate) fn dictionary(self) -> Option<u64> {
+        self.dictionary
     }
 
     pub(crate) fn takes_lanes(self) -> bool {
-        self.0 & Self::LANES != 0
+        self.bits & Self::LANES != 0
     }
 
+    /// Whether it inflates this without a dictionary.
     pub(crate) fn inflates(self, compression: Compression) -> bool {
         match compression {
             Compression::None => true,
-            Compression::Zlib => self.0 & Self::ZLIB != 0,
-            Compression::Zstd => self.0 & Self::ZSTD != 0,
+            Compression::Zlib => self.bits & Self::ZLIB != 0,
+            Compression::Zstd => self.bits & Self::ZSTD != 0,
+            Compression::ZstdDictionary => false,
         }
+    }
+
+    fn write(self, out: &mut BytesMut) {
+        match self.dictionary {
+            None => out.put_u8(self.bits),
+            Some(id) => {
+                out.put_u8(self.bits | Self::DICTIONARY);
+                out.put_u64(id);
+            }
+        }
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let (bits, rest) = bytes.split_first()?;
+        let features = Self::from_bits(*bits);
+        if *bits & Self::DICTIONARY == 0 {
+            return Some(features);
+        }
+        Some(Self { dictionary: Some(u64::from_be_bytes(*rest.first_chunk()?)), ..features })
     }
 }
 
@@ -151,13 +193,47 @@ impl ControlPacket {
 }
 
 fn beat(token: u64, features: Features) -> Bytes {
-    let mut out = BytesMut::with_capacity(9);
+    let mut out = BytesMut::with_capacity(17);
     out.put_u64(token);
-    out.put_u8(features.0);
+    features.write(&mut out);
     out.freeze()
 }
 
 fn parse_beat(body: &[u8]) -> Option<(u64, Features)> {
     let (token, rest) = body.split_first_chunk::<8>()?;
-    Some((u64::from_be_bytes(*token), Features(*rest.first()?)))
+    Some((u64::from_be_bytes(*token), Features::parse(rest)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn ping(body: &[u8]) -> Result<ControlPacket, WireError> {
+        let any = ControlPacket::Ping { token: 0, features: Features::default() }.to_bytes();
+        let header = Header::parse(any.first_chunk().unwrap(), 1 << 10)?;
+        ControlPacket::parse(&Header { payload_len: body.len() as u32, ..header }, Control::Ping, body)
+    }
+
+    #[test]
+    fn a_heartbeat_names_a_dictionary_behind_its_features() {
+        let with = |dictionary| Features { bits: Features::ZSTD | Features::LANES, dictionary };
+        for (features, body) in [
+            (with(None), "000000000000000706"),
+            (with(Some(0x0102_0304_0506_0708)), "00000000000000070e0102030405060708"),
+        ] {
+            let packet = ControlPacket::Ping { token: 7, features };
+            let bytes = packet.to_bytes();
+            assert_eq!(hex(&bytes[HEADER..]), body);
+            assert_eq!(ping(&bytes[HEADER..]), Ok(packet.clone()));
+            // A later version may say more.
+            assert_eq!(ping(&[&bytes[HEADER..], &[7; 3]].concat()), Ok(packet));
+        }
+        let cut = [0, 0, 0, 0, 0, 0, 0, 7, Features::DICTIONARY, 1, 2, 3, 4, 5, 6, 7];
+        assert_eq!(ping(&cut), Err(WireError::Control("ping")), "it says that a number follows");
+        assert_eq!(ping(&cut[..8]), Err(WireError::Control("ping")));
+    }
 }

@@ -4,7 +4,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{Compression, HEADER, Header, Kind, MAX_EXT_HEADER, Packet, Wire, WireError};
-use crate::compress;
+use crate::compress::{self, Dictionary};
 
 /// The header of a packet whose payload is as it will be on the wire.
 pub(crate) fn header(packet: &Packet, wire: Wire) -> Result<Header, WireError> {
@@ -26,10 +26,10 @@ pub(crate) fn header(packet: &Packet, wire: Wire) -> Result<Header, WireError> {
 
 /// The packet with its payload compressed as it says; as it is where it says nothing, or where that makes it no shorter:
 /// so no packet within the limit is over it on the wire.
-pub(crate) fn deflated(packet: &Packet) -> Result<Packet, WireError> {
+pub(crate) fn deflated(packet: &Packet, dictionary: Option<&Dictionary>) -> Result<Packet, WireError> {
     let mut packet = packet.clone();
     if packet.compression != Compression::None {
-        let payload = compress::deflate(packet.compression, &packet.payload)?;
+        let payload = compress::deflate(packet.compression, &packet.payload, dictionary)?;
         if payload.len() < packet.payload.len() {
             packet.payload = payload;
         } else {
@@ -41,7 +41,7 @@ pub(crate) fn deflated(packet: &Packet) -> Result<Packet, WireError> {
 
 /// The whole packet, compressed as it says.
 pub(crate) fn whole(packet: &Packet, wire: Wire) -> Result<Bytes, WireError> {
-    let packet = deflated(packet)?;
+    let packet = deflated(packet, None)?;
     let header = header(&packet, wire)?;
     let mut out = BytesMut::with_capacity(header.total());
     out.put_slice(&header.to_bytes());
@@ -66,12 +66,16 @@ pub(crate) fn split(mut bytes: Bytes, max_payload: usize) -> Result<(Header, Byt
 }
 
 /// One whole data packet, inflated.
-pub(crate) fn exact(bytes: Bytes, max_payload: usize) -> Result<Packet, WireError> {
+pub(crate) fn exact(
+    bytes: Bytes,
+    max_payload: usize,
+    dictionary: Option<&Dictionary>,
+) -> Result<Packet, WireError> {
     let (header, ext_header, payload) = split(bytes, max_payload)?;
     let Kind::Data(packet_type) = header.kind else { return Err(WireError::Control("control")) };
     let payload = match header.compression {
         Compression::None => payload,
-        how => compress::inflate(how, &payload, max_payload)?,
+        how => compress::inflate(how, &payload, max_payload, dictionary)?,
     };
     Ok(assemble(&header, packet_type, ext_header, payload))
 }

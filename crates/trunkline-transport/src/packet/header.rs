@@ -2,7 +2,8 @@
 //!
 //! `version u8 | compression u8 | type u8 | biz_type u8 | message_id u32 | ext_header_len u16 | payload_len u32 |
 //! flags u16`, big-endian; then the extension header, then the payload. Version 2 differs by its first byte, and by
-//! having control types and four more flags, and the number of a lane in the high byte of the flags. What is not known is refused, never guessed.
+//! having control types and four more flags, the number of a lane in the high byte of the flags, and one more compression.
+//! What is not known is refused, never guessed.
 
 use std::{fmt, ops::BitOr, ops::BitOrAssign};
 
@@ -51,6 +52,9 @@ pub enum Compression {
     Zstd,
     /// Zlib (RFC 1950); feature `zlib`.
     Zlib,
+    /// Zstandard with the dictionary that the builder was given (`dictionary`); feature `zstd`. A peer of v2 that has not said
+    /// that it has the same one is sent [`Compression::Zstd`]; a v1 peer what is not compressed, since it cannot say so.
+    ZstdDictionary,
 }
 
 impl Compression {
@@ -59,7 +63,7 @@ impl Compression {
     pub fn is_available(self) -> bool {
         match self {
             Self::None => true,
-            Self::Zstd => cfg!(feature = "zstd"),
+            Self::Zstd | Self::ZstdDictionary => cfg!(feature = "zstd"),
             Self::Zlib => cfg!(feature = "zlib"),
         }
     }
@@ -224,6 +228,12 @@ pub enum WireError {
     /// The payload is compressed in a way that was not compiled in.
     #[error("{0:?} is not compiled in")]
     NotCompiledIn(Compression),
+    /// The payload was compressed with a dictionary of this number (its last four bytes), which is not here.
+    #[error("the payload is compressed with the dictionary ..{0:08x}, which is not here")]
+    Dictionary(u32),
+    /// The payload is to be compressed with a dictionary where there is none, or on version 1, which has no word for it.
+    #[error("there is no dictionary to compress with")]
+    NoDictionary,
     /// The payload does not inflate.
     #[error("the payload does not inflate: {0}")]
     Inflate(String),
@@ -253,6 +263,7 @@ impl Header {
             Compression::None => 0,
             Compression::Zstd => 1,
             Compression::Zlib => 2,
+            Compression::ZstdDictionary => 3,
         };
         out[2] = self.kind.byte();
         out[3] = self.biz_type;
@@ -271,11 +282,12 @@ impl Header {
             2 => Wire::V2,
             other => return Err(WireError::Version(other)),
         };
-        let compression = match compression {
-            0 => Compression::None,
-            1 => Compression::Zstd,
-            2 => Compression::Zlib,
-            other => return Err(WireError::Compression(other)),
+        let compression = match (compression, wire) {
+            (0, _) => Compression::None,
+            (1, _) => Compression::Zstd,
+            (2, _) => Compression::Zlib,
+            (3, Wire::V2) => Compression::ZstdDictionary,
+            (other, _) => return Err(WireError::Compression(other)),
         };
         let kind = Kind::parse(kind, wire).ok_or(WireError::Type(kind))?;
         let payload_len = u32::from_be_bytes([p0, p1, p2, p3]);

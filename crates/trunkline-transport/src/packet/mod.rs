@@ -109,7 +109,8 @@ impl Packet {
     }
 
     /// The same packet, its payload to be compressed on the wire. On v2 it is left as it is for a peer that has
-    /// not said that it can inflate this; a v1 peer cannot say, so the caller has to know.
+    /// not said that it can inflate this; a v1 peer cannot say, so the caller has to know. With a dictionary it is as
+    /// [`Compression::ZstdDictionary`] says.
     #[must_use]
     pub fn with_compression(self, compression: Compression) -> Self {
         Self { compression, ..self }
@@ -149,7 +150,7 @@ impl Packet {
     ///
     /// # Errors
     /// The extension header or the payload is longer than the header can say, or the payload is to be compressed in a
-    /// way that was not compiled in.
+    /// way that was not compiled in, or with a dictionary, which only connections have.
     pub fn to_bytes(&self, wire: Wire) -> Result<Bytes, WireError> {
         encode::whole(self, wire)
     }
@@ -157,9 +158,9 @@ impl Packet {
     /// Reads exactly one packet of either wire; `max_payload` also limits what a compressed payload may inflate to.
     ///
     /// # Errors
-    /// The bytes are not one packet, or over the limit.
+    /// The bytes are not one packet, or over the limit, or compressed with a dictionary, which only connections have.
     pub fn from_bytes(bytes: Bytes, max_payload: usize) -> Result<Self, WireError> {
-        encode::exact(bytes, max_payload)
+        encode::exact(bytes, max_payload, None)
     }
 
     fn typed(packet_type: PacketType, message_id: u32, payload: impl Into<Bytes>) -> Self {

@@ -38,6 +38,9 @@ pub(crate) fn refused(error: &WireError) -> ReadError {
         WireError::Type(_) => "unknown packet type",
         WireError::Compression(_) => "unknown compression",
         WireError::NotCompiledIn(_) => "this compression is not spoken here",
+        WireError::Dictionary(_) | WireError::NoDictionary => {
+            "the payload is compressed with a dictionary that is not here"
+        }
         WireError::Inflate(_) => "the payload does not inflate",
         WireError::Control(_) => "malformed control packet",
         WireError::Length { .. } | WireError::ExtHeader(_) => "the packet's lengths do not add up",

@@ -10,7 +10,7 @@ use crate::{
     defaults::COALESCE,
     packet::{HEADER, encode},
     session::{
-        core::{Appended, Core, deflate_here, deflates_elsewhere, judge_compression},
+        core::{Appended, Core, deflates_elsewhere, judge_compression},
         outbox::SharedFrame,
     },
 };
@@ -69,7 +69,8 @@ pub(super) async fn to_all(peers: Vec<Arc<Core>>, packet: Packet) -> Result<Broa
                 let at = match forms.iter().position(|(other, _)| *other == form) {
                     Some(at) => at,
                     None => {
-                        forms.push((form, encode(Packet { compression, ..packet.clone() }, form).await?));
+                        let packet = Packet { compression, ..packet.clone() };
+                        forms.push((form, encode(&core, packet, form).await?));
                         forms.len() - 1
                     }
                 };
@@ -147,21 +148,22 @@ async fn alone(core: &Arc<Core>, packet: Packet) -> Result<(), Missed> {
     let Some(packet) = core.prepare_judged(packet).map_err(|error| missed(&error))? else {
         return Err(Missed::Dropped);
     };
-    let packet = deflated(packet).await.map_err(|error| missed(&error))?;
+    let packet = deflated(core, packet).await.map_err(|error| missed(&error))?;
     core.append_by_policy(&packet).map_err(|error| missed(&error)).and_then(outcome)
 }
 
 /// Compresses a prepared packet, a large one on another thread.
-pub(super) async fn deflated(packet: Packet) -> Result<Packet, SendError> {
+pub(super) async fn deflated(core: &Core, packet: Packet) -> Result<Packet, SendError> {
     if !deflates_elsewhere(&packet) {
-        return deflate_here(packet);
+        return core.deflate_here(packet);
     }
-    let task = tokio::task::spawn_blocking(move || encode::deflated(&packet));
+    let task = core.deflate_elsewhere(packet);
     Ok(task.await.map_err(|error| crate::WireError::Inflate(error.to_string()))??)
 }
 
-async fn encode(packet: Packet, (wire, framing, _): Form) -> Result<SharedFrame, SendError> {
-    let packet = deflated(packet).await?;
+/// For all of a form: what `core` has of the server, the others have too.
+async fn encode(core: &Core, packet: Packet, (wire, framing, _): Form) -> Result<SharedFrame, SendError> {
+    let packet = deflated(core, packet).await?;
     let header = encode::header(&packet, wire)?;
     let mut framed = Vec::with_capacity(Framing::MAX_HEADER);
     framing.write_header(FrameKind::Binary, header.total(), &mut framed);

@@ -11,6 +11,7 @@ use crate::{
     BuildError, Compression, IsFull, Limits, Middleware, MiddlewareStack, Overflow, RateLimiterConfig,
     SlowConsumer,
     budget::Budget,
+    compress::{self, Dictionary},
     defaults,
     protocols::{ListenOptions, ServerProtocol},
     rate_limit::RateLimiter,
@@ -31,6 +32,7 @@ pub struct TransportServerBuilder {
     max_handshakes: usize,
     backlog: u32,
     compression: Option<(Compression, usize)>,
+    dictionary: Option<Dictionary>,
     requires_auth: bool,
     auth_timeout: Duration,
     first_packet: Duration,
@@ -61,6 +63,7 @@ impl TransportServerBuilder {
             max_handshakes: defaults::MAX_HANDSHAKES,
             backlog: defaults::BACKLOG,
             compression: None,
+            dictionary: None,
             requires_auth: false,
             auth_timeout: defaults::AUTH_TIMEOUT,
             first_packet: defaults::FIRST_PACKET,
@@ -138,6 +141,14 @@ impl TransportServerBuilder {
         Self { compression: Some((how, min_size)), ..self }
     }
 
+    /// The dictionary for [`Compression::ZstdDictionary`], which the other side has to be given as well. What such a peer
+    /// compresses with it is inflated whether anything is compressed here or not.
+    #[cfg(feature = "zstd")]
+    #[must_use]
+    pub fn dictionary(self, dictionary: Dictionary) -> Self {
+        Self { dictionary: Some(dictionary), ..self }
+    }
+
     /// Connections begin unauthenticated: [`Limits::before_auth`] holds until the handler calls
     /// [`crate::Session::set_authenticated`]; who has not got there within 10 s is closed
     /// ([`TransportServerBuilder::auth_timeout`]), and broadcasts pass him by. With [`crate::AuthMiddleware`] this is not needed.
@@ -181,11 +192,7 @@ impl TransportServerBuilder {
         if self.protocols.is_empty() {
             return Err(BuildError::NoProtocol);
         }
-        if let Some((how, _)) = self.compression
-            && !how.is_available()
-        {
-            return Err(BuildError::NotCompiledIn(how));
-        }
+        compress::judge(self.compression, self.dictionary.as_ref())?;
         let cancel = CancellationToken::new();
         let registry = Arc::new(Registry::new());
         let middleware = MiddlewareStack::new(self.middleware);
@@ -216,6 +223,7 @@ impl TransportServerBuilder {
             request_timeout: self.request_timeout,
             close_timeout: self.graceful_shutdown.min(defaults::CLOSE_TIMEOUT),
             compression: self.compression,
+            dictionary: self.dictionary,
             auth_within,
             hides_strangers: middleware.authentication().is_some(),
             first_packet: Some(self.first_packet),

@@ -189,7 +189,7 @@ impl TransportServer {
         }
         let core = &session.core;
         let Some(packet) = core.prepare(packet)? else { return Ok(()) };
-        let packet = broadcast::deflated(packet).await?;
+        let packet = broadcast::deflated(core, packet).await?;
         match core.append_by_policy(&packet)? {
             Appended::Queued => Ok(()),
             Appended::Dropped => Err(SendError::Full { queued: session.queued_bytes() }),

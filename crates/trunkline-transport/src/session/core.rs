@@ -22,7 +22,7 @@ use tokio::{sync::Notify, time::Instant};
 use self::room::RoomWatch;
 pub(crate) use self::{
     append::Appended,
-    prepare::{deflate_here, deflates_elsewhere, judge_compression},
+    prepare::{deflates_elsewhere, judge_compression},
 };
 use super::{
     events::{Hub, overflow},
@@ -33,7 +33,8 @@ use super::{
 };
 use crate::{
     CloseReason, Compression, ConnectionInfo, Framing, Limits, MiddlewareStack, Overflow, Packet, SessionId,
-    SlowConsumer, Streams, Wire, budget::Budget, codes, packet::control::Features, rate_limit::RateLimiter,
+    SlowConsumer, Streams, Wire, budget::Budget, codes, compress::Dictionary, packet::control::Features,
+    rate_limit::RateLimiter,
 };
 
 /// What the connections of one server or client share.
@@ -47,6 +48,8 @@ pub(crate) struct Shared {
     pub(crate) close_timeout: Duration,
     /// Payloads from this size on are compressed so, for peers of v2 that inflate it.
     pub(crate) compression: Option<(Compression, usize)>,
+    /// What peers may have too.
+    pub(crate) dictionary: Option<Dictionary>,
     /// Within how long a peer has to prove itself, if it has to at all.
     pub(crate) auth_within: Option<Duration>,
     /// A middleware asks for the proof: until then nobody knows of the connection.
@@ -74,8 +77,9 @@ impl Shared {
     }
 }
 
-/// In the high byte of a peer's features.
+/// In the high byte of a peer's features: it has said them, and its dictionary is ours.
 const SAID: u16 = 1 << 8;
+const SHARES_DICTIONARY: u16 = 1 << 9;
 
 /// One connection.
 #[derive(Debug)]
@@ -163,11 +167,21 @@ impl Core {
 
     /// The peer says what it can do: whether it is the first time.
     pub(crate) fn learn_features(&self, features: Features) -> bool {
-        self.peer_features.swap(SAID | u16::from(features.0), Relaxed) & SAID == 0
+        let ours = self.shared.dictionary.as_ref().map(Dictionary::id);
+        let shares = if ours.is_some() && features.dictionary() == ours { SHARES_DICTIONARY } else { 0 };
+        self.peer_features.swap(SAID | shares | u16::from(features.bits()), Relaxed) & SAID == 0
     }
 
-    pub(crate) fn peer_features(&self) -> Features {
-        Features(self.peer_features.load(Relaxed).to_be_bytes()[1])
+    /// What a peer inflates of what is to be compressed so: that, or what comes next to it, or nothing.
+    fn inflated(&self, how: Compression) -> Compression {
+        let said = self.peer_features.load(Relaxed);
+        let features = Features::from_bits(said.to_be_bytes()[1]);
+        match how {
+            Compression::ZstdDictionary if said & SHARES_DICTIONARY != 0 => how,
+            Compression::ZstdDictionary if features.inflates(Compression::Zstd) => Compression::Zstd,
+            how if features.inflates(how) => how,
+            _ => Compression::None,
+        }
     }
 
     pub(crate) fn is_authenticated(&self) -> bool {

@@ -368,7 +368,10 @@ impl Driver {
 
     fn ping(&self) {
         let token = u64::try_from(self.core.born.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.core.control(&ControlPacket::Ping { token, features: Features::ours() });
+        self.core.control(&ControlPacket::Ping {
+            token,
+            features: Features::ours(self.core.shared.dictionary.as_ref()),
+        });
     }
 
     /// Everything is done: whether to wait for a waker. Otherwise something has come meanwhile.

@@ -269,7 +269,8 @@ impl Session {
     #[must_use]
     pub fn take_unsent(&self) -> Vec<Packet> {
         let unsent = std::mem::take(&mut self.core.out.lock().unsent);
-        unsent.into_iter().flat_map(|unsent| unsent.packets(self.core.framing)).collect()
+        let dictionary = self.core.shared.dictionary.as_ref();
+        unsent.into_iter().flat_map(|unsent| unsent.packets(self.core.framing, dictionary)).collect()
     }
 
     /// The peer's requests that have no response yet.

@@ -10,13 +10,10 @@ use std::{
 use tokio::task::JoinHandle;
 
 use super::{
-    core::{Core, closed, deflate_here, deflates_elsewhere},
+    core::{Core, closed, deflates_elsewhere},
     outbox::Mark,
 };
-use crate::{
-    CloseReason, Packet, SendError, WireError,
-    packet::{HEADER, encode},
-};
+use crate::{CloseReason, Packet, SendError, WireError, packet::HEADER};
 
 /// A packet on its way into the output. Nothing happens before it is polled.
 #[derive(Debug)]
@@ -35,12 +32,6 @@ enum Stage {
     Deflating(JoinHandle<Result<Packet, WireError>>),
     Ready(Packet),
     Over,
-}
-
-impl Stage {
-    fn deflating(packet: Packet) -> Self {
-        Self::Deflating(tokio::task::spawn_blocking(move || encode::deflated(&packet)))
-    }
 }
 
 impl Sending {
@@ -84,10 +75,10 @@ impl Sending {
                 Stage::New(packet) => {
                     let Some(packet) = core.prepare(packet)? else { return Poll::Ready(Ok(None)) };
                     if deflates_elsewhere(&packet) {
-                        *state = Stage::deflating(packet);
+                        *state = Stage::Deflating(core.deflate_elsewhere(packet));
                         continue;
                     }
-                    deflate_here(packet)?
+                    core.deflate_here(packet)?
                 }
                 Stage::Deflating(mut task) => match Pin::new(&mut task).poll(cx) {
                     Poll::Ready(Ok(packet)) => packet?,
@@ -130,9 +121,9 @@ pub(super) fn send_or_wait(core: &Arc<Core>, packet: Packet) -> Result<Option<Se
     let Some(packet) = core.prepare(packet)? else { return Ok(None) };
     let waiting = |state| Some(Sending { core: Some(Arc::clone(core)), state, lane: 0 });
     if deflates_elsewhere(&packet) {
-        return Ok(waiting(Stage::deflating(packet)));
+        return Ok(waiting(Stage::Deflating(core.deflate_elsewhere(packet))));
     }
-    let packet = deflate_here(packet)?;
+    let packet = core.deflate_here(packet)?;
     match core.try_append(&packet) {
         Err(SendError::Full { .. }) => Ok(waiting(Stage::Ready(packet))),
         appended => appended.map(|()| None),
@@ -162,7 +153,7 @@ pub(super) fn prepared_at_once(core: &Arc<Core>, packet: Packet) -> Result<Optio
     if deflates_elsewhere(&packet) {
         packet.compression = crate::Compression::None;
     }
-    deflate_here(packet).map(Some)
+    core.deflate_here(packet).map(Some)
 }
 
 /// Until the link has taken a part of the output.
@@ -251,7 +242,7 @@ impl Permit {
             packet.compression = crate::Compression::None;
         }
         // What is not sent has its room given back like that of a permit that is dropped.
-        self.core.append(&deflate_here(packet)?, 0, self.bytes)?;
+        self.core.append(&self.core.deflate_here(packet)?, 0, self.bytes)?;
         self.core.shared.budget.give(std::mem::take(&mut self.bytes));
         Ok(())
     }

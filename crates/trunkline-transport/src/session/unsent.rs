@@ -8,7 +8,9 @@ use bytes::BytesMut;
 
 use super::outbox::Part;
 use crate::{
-    Framing, Incoming, Packet, PacketType, Role, length,
+    Framing, Incoming, Packet, PacketType, Role,
+    compress::Dictionary,
+    length,
     packet::{encode, stream},
     websocket_framing::Decoder,
 };
@@ -32,7 +34,7 @@ impl Unsent {
     }
 
     /// The one-way packets in it. Requests have ended already, and nobody waits for responses.
-    pub(crate) fn packets(self, framing: Framing) -> Vec<Packet> {
+    pub(crate) fn packets(self, framing: Framing, dictionary: Option<&Dictionary>) -> Vec<Packet> {
         let mut chunk = BytesMut::new();
         self.parts.iter().for_each(|part| chunk.extend_from_slice(part.bytes()));
         let total = chunk.len();
@@ -58,7 +60,7 @@ impl Unsent {
             if begins < self.taken {
                 continue;
             }
-            let packet = encode::exact(frame.bytes, usize::MAX);
+            let packet = encode::exact(frame.bytes, usize::MAX, dictionary);
             packets.extend(packet.ok().filter(|packet| packet.packet_type == PacketType::OneWay));
         }
     }

@@ -9,6 +9,10 @@ use trunkline_transport::{
 
 use crate::harness::within;
 
+#[cfg(feature = "zstd")]
+#[allow(dead_code, reason = "its main prints what a test compares")]
+#[path = "../../examples/dictionary.rs"]
+pub(crate) mod dictionary;
 #[allow(dead_code, reason = "its main has the addresses of the seed; here they are free ones")]
 #[path = "../../examples/seed_client.rs"]
 mod seed_client;

@@ -7,6 +7,8 @@
 mod backlog;
 mod clients;
 mod custom;
+#[cfg(feature = "zstd")]
+mod dictionary;
 mod early;
 mod echo;
 mod events;

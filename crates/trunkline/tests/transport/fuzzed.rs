@@ -11,9 +11,9 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use trunkline_testkit::mutation::fuzz;
 use trunkline_transport::{
-    CloseReason, Compression, ConnectOptions, CustomProtocol, Endpoint, Flags, FrameKind, Framing, Incoming,
-    Link, Middleware, Packet, Role, Session, Socket, StreamOptions, TransportServerBuilder,
-    WebSocketListener, WebSocketOptions, Wire, connect, memory, websocket,
+    CloseReason, Compression, ConnectOptions, CustomProtocol, Dictionary, Endpoint, Flags, FrameKind,
+    Framing, Incoming, Link, Middleware, Packet, Role, Session, Socket, StreamOptions,
+    TransportServerBuilder, WebSocketListener, WebSocketOptions, Wire, connect, memory, websocket,
 };
 
 use crate::rig::{echo, within};
@@ -27,6 +27,7 @@ const WORDS: &[&[u8]] = &[
     &[2, 0, 1],
     &[2, 2, 2],
     &[2, 1, 0],
+    &[2, 3, 0],
     &[2, 0, 16, 0],
     &[2, 0, 17, 0],
     &[2, 0, 18, 0],
@@ -71,10 +72,20 @@ fn controls() -> Vec<Vec<u8>> {
     vec![
         control(16, 0, &[0, 0, 0, 0, 0, 0, 0, 9, 3]),
         control(17, 0, &[0, 0, 0, 0, 0, 0, 0, 9, 3]),
+        // It names a dictionary.
+        control(17, 0, &[0, 0, 0, 0, 0, 0, 0, 9, 11, 1, 2, 3, 4, 5, 6, 7, 8]),
         control(18, 0, b"\x03\xE9going away"),
         control(19, 100, b""),
         control(20, 9, &[0, 0, 0x10, 0]),
     ]
+}
+
+/// A packet that is compressed with a dictionary, as far as that goes: its one block is as it is (RFC 8878, section 3.1.1).
+fn with_dictionary(dictionary: &Dictionary) -> Vec<u8> {
+    let [.., a, b, c, d] = dictionary.id().to_be_bytes();
+    let frame = b"\x28\xB5\x2F\xFD\x20\x05\x29\0\0hello";
+    let head = [2, 3, 0, 0, 0, 0, 0, 13, 0, 0, 0, 0, 0, 4 + frame.len() as u8, 0, 0];
+    [&head[..], &[a, b, c, d], frame].concat()
 }
 
 fn encoded() -> Vec<Vec<u8>> {
@@ -263,16 +274,19 @@ fn r6_sessions() {
     let runtime = timeless();
     let (arrive, newcomers) = channel(1);
     let (end, mut ended) = channel(1);
+    let dictionary = Dictionary::new("what many messages begin with").unwrap();
     let mut serve = tokio::task::JoinSet::new();
     runtime.block_on(async {
         let pipes = Pipes { newcomers: Mutex::new(Some(newcomers)) };
         let limits = trunkline_transport::Limits::new().message(LIMIT);
         let builder = TransportServerBuilder::new().limits(limits).with_middleware(Ends(end));
+        let builder = builder.dictionary(dictionary.clone());
         let server = builder.with_protocol(pipes).build().await.unwrap();
         serve.spawn(async move { server.serve_with(echo).await });
     });
     let mut seeds = encoded();
     seeds.extend(controls());
+    seeds.push(with_dictionary(&dictionary));
     let all: Vec<u8> = controls().concat().into_iter().chain(seeds.concat()).collect();
     seeds.push(all);
     fuzz("transport: a connection", &seeds, WORDS, |input| {

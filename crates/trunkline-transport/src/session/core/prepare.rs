@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::task::JoinHandle;
+
 use super::Core;
 use crate::{
     Compression, Flags, Packet, PacketType, SendError, Session, Wire, WireError,
@@ -65,17 +67,16 @@ impl Core {
     }
 
     fn compression_for(&self, packet: &Packet, wire: Wire) -> Compression {
-        let features = self.peer_features();
         match (packet.compression, wire) {
             (Compression::None, Wire::V2) => match self.shared.compression {
-                Some((how, from)) if packet.payload.len() >= from && features.inflates(how) => how,
+                Some((how, from)) if packet.payload.len() >= from => self.inflated(how),
                 _ => Compression::None,
             },
-            (Compression::None, Wire::V1) => Compression::None,
+            // Version 1 has no word for a dictionary.
+            (Compression::None | Compression::ZstdDictionary, Wire::V1) => Compression::None,
             // On v1 nobody can say what it inflates: who asks for it knows.
             (how, Wire::V1) => how,
-            (how, Wire::V2) if features.inflates(how) => how,
-            (_, Wire::V2) => Compression::None,
+            (how, Wire::V2) => self.inflated(how),
         }
     }
 
@@ -84,19 +85,25 @@ impl Core {
         let wire = self.wire();
         (wire, self.compression_for(packet, wire))
     }
+
+    /// Compresses a prepared packet where the caller is: only for payloads up to [`INLINE_COMPRESSION`].
+    pub(crate) fn deflate_here(&self, packet: Packet) -> Result<Packet, SendError> {
+        if packet.compression == Compression::None {
+            return Ok(packet);
+        }
+        Ok(encode::deflated(&packet, self.shared.dictionary.as_ref())?)
+    }
+
+    /// The same on another thread.
+    pub(crate) fn deflate_elsewhere(&self, packet: Packet) -> JoinHandle<Result<Packet, WireError>> {
+        let dictionary = self.shared.dictionary.clone();
+        tokio::task::spawn_blocking(move || encode::deflated(&packet, dictionary.as_ref()))
+    }
 }
 
 /// Whether this build has a compression.
 pub(crate) fn judge_compression(how: Compression) -> Result<(), SendError> {
     if how.is_available() { Ok(()) } else { Err(WireError::NotCompiledIn(how).into()) }
-}
-
-/// Compresses a prepared packet where the caller is: only for payloads up to [`INLINE_COMPRESSION`].
-pub(crate) fn deflate_here(packet: Packet) -> Result<Packet, SendError> {
-    if packet.compression == Compression::None {
-        return Ok(packet);
-    }
-    Ok(encode::deflated(&packet)?)
 }
 
 /// Whether a prepared packet is to be compressed on another thread.

@@ -167,12 +167,14 @@ impl Driver {
         if how == Compression::None {
             return self.assembled(raw, payload, cx);
         }
+        let dictionary = self.core.shared.dictionary.as_ref();
         // Most inflate to little. What turns out to be larger starts again on another thread.
-        match compress::inflate(how, &payload, INLINE_COMPRESSION.min(self.limit)) {
+        match compress::inflate(how, &payload, INLINE_COMPRESSION.min(self.limit), dictionary) {
             Ok(payload) => self.assembled(raw, payload, cx),
             Err(WireError::TooLarge { .. }) if self.limit > INLINE_COMPRESSION => {
-                let limit = self.limit;
-                let task = tokio::task::spawn_blocking(move || compress::inflate(how, &payload, limit));
+                let (limit, dictionary) = (self.limit, dictionary.cloned());
+                let inflate = move || compress::inflate(how, &payload, limit, dictionary.as_ref());
+                let task = tokio::task::spawn_blocking(inflate);
                 self.stage = Some(Stage::Inflating { raw: Box::new(raw), task });
                 self.poll_stage(cx).map(|_| ())
             }

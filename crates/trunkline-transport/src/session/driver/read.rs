@@ -282,7 +282,8 @@ impl Driver {
             ControlPacket::Ping { token, features } => {
                 self.put_off_beat();
                 self.learn_features(features);
-                self.core.control(&ControlPacket::Pong { token, features: Features::ours() });
+                let features = Features::ours(self.core.shared.dictionary.as_ref());
+                self.core.control(&ControlPacket::Pong { token, features });
             }
             ControlPacket::Pong { token, features } => {
                 self.learn_features(features);

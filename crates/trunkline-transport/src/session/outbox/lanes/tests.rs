@@ -149,6 +149,6 @@ fn later_lanes_share_for_good_and_the_end_gives_everything_back() {
     assert_eq!((queued, out.queued(), out.lanes_queued()), (150, 0, 0));
     assert!(matches!(out.state, State::Closed(_)));
     let unsent = std::mem::take(&mut out.unsent);
-    let given_back = unsent.into_iter().flat_map(|unsent| unsent.packets(Framing::Length));
+    let given_back = unsent.into_iter().flat_map(|unsent| unsent.packets(Framing::Length, None));
     assert_eq!(given_back.map(|packet| packet.payload.len()).collect::<Vec<_>>(), [30, 80]);
 }
