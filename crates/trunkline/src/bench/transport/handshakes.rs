@@ -89,6 +89,19 @@ impl Connector {
         })
     }
 
+    /// One more client on the same UDP socket. Its tickets are its own: rustls keeps eight for each server, which many who
+    /// connect at once use up.
+    pub(super) fn beside(&self, own: &Certificate) -> anyhow::Result<Self> {
+        let mut another = self.clone();
+        match &mut another {
+            Connector::Ours { options, .. } => {
+                Arc::make_mut(options).tls = Some(ClientTls::authority(&own.authority)?);
+            }
+            Connector::Bare { endpoint, .. } => endpoint.set_default_client_config(bare::quic::client(own)?),
+        }
+        Ok(another)
+    }
+
     /// One whole connection.
     pub(super) async fn once(&self, body: &Bytes) -> anyhow::Result<()> {
         match self {

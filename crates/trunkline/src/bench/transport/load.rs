@@ -146,9 +146,10 @@ fn connections(work: &Arc<Work>) -> anyhow::Result<JoinSet<anyhow::Result<()>>> 
     match (plan.stack, plan.over) {
         (Stack::Msgtrans, _) => bail!("msgtrans has a program of its own"),
         (stack, _) if plan.pattern.reconnects() => {
-            let connector = Connector::new(stack, server, own.context("QUIC needs --tls")?)?;
+            let own = own.context("QUIC needs --tls")?;
+            let connector = Connector::new(stack, server, own)?;
             for at in 0..plan.connections {
-                let (work, connector) = (Arc::clone(work), connector.clone());
+                let (work, connector) = (Arc::clone(work), connector.beside(own)?);
                 tasks.spawn(async move { work.reconnecting(connector, at).await });
             }
         }
