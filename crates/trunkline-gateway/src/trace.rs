@@ -201,6 +201,20 @@ mod tests {
     }
 
     #[test]
+    fn off_a_step_allocates_nothing_and_on_its_name() {
+        let trace = Trace::new(TraceOptions::default());
+        let allocations = || {
+            let step = || Step::Received { call: 1, msg_id: 1, action: name("echo"), bytes: 9 };
+            allocation_counter::measure(|| trace.record(None, step)).count_total
+        };
+        assert_eq!(allocations(), 0);
+        trace.switch(true);
+        assert_eq!(allocations(), 1, "the ring has its room already");
+        trace.switch(false);
+        assert_eq!(allocations(), 0);
+    }
+
+    #[test]
     fn a_reload_leaves_what_a_person_has_switched_unless_it_says_otherwise() {
         let (off, on) = (TraceOptions::default(), TraceOptions { on: true, ..TraceOptions::default() });
         let trace = Trace::new(off);
