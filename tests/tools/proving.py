@@ -109,19 +109,18 @@ def process(*command, said=None, **more):
 
 
 @contextlib.contextmanager
-def node(name="node", config="", *flags, under=()):
-    """A node on free ports, under a program that watches it; `surfaces` has their addresses, `data` its data directory."""
+def node(name="node", config="", *flags):
+    """A node on free ports; `surfaces` has their addresses, `data` its data directory."""
     data, ready, file = WORK / name, WORK / f"{name}.json", WORK / f"{name}.toml"
     file.write_text(config)
     ready.unlink(missing_ok=True)
     free = [word for surface in SURFACES for word in (f"--{surface}", "127.0.0.1:0") if f"--{surface}" not in flags]
-    command = [*under, TRUNKLINE, "serve", "--config", file, "--data-dir", data, "--ready-file", ready, *free, *flags]
+    command = [TRUNKLINE, "serve", "--config", file, "--data-dir", data, "--ready-file", ready, *free, *flags]
     with process(*command) as running:
         deadline = time.monotonic() + 30
         while not ready.exists():
             if running.poll() is not None or time.monotonic() > deadline:
-                log = WORK / f"{Path(command[0]).name}.log"
-                raise SystemExit(f"the node does not serve: {log.read_text()[-2000:]}")
+                raise SystemExit(f"the node does not serve: {(WORK / 'trunkline.log').read_text()[-2000:]}")
             time.sleep(0.01)
         running.surfaces, running.data = json.loads(ready.read_text()), data
         yield running
