@@ -15,7 +15,7 @@ rust_components() {
 # without QUIC. What only one set of them leaves unused or undefined is an error here and nowhere else.
 transport_features() {
   local features
-  for features in "" tcp tls websocket quic webtransport unix zstd zlib chaos tls,websocket; do
+  for features in "" tcp tls websocket quic webtransport qlog unix zstd zlib chaos tls,websocket; do
     transport_builds --no-default-features --features "$features" || return 1
   done
   transport_builds --all-features
@@ -24,6 +24,12 @@ transport_features() {
 # As clippy, so that RUSTFLAGS stay what they are and no dependency is built again.
 transport_builds() {
   cargo clippy "${locked[@]}" --quiet -p trunkline-transport "$@" -- -D warnings
+}
+
+# transport_qlog: what the feature qlog writes. It is off in all programs of the workspace, since quinn and JSON would be built
+# otherwise with it; of the workspace all other crates are built as they are for the rest of the tests.
+transport_qlog() {
+  cargo test "${locked[@]}" --quiet --workspace --features trunkline-transport/qlog --test qlog
 }
 
 # transport_packs: the library as it is published, and that its package alone builds. Nothing is uploaded, no token is

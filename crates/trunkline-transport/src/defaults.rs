@@ -201,6 +201,14 @@ pub const INLINE_COMPRESSION: usize = 64 << 10;
 /// The longest dictionary for compression: `zstd --train` makes 110 KiB unless told otherwise.
 pub const MAX_DICTIONARY: usize = 1 << 20;
 
+/// Files in a directory of qlogs.
+#[cfg(feature = "qlog")]
+pub const QLOG_FILES: usize = 64;
+
+/// Bytes of each of them, which have about 25,000 packets: 256 MiB all together.
+#[cfg(feature = "qlog")]
+pub const QLOG_BYTES: usize = 4 << 20;
+
 /// Connections that a server holds unless told otherwise.
 pub const MAX_CONNECTIONS: usize = 100_000;
 

@@ -118,6 +118,8 @@ pub use protocols::{UnixClientConfig, UnixServerConfig};
 pub use protocols::{WebSocketClientConfig, WebSocketServerConfig};
 #[cfg(feature = "webtransport")]
 pub use protocols::{WebTransportClientConfig, WebTransportServerConfig};
+#[cfg(feature = "qlog")]
+pub use quic::Qlog;
 #[cfg(feature = "quic")]
 pub use quic::{ConnectionIdFactory, QuicListener, QuicOptions};
 pub use rate_limit::{Excess, RateLimiterConfig};

@@ -46,6 +46,9 @@ pub struct ConnectOptions {
     /// A UDP socket to share between many connections; without it each has its own.
     #[cfg(feature = "quic")]
     pub quic_socket: Option<QuicClientSocket>,
+    /// Where attempts and connections of QUIC and WebTransport are recorded.
+    #[cfg(feature = "qlog")]
+    pub qlog: Option<crate::Qlog>,
     /// A QUIC connection without a packet for this long is gone.
     pub idle_timeout: Duration,
     /// Further bidirectional streams that a QUIC or WebTransport server may have open at once, as
@@ -68,6 +71,8 @@ impl Default for ConnectOptions {
             headers: HeaderMap::new(),
             #[cfg(feature = "quic")]
             quic_socket: None,
+            #[cfg(feature = "qlog")]
+            qlog: None,
             idle_timeout: IDLE_TIMEOUT,
             max_streams: MAX_STREAMS,
             keep_alive: None,

@@ -8,7 +8,7 @@ use std::{
 
 use super::{ConnectError, ConnectOptions, tls::trust};
 use crate::{
-    Connection, ConnectionInfo, Endpoint, TlsInfo,
+    Connection, ConnectionInfo, Endpoint, Protocol, TlsInfo,
     addresses::resolve,
     defaults::{CLIENT_SEND_WINDOW, H3_UNI_STREAMS},
     early::Early,
@@ -97,16 +97,23 @@ fn client_config(
     tls.enable_early_data = early == EarlyData::Taken;
     let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls)
         .map_err(|error| ConnectError::Quic(error.to_string()))?;
-    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    Ok(quinn::ClientConfig::new(Arc::new(crypto)))
+}
+
+/// The settings of one attempt, which is recorded where that was asked for.
+fn client_transport(endpoint: &Endpoint, options: &ConnectOptions) -> quinn::TransportConfig {
     let mut transport = transport_config(options.idle_timeout);
-    let uni_streams = if alpns.contains(&quic::H3) { H3_UNI_STREAMS } else { 0 };
+    let uni_streams = if endpoint.protocol == Protocol::WebTransport { H3_UNI_STREAMS } else { 0 };
     transport
         .max_concurrent_bidi_streams(options.max_streams.into())
         .max_concurrent_uni_streams(uni_streams.into())
         .keep_alive_interval(options.keep_alive)
         .send_window(CLIENT_SEND_WINDOW);
-    config.transport_config(Arc::new(transport));
-    Ok(config)
+    #[cfg(feature = "qlog")]
+    if let Some(qlog) = &options.qlog {
+        qlog.record(&mut transport, quic::Vantage::Client);
+    }
+    transport
 }
 
 /// What comes of the first handshake that succeeds, and its endpoint if nobody shares it.
@@ -119,8 +126,9 @@ async fn dial_with<T, F: Future<Output = Result<T, quinn::ConnectionError>>>(
     let fail = |error: &dyn std::fmt::Display| ConnectError::Quic(error.to_string());
     let handshake = &handshake;
     let attempt = |address| {
-        let config = config.clone();
+        let mut config = config.clone();
         async move {
+            config.transport_config(Arc::new(client_transport(endpoint, options)));
             let (socket, own) = match &options.quic_socket {
                 Some(shared) => (shared.0.clone(), None),
                 None => {

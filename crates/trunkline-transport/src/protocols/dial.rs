@@ -25,6 +25,9 @@ pub(crate) struct Dial {
     headers: HeaderMap,
     #[cfg(feature = "quic")]
     early: Option<Arc<EarlyDial>>,
+    /// In a box, since few have one and every client has the room for it.
+    #[cfg(feature = "qlog")]
+    qlog: Option<Box<crate::Qlog>>,
 }
 
 /// What a client that sends early remembers of its server, from one connection to the next.
@@ -56,6 +59,11 @@ impl Dial {
     #[cfg(feature = "quic")]
     pub(super) fn early(self) -> Self {
         Self { early: Some(Arc::default()), ..self }
+    }
+
+    #[cfg(feature = "qlog")]
+    pub(super) fn recorded(self, qlog: crate::Qlog) -> Self {
+        Self { qlog: Some(Box::new(qlog)), ..self }
     }
 
     /// Takes the protocol that is encrypted instead.
@@ -144,6 +152,8 @@ impl Dial {
             max_frame: frame_limit(framing, options.max_message),
             framing,
             headers,
+            #[cfg(feature = "qlog")]
+            qlog: self.qlog.as_deref().cloned(),
             keep_alive: Some(crate::defaults::HEARTBEAT),
             // The packet level has a use for the streams of lanes alone, and allows them itself.
             max_streams: 0,
@@ -189,6 +199,8 @@ impl Dial {
             headers: HeaderMap::new(),
             #[cfg(feature = "quic")]
             early: None,
+            #[cfg(feature = "qlog")]
+            qlog: None,
         }
     }
 }

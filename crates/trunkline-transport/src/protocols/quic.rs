@@ -49,6 +49,8 @@ pub struct QuicServerConfig {
     address: String,
     tls: Option<Tls>,
     early: EarlyData,
+    #[cfg(feature = "qlog")]
+    qlog: Option<crate::Qlog>,
     /// WebTransport is spoken on the same port.
     #[cfg(feature = "webtransport")]
     has_web_transport: bool,
@@ -62,6 +64,8 @@ impl QuicServerConfig {
             address: address.into(),
             tls: None,
             early: EarlyData::Refused,
+            #[cfg(feature = "qlog")]
+            qlog: None,
             #[cfg(feature = "webtransport")]
             has_web_transport: false,
         }
@@ -82,6 +86,13 @@ impl QuicServerConfig {
         Self { early: EarlyData::Taken, ..self }
     }
 
+    /// Records each connection, also one whose handshake fails: whoever can send a datagram here uses up a file.
+    #[cfg(feature = "qlog")]
+    #[must_use]
+    pub fn qlog(self, qlog: crate::Qlog) -> Self {
+        Self { qlog: Some(qlog), ..self }
+    }
+
     /// Speaks WebTransport on the same port, at any path.
     #[cfg(feature = "webtransport")]
     #[must_use]
@@ -93,6 +104,10 @@ impl QuicServerConfig {
         let tls = self.tls.ok_or(BuildError::NoCertificate("a QUIC server"))?;
         let mut quic = quic_options(tls, options);
         quic.alpns = vec!["msgtrans/2".to_owned(), "msgtrans/1".to_owned()];
+        #[cfg(feature = "qlog")]
+        {
+            quic.qlog = self.qlog;
+        }
         #[cfg(feature = "webtransport")]
         if self.has_web_transport {
             quic.alpns.push(crate::quic::H3.to_owned());
@@ -176,6 +191,13 @@ impl QuicClientConfig {
     #[must_use]
     pub fn early_data(self) -> Self {
         Self(self.0.early())
+    }
+
+    /// Records each attempt to connect and what becomes of it.
+    #[cfg(feature = "qlog")]
+    #[must_use]
+    pub fn qlog(self, qlog: crate::Qlog) -> Self {
+        Self(self.0.recorded(qlog))
     }
 }
 

@@ -45,13 +45,21 @@ pub struct WebTransportServerConfig {
     address: String,
     path: Option<String>,
     tls: Option<Tls>,
+    #[cfg(feature = "qlog")]
+    qlog: Option<crate::Qlog>,
 }
 
 impl WebTransportServerConfig {
     /// Listens on `host:port`, at any path; port 0 takes any free one. It needs [`WebTransportServerConfig::tls`].
     #[must_use]
     pub fn new(address: impl Into<String>) -> Self {
-        Self { address: address.into(), path: None, tls: None }
+        Self {
+            address: address.into(),
+            path: None,
+            tls: None,
+            #[cfg(feature = "qlog")]
+            qlog: None,
+        }
     }
 
     /// Serves this path; any other is answered 404.
@@ -66,11 +74,22 @@ impl WebTransportServerConfig {
         Self { tls: Some(tls), ..self }
     }
 
+    /// As [`crate::QuicServerConfig::qlog`].
+    #[cfg(feature = "qlog")]
+    #[must_use]
+    pub fn qlog(self, qlog: crate::Qlog) -> Self {
+        Self { qlog: Some(qlog), ..self }
+    }
+
     async fn bound(self, options: &ListenOptions) -> Result<QuicListener, BuildError> {
         let tls = self.tls.ok_or(BuildError::NoCertificate("a WebTransport server"))?;
         let mut quic = quic_options(tls, options);
         quic.alpns = vec![H3.to_owned()];
         quic.path = self.path;
+        #[cfg(feature = "qlog")]
+        {
+            quic.qlog = self.qlog;
+        }
         listen(&self.address, &quic, EarlyData::Refused).await
     }
 }
@@ -106,6 +125,13 @@ impl WebTransportClientConfig {
     #[must_use]
     pub fn header(self, name: &str, value: &str) -> Self {
         Self(self.0.header(name, value))
+    }
+
+    /// As [`crate::QuicClientConfig::qlog`].
+    #[cfg(feature = "qlog")]
+    #[must_use]
+    pub fn qlog(self, qlog: crate::Qlog) -> Self {
+        Self(self.0.recorded(qlog))
     }
 }
 

@@ -70,6 +70,9 @@ pub struct QuicOptions {
     /// The one path that WebTransport is served at, any other is 404; without it any path will do.
     #[cfg(feature = "webtransport")]
     pub path: Option<String>,
+    /// Where connections are recorded, those whose handshake fails too.
+    #[cfg(feature = "qlog")]
+    pub qlog: Option<super::Qlog>,
     /// Whether newcomers are refused.
     pub is_full: Option<IsFull>,
     /// Whose certificates clients prove themselves by, if they are asked for any.
@@ -105,6 +108,8 @@ impl QuicOptions {
             idle_timeout: IDLE_TIMEOUT,
             #[cfg(feature = "webtransport")]
             path: None,
+            #[cfg(feature = "qlog")]
+            qlog: None,
             is_full: None,
             client_authority: None,
             middleware: MiddlewareStack::default(),
@@ -137,6 +142,9 @@ pub struct QuicListener {
     options: Arc<QuicOptions>,
     early: EarlyData,
     handshakes: Handshakes<Connection>,
+    /// What recorded connections have but for their record.
+    #[cfg(feature = "qlog")]
+    config: quinn::ServerConfig,
 }
 
 impl QuicListener {
@@ -159,14 +167,23 @@ impl QuicListener {
             Socket::Address(address) => UdpSocket::bind(address)?,
         };
         let local = socket.local_addr()?;
+        let config = server_config(&options, early)?;
         let endpoint = quinn::Endpoint::new(
             endpoint_config(&options),
-            Some(server_config(&options, early)?),
+            Some(config.clone()),
             socket,
             Arc::new(quinn::TokioRuntime),
         )?;
         let handshakes = Handshakes::new(options.max_handshakes);
-        Ok(Self { endpoint, local, options: Arc::new(options), early, handshakes })
+        Ok(Self {
+            endpoint,
+            local,
+            options: Arc::new(options),
+            early,
+            handshakes,
+            #[cfg(feature = "qlog")]
+            config,
+        })
     }
 
     /// The address that is listened on.
@@ -209,12 +226,35 @@ impl QuicListener {
         let peer = incoming.remote_address();
         let options = Arc::clone(&self.options);
         let (local, early) = (self.local, self.early);
+        let accept = self.accepting();
         self.handshakes.begin(async move {
-            handshake(incoming, local, &options, early)
+            handshake(accept(incoming), local, &options, early)
                 .await
                 .inspect_err(|error| tracing::debug!(%peer, %error, "QUIC handshake failed"))
                 .ok()
         });
+    }
+
+    /// How a handshake begins, in its own task: its connection is recorded where that was asked for.
+    fn accepting(
+        &self,
+    ) -> impl FnOnce(quinn::Incoming) -> Result<quinn::Connecting, quinn::ConnectionError> + Send + use<>
+    {
+        #[cfg(feature = "qlog")]
+        let recorded = {
+            let qlog = self.options.qlog.clone();
+            qlog.map(|qlog| (qlog, Arc::clone(&self.options), self.config.clone()))
+        };
+        move |incoming| {
+            #[cfg(feature = "qlog")]
+            if let Some((qlog, options, mut config)) = recorded {
+                let mut transport = server_transport(&options);
+                qlog.record(&mut transport, super::Vantage::Server(incoming.orig_dst_cid()));
+                config.transport_config(Arc::new(transport));
+                return incoming.accept_with(Arc::new(config));
+            }
+            incoming.accept()
+        }
     }
 }
 
@@ -241,13 +281,13 @@ enum HandshakeError {
 }
 
 async fn handshake(
-    incoming: quinn::Incoming,
+    accepted: Result<quinn::Connecting, quinn::ConnectionError>,
     local: SocketAddr,
     options: &QuicOptions,
     early: EarlyData,
 ) -> Result<Connection, HandshakeError> {
     let deadline = Instant::now() + options.handshake_timeout;
-    let mut connecting = incoming.accept()?;
+    let mut connecting = accepted?;
     let takes_early = early == EarlyData::Taken && {
         let said = timeout_at(deadline, connecting.handshake_data()).await??;
         // Other peers cannot say what may be handled twice: what they send early waits for the handshake.
@@ -319,12 +359,16 @@ fn server_config(options: &QuicOptions, early: EarlyData) -> io::Result<quinn::S
     let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(tls).map_err(|error| unusable(&error))?;
     let token_key = options.token_key.clone().unwrap_or_else(Secret::random);
     let mut config = quinn::ServerConfig::new(Arc::new(crypto), Arc::new(token_key.token_key()));
+    config.transport_config(Arc::new(server_transport(options)));
+    config.max_incoming(options.max_handshakes.saturating_mul(INCOMING_PER_HANDSHAKE));
+    config.incoming_buffer_size(INCOMING_BUFFER).incoming_buffer_size_total(INCOMING_BUFFERS);
+    Ok(config)
+}
+
+fn server_transport(options: &QuicOptions) -> quinn::TransportConfig {
     let has_h3 = Protocol::WebTransport.is_available() && options.alpns.iter().any(|alpn| alpn == H3);
     let with_h3 = if has_h3 { WithH3::Yes } else { WithH3::No };
     let mut transport = transport_config(options.idle_timeout);
     options.allowance().begin(&mut transport, with_h3);
-    config.transport_config(Arc::new(transport));
-    config.max_incoming(options.max_handshakes.saturating_mul(INCOMING_PER_HANDSHAKE));
-    config.incoming_buffer_size(INCOMING_BUFFER).incoming_buffer_size_total(INCOMING_BUFFERS);
-    Ok(config)
+    transport
 }

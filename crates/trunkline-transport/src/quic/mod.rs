@@ -6,6 +6,8 @@
 mod early;
 mod keys;
 mod listener;
+#[cfg(feature = "qlog")]
+mod qlog;
 #[cfg(feature = "webtransport")]
 mod web_transport;
 
@@ -19,6 +21,10 @@ use quinn::{ConnectionError, VarInt};
 
 pub(crate) use self::early::connect_early;
 pub use self::listener::{ConnectionIdFactory, QuicListener, QuicOptions};
+#[cfg(feature = "qlog")]
+pub use self::qlog::Qlog;
+#[cfg(feature = "qlog")]
+pub(crate) use self::qlog::Vantage;
 #[cfg(feature = "webtransport")]
 pub(crate) use self::web_transport::{WebTransportSink, WebTransportSource, web_transport_connection};
 use crate::{
