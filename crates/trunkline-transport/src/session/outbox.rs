@@ -7,6 +7,8 @@
 
 mod lanes;
 mod parts;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::VecDeque,
@@ -498,27 +500,5 @@ impl Outbox {
         wake.extend(std::mem::take(&mut self.flushing).into_iter().map(|(_, waker)| waker));
         wake.extend(self.writer.take());
         (std::mem::take(&mut self.queued), wake)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Packet, Wire, packet::encode};
-
-    #[test]
-    fn a_packet_comes_alone_as_the_last_one_did() {
-        let mut out = Outbox::new(1 << 20, false);
-        let packet = Packet::one_way(1, "x");
-        let header = encode::header(&packet, Wire::V2).unwrap();
-        let mut turn = |packets: usize| {
-            out.look();
-            for _ in 0..packets {
-                out.append(Framing::Packet, header, &[], &packet.payload, true, Often::OnceAsleep);
-            }
-            out.comes_alone
-        };
-        let expected: Vec<bool> = [1, 0, 1, 0, 0, 3, 0, 1, 300, 1, 1].map(&mut turn).to_vec();
-        assert_eq!(expected, [false, true, true, true, true, true, false, false, true, false, true]);
     }
 }
