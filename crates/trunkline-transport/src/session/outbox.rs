@@ -19,7 +19,7 @@ use std::{
 use bytes::Bytes;
 
 pub(crate) use self::lanes::LaneWay;
-pub(crate) use self::parts::{Part, advance, first_of_few, gathered};
+pub(crate) use self::parts::{Part, SharedFrame, advance, first_of_few, gathered};
 use self::{
     lanes::LaneQueues,
     parts::{BATCH, has_tail, own, push, share, tail, take_parts, write},
@@ -106,21 +106,6 @@ pub(crate) enum Often {
     OnceAsleep,
     /// Each time: to many peers, one packet each.
     Always,
-}
-
-/// A packet that was encoded once for many connections.
-#[derive(Clone, Debug)]
-pub(crate) struct SharedFrame {
-    /// Headers, and the payload too if it is short.
-    pub(crate) head: Bytes,
-    /// A long payload.
-    pub(crate) body: Bytes,
-}
-
-impl SharedFrame {
-    pub(crate) fn len(&self) -> usize {
-        self.head.len() + self.body.len()
-    }
 }
 
 impl Outbox {

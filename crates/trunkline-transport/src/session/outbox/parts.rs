@@ -76,6 +76,21 @@ impl Chunk {
     }
 }
 
+/// A packet that was encoded once for many connections.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedFrame {
+    /// Headers, and the payload too if it is short.
+    pub(crate) head: Bytes,
+    /// A long payload.
+    pub(crate) body: Bytes,
+}
+
+impl SharedFrame {
+    pub(crate) fn len(&self) -> usize {
+        self.head.len() + self.body.len()
+    }
+}
+
 /// Appends a packet to a queue and says how many bytes it takes.
 pub(super) fn push(
     parts: &mut VecDeque<Part>,
