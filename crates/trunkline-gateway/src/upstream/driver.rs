@@ -2,11 +2,14 @@
 //! back their answers.
 //!
 //! It is the only one that touches the connection, so nobody waits for another's write, and calls that come together
-//! leave in one write. It knows nothing of what is called. What waits in its queue has not been sent: that is certain,
-//! and a call is told so. Nothing is sent before the peer has shown that it speaks HTTP/2, and that within a time.
+//! leave in one write. It knows nothing of what is called, but that probes have a queue of their own and a stream that
+//! calls leave them: an instance as busy as can be is no less well. What waits in a queue has not been sent: that is
+//! certain, and a call is told so. Nothing is sent before the peer has shown that it speaks HTTP/2, and that within a
+//! time.
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,13 +21,17 @@ use h2::client::{Connection, SendRequest};
 use http::uri::Authority;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
-use tokio_util::sync::DropGuard;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::channels::Channels;
 use super::link::Stream;
+use super::load::Load;
 use super::unary::{Answering, Failure, Head};
 
 /// Calls that the connection has not taken yet. Beyond this whoever calls waits for a place.
 pub(super) const QUEUE: usize = 1_024;
+/// The same for probes, of which one runs at a time.
+pub(super) const PROBES: usize = 1;
 
 /// What a call's answer is: its message.
 pub(super) type Answer = Result<Bytes, Failure>;
@@ -56,6 +63,20 @@ impl Drop for Exchange {
 /// The ping that a connection begins with; whether the peer said anything within its time.
 type Greeting = Pin<Box<dyn Future<Output = bool> + Send>>;
 
+/// What others reach the connection by.
+pub(super) struct Inlets {
+    pub(super) probes: mpsc::Receiver<Exchange>,
+    pub(super) queue: mpsc::Receiver<Exchange>,
+    /// Told what runs and what the peer takes.
+    pub(super) load: Arc<Load>,
+    /// Connections to the same instance, itself among them.
+    pub(super) siblings: Weak<Channels>,
+    /// Fires when the peer has spoken.
+    pub(super) spoken: CancellationToken,
+    /// Fires when no more calls can be sent.
+    pub(super) open: Option<DropGuard>,
+}
+
 /// See the module. It ends when the connection does, and ends the connection when nobody can send any more.
 pub(super) struct Driver {
     connection: Connection<Box<dyn Stream>, Bytes>,
@@ -63,27 +84,24 @@ pub(super) struct Driver {
     greeting: Option<Greeting>,
     /// While calls can be sent.
     sender: Option<SendRequest<Bytes>>,
-    queue: mpsc::Receiver<Exchange>,
+    inlets: Inlets,
     running: FuturesUnordered<Running>,
-    /// As many run as the peer takes.
+    /// As many run as the peer takes, less the probe's stream.
     full: bool,
     /// The connection is over; it must not be polled again.
     ended: bool,
     authority: Authority,
     max_response: usize,
-    /// Fires when no more calls can be sent.
-    open: Option<DropGuard>,
 }
 
 impl Driver {
     pub(super) fn new(
         sender: SendRequest<Bytes>,
         mut connection: Connection<Box<dyn Stream>, Bytes>,
-        queue: mpsc::Receiver<Exchange>,
+        inlets: Inlets,
         authority: Authority,
         max_response: usize,
         greet_within: Duration,
-        open: DropGuard,
     ) -> Self {
         let greeting = connection.ping_pong().map(|mut pings| -> Greeting {
             // Where it fails, so does the connection.
@@ -93,13 +111,12 @@ impl Driver {
             greeting,
             connection,
             sender: Some(sender),
-            queue,
+            inlets,
             running: FuturesUnordered::new(),
             full: false,
             ended: false,
             authority,
             max_response,
-            open: Some(open),
         }
     }
 
@@ -108,7 +125,10 @@ impl Driver {
         if let Some(greeting) = &mut self.greeting {
             match greeting.as_mut().poll(cx) {
                 Poll::Pending => return,
-                Poll::Ready(true) => self.greeting = None,
+                Poll::Ready(true) => {
+                    self.greeting = None;
+                    self.inlets.spoken.cancel();
+                }
                 // Nobody may look at it any more: without an end of its own it would stay as long as the node.
                 Poll::Ready(false) => {
                     self.ended = true;
@@ -118,13 +138,16 @@ impl Driver {
         }
         self.full = false;
         while let Some(sender) = &mut self.sender {
+            let streams = sender.current_max_send_streams();
             // Who takes no call is of no use, and who waits for him would do so as long as the node.
-            if sender.current_max_send_streams() == 0 {
+            if streams == 0 {
                 return self.close();
             }
+            let room = calls_of(streams);
+            self.inlets.load.set(self.running.len(), room);
             // h2 takes more than the peer does, and what it holds back has no longer certainly not been sent.
-            if self.running.len() >= sender.current_max_send_streams() {
-                self.full = true;
+            self.full = self.running.len() >= room;
+            if self.running.len() >= streams {
                 return;
             }
             match sender.poll_ready(cx) {
@@ -132,11 +155,43 @@ impl Driver {
                 Poll::Ready(Err(_)) => return self.close(),
                 Poll::Pending => return,
             }
-            match self.queue.poll_recv(cx) {
+            match self.poll_waiting(cx) {
                 Poll::Ready(Some(exchange)) => self.send(exchange),
                 Poll::Ready(None) => self.close(),
                 Poll::Pending => return,
             }
+        }
+    }
+
+    /// What goes next: a probe, or a call where there is room for one. `None` when nobody can come any more.
+    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<Option<Exchange>> {
+        match self.inlets.probes.poll_recv(cx) {
+            Poll::Ready(Some(probe)) => Poll::Ready(Some(probe)),
+            _ if self.full => Poll::Pending,
+            // Those who call have both ends.
+            _ => self.inlets.queue.poll_recv(cx),
+        }
+    }
+
+    /// Hands calls that have no room here to connections that have.
+    fn give_away(&mut self, cx: &mut Context<'_>) {
+        // Before it looks at them.
+        self.inlets.load.wait_for_others(cx.waker());
+        let Some(siblings) = self.inlets.siblings.upgrade() else { return };
+        while !self.inlets.queue.is_empty() {
+            let Some(link) = siblings.with_room() else { return siblings.want() };
+            let Poll::Ready(Some(exchange)) = self.inlets.queue.poll_recv(cx) else { return };
+            link.take(exchange);
+        }
+    }
+
+    /// Calls have ended.
+    fn tell_room(&self, room: usize) {
+        self.inlets.load.set(self.running.len(), room);
+        if self.running.len() < room
+            && let Some(siblings) = self.inlets.siblings.upgrade()
+        {
+            siblings.relieve();
         }
     }
 
@@ -162,23 +217,36 @@ impl Driver {
 
     /// Nothing more is sent; what runs goes on.
     fn close(&mut self) {
-        self.open = None;
+        self.inlets.open = None;
         // Without it the connection ends with its last call.
         self.sender = None;
-        self.queue.close();
+        self.inlets.probes.close();
+        self.inlets.queue.close();
     }
 
     /// Gives back what waits and can no longer be sent; whether nobody can come any more.
     fn give_back(&mut self, cx: &mut Context<'_>) -> bool {
-        loop {
-            match self.queue.poll_recv(cx) {
-                Poll::Ready(Some(_unsent)) => {}
-                Poll::Ready(None) => return true,
-                // Somebody has a place in the queue and has yet to use it.
-                Poll::Pending => return false,
+        let mut nobody_comes = true;
+        for queue in [&mut self.inlets.probes, &mut self.inlets.queue] {
+            loop {
+                match queue.poll_recv(cx) {
+                    Poll::Ready(Some(_unsent)) => {}
+                    Poll::Ready(None) => break,
+                    // Somebody has a place in the queue and has yet to use it.
+                    Poll::Pending => {
+                        nobody_comes = false;
+                        break;
+                    }
+                }
             }
         }
+        nobody_comes
     }
+}
+
+/// How many calls run beside the stream that is a probe's: one at least.
+fn calls_of(streams: usize) -> usize {
+    streams.saturating_sub(1).max(1)
 }
 
 impl Future for Driver {
@@ -189,6 +257,9 @@ impl Future for Driver {
         if !this.ended {
             this.send_waiting(cx);
         }
+        if this.full {
+            this.give_away(cx);
+        }
         this.ended = this.ended || Pin::new(&mut this.connection).poll(cx).is_ready();
         // The peer may just have said that it takes no more.
         if let Some(sender) = &mut this.sender
@@ -197,9 +268,14 @@ impl Future for Driver {
             this.close();
         }
         // If it ended, they hear how.
+        let before = this.running.len();
         while let Poll::Ready(Some(())) = this.running.poll_next_unpin(cx) {}
         if let Some(sender) = &this.sender {
-            if this.full && this.running.len() < sender.current_max_send_streams() {
+            let room = calls_of(sender.current_max_send_streams());
+            if this.running.len() < before {
+                this.tell_room(room);
+            }
+            if this.full && this.running.len() < room {
                 cx.waker().wake_by_ref();
             }
             return Poll::Pending;

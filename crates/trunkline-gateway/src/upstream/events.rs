@@ -88,7 +88,7 @@ async fn send(peer: &Peer, changes: &Changes, batch: wire::SessionEventsRequest)
     let mut back_off = defaults::EVENT_BACK_OFF;
     loop {
         let mut changed = changes.subscribe();
-        let Some(link) = peer.link() else {
+        let Some(link) = peer.channels.pick() else {
             changed.changed().await;
             continue;
         };

@@ -1,8 +1,10 @@
-//! Keeps one instance connected and probed, for as long as anything is registered at its address.
+//! Keeps one instance connected and probed, for as long as anything is registered at its address: by one connection,
+//! and by more while its calls are more than the instance takes on those that are there.
 //!
 //! One task for each peer. It never runs a call and decides nothing about service: it tells the peer what it
 //! sees, and the peer's judgement draws the conclusions.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +27,9 @@ const BACK_OFF_MIN: Duration = Duration::from_millis(50);
 const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 /// Late probes in a row after which a connection is given up for a new one: it may lead to a host that is gone.
 const LATE_PROBES: u32 = 2;
+/// How often it is looked whether the last of several connections has calls. One that is missed is opened again within a
+/// round trip.
+const IDLE_CHANNEL: Duration = Duration::from_secs(30);
 /// What is shown of an instance's own words.
 const SHOWN: usize = 64;
 /// What `GetStatus` may say for good, in any case.
@@ -58,20 +63,18 @@ impl Keeper {
             biased;
             () = cancel.cancelled() => {}
             () = self.keep() => {}
+            () = self.widen() => {}
         }
-        self.peer.set_links(Vec::new());
+        self.peer.channels.retain(|_| false);
     }
 
     async fn keep(&self) {
-        let mut links = Vec::new();
         let mut back_off = BACK_OFF_MIN;
         loop {
-            self.connect(&mut links).await;
-            self.peer.set_links(links.clone());
-            if !links.is_empty() {
+            if self.connect().await {
                 self.changes.tell();
                 let opened = Instant::now();
-                if self.watch_over(&mut links).await {
+                if self.watch_over().await {
                     back_off = BACK_OFF_MIN;
                     // A connection that served is replaced at once: the instance may only have said good-bye to
                     // it. One that serves a single probe, again and again, must not keep us busy.
@@ -85,47 +88,83 @@ impl Keeper {
         }
     }
 
-    /// Opens what is missing. The peer is unreachable if nothing is open after it.
-    async fn connect(&self, links: &mut Vec<Link>) {
-        links.retain(|link| !link.is_closed());
-        while links.len() < self.options.channels.max(1) {
-            let timeout = self.options.connect_timeout;
-            let cancel = self.cut.clone();
-            let max_response = self.options.max_response;
-            let link = Link::open(
-                self.dial.as_ref(),
-                &self.peer.address,
-                timeout,
-                max_response,
-                &self.tasks,
-                cancel,
-            );
-            match link.await {
-                Ok(link) => links.push(link),
-                Err(error) => {
-                    if links.is_empty() {
-                        self.peer.unreachable(&error.to_string());
-                    }
-                    return;
+    /// Opens a connection if there is none. The peer is unreachable if there still is none after it.
+    async fn connect(&self) -> bool {
+        let channels = &self.peer.channels;
+        channels.retain(|link| !link.is_closed());
+        if channels.is_open() {
+            return true;
+        }
+        match self.open().await {
+            Ok(link) => channels.add(link),
+            Err(error) => self.peer.unreachable(&error.to_string()),
+        }
+        channels.is_open()
+    }
+
+    async fn open(&self) -> io::Result<Link> {
+        let (timeout, max_response) = (self.options.connect_timeout, self.options.max_response);
+        let (dial, address) = (self.dial.as_ref(), &self.peer.address);
+        let siblings = Arc::downgrade(&self.peer.channels);
+        Link::open(dial, address, timeout, max_response, siblings, &self.tasks, self.cut.clone()).await
+    }
+
+    /// Opens further connections when calls find no room on those that are there, one after the other, and gives up
+    /// what is not needed any more. Never ends.
+    async fn widen(&self) {
+        let channels = &self.peer.channels;
+        loop {
+            tokio::select! {
+                biased;
+                () = channels.wanted() => {}
+                () = tokio::time::sleep(IDLE_CHANNEL) => {
+                    channels.shrink();
+                    continue;
                 }
             }
+            let opened = self.open().await;
+            let serves = match &opened {
+                // Calls would wait for it that others may take meanwhile.
+                Ok(link) => link.spoken().await,
+                Err(error) => {
+                    tracing::debug!(address = %self.peer.address, %error, "no further connection to an upstream");
+                    false
+                }
+            };
+            if let Ok(link) = opened
+                && serves
+            {
+                channels.add(link.clone());
+                tokio::time::sleep(jittered(BACK_OFF_MIN)).await;
+                if !link.is_closed() {
+                    continue;
+                }
+            }
+            // It takes no more than there are, and must not be asked with every call.
+            tokio::time::sleep(jittered(BACK_OFF_MAX)).await;
         }
     }
 
-    /// Probes until a connection is lost or given up. Answers whether the last probe passed.
-    async fn watch_over(&self, links: &mut Vec<Link>) -> bool {
-        let mut late = 0;
-        let mut passed = false;
+    /// Probes the connections in turn, until the last of them is lost or given up. Answers whether the last probe
+    /// passed.
+    async fn watch_over(&self) -> bool {
+        let channels = &self.peer.channels;
+        let (mut turn, mut late, mut passed) = (0, 0, false);
         loop {
-            match self.probe().await {
+            channels.retain(|link| !link.is_closed());
+            let links = channels.all().to_vec();
+            let Some(link) = links.get(turn % links.len().max(1)) else { return passed };
+            match self.probe(link).await {
                 Probe::Passed => {
                     (late, passed) = (0, true);
+                    turn = turn.wrapping_add(1);
                     self.peer.probe_passed();
                 }
                 // The connection ended, so that the probe says nothing about what answers on the next one.
-                Probe::Failed(_) if passed && links.iter().any(Link::is_closed) => return true,
+                Probe::Failed(_) if passed && link.is_closed() => {}
                 Probe::Failed(why) => {
                     passed = false;
+                    turn = turn.wrapping_add(1);
                     self.peer.probe_failed(&why);
                 }
                 Probe::Late => {
@@ -135,27 +174,27 @@ impl Keeper {
                         self.options.health.probe_timeout
                     ));
                     if late >= LATE_PROBES {
+                        late = 0;
                         // Calls that still run keep their connection open.
-                        links.clear();
-                        return false;
+                        channels.retain(|other| !other.is(link));
                     }
                 }
             }
+            if !channels.is_open() {
+                return passed;
+            }
             tokio::select! {
                 biased;
-                _ = select_all(links.iter().map(|link| Box::pin(link.closed()))) => return passed,
+                _ = select_all(links.iter().map(|link| Box::pin(link.closed()))) => {}
                 () = tokio::time::sleep(jittered(self.options.health.probe_interval)) => {}
             }
         }
     }
 
-    async fn probe(&self) -> Probe {
-        let Some(link) = self.peer.link() else {
-            return Probe::Failed("the connection was closed".to_owned());
-        };
+    async fn probe(&self, link: &Link) -> Probe {
         let timeout = self.options.health.probe_timeout;
         let request = wire::StatusRequest { service_name: self.service.clone() };
-        let answer = link.call(GET_STATUS.request(&request, timeout));
+        let answer = link.probe(GET_STATUS.request(&request, timeout));
         match tokio::time::timeout(timeout, answer)
             .await
             .map(|answer| answer.map_err(|failure| failure.status))

@@ -5,6 +5,7 @@
 //! without asking. It frames nothing and decodes nothing.
 
 use std::io;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,7 +16,9 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::driver::{Driver, Exchange, QUEUE};
+use super::channels::Channels;
+use super::driver::{Driver, Exchange, Inlets, PROBES, QUEUE};
+use super::load::Load;
 use super::registration::Address;
 use super::unary::{self, Failure, Request};
 
@@ -65,19 +68,27 @@ impl Dial for SocketDial {
 
 /// A connection. Clones share it; it ends when the peer closes it, or when all clones and calls are gone.
 #[derive(Clone)]
-pub(super) struct Link {
+pub(super) struct Link(Arc<Shared>);
+
+struct Shared {
     queue: mpsc::Sender<Exchange>,
+    /// Beside the queue, which may be long.
+    probes: mpsc::Sender<Exchange>,
+    load: Arc<Load>,
+    spoken: CancellationToken,
     closed: CancellationToken,
 }
 
 impl Link {
     /// Connects within `timeout`. The connection's own work runs in `tasks` until it closes, which it does by itself
-    /// when nobody has the link or a call on it any more, or until `cancel` cuts it off.
+    /// when nobody has the link or a call on it any more, or until `cancel` cuts it off. Calls that it has no room for
+    /// go to `siblings` that have.
     pub(super) async fn open(
         dial: &dyn Dial,
         address: &Address,
         timeout: Duration,
         max_response: usize,
+        siblings: Weak<Channels>,
         tasks: &TaskTracker,
         cancel: CancellationToken,
     ) -> io::Result<Link> {
@@ -95,33 +106,88 @@ impl Link {
             .max_concurrent_reset_streams(RESET_STREAMS);
         let (sender, connection) = http2.handshake(stream).await.map_err(io::Error::other)?;
         let (queue, waiting) = mpsc::channel(QUEUE);
-        let closed = CancellationToken::new();
-        let open = closed.clone().drop_guard();
+        let (probes, probing) = mpsc::channel(PROBES);
         let authority = if address.unix_path().is_some() { "localhost" } else { address.as_str() };
         let authority = authority.parse().map_err(io::Error::other)?;
-        let driver = Driver::new(sender, connection, waiting, authority, max_response, timeout, open);
+        let load = Arc::new(Load::new(FIRST_STREAMS));
+        let (spoken, closed) = (CancellationToken::new(), CancellationToken::new());
+        let inlets = Inlets {
+            probes: probing,
+            queue: waiting,
+            load: load.clone(),
+            siblings,
+            spoken: spoken.clone(),
+            open: Some(closed.clone().drop_guard()),
+        };
+        let driver = Driver::new(sender, connection, inlets, authority, max_response, timeout);
         tasks.spawn(async move { cancel.run_until_cancelled_owned(driver).await.unwrap_or_default() });
-        Ok(Link { queue, closed })
+        Ok(Link(Arc::new(Shared { queue, probes, load, spoken, closed })))
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.closed.is_cancelled()
+        self.0.closed.is_cancelled()
     }
 
     /// Resolves when the connection is gone. Cancel-safe.
     pub(super) async fn closed(&self) {
-        self.closed.cancelled().await;
+        self.0.closed.cancelled().await;
+    }
+
+    /// Resolves when the peer has shown that it speaks HTTP/2, with `false` when the connection ends before it does.
+    /// Cancel-safe.
+    pub(super) async fn spoken(&self) -> bool {
+        let Shared { spoken, closed, .. } = &*self.0;
+        closed.run_until_cancelled(spoken.cancelled()).await.is_some()
+    }
+
+    /// Calls on it: those that run, and those that wait until they may.
+    pub(super) fn calls(&self) -> usize {
+        let Shared { queue, load, .. } = &*self.0;
+        load.running() + (queue.max_capacity() - queue.capacity())
+    }
+
+    /// Its peer takes another call at once.
+    pub(super) fn has_room(&self) -> bool {
+        self.calls() < self.0.load.room()
+    }
+
+    /// Calls that wait on it may be given to another, which has room.
+    pub(super) fn wake(&self) {
+        self.0.load.wake();
+    }
+
+    /// Takes over a call that waited on another connection.
+    pub(super) fn take(&self, exchange: Exchange) {
+        // One that is not taken says so when it is dropped.
+        drop(self.0.queue.try_send(exchange));
+    }
+
+    /// Whether both are the same connection.
+    pub(super) fn is(&self, other: &Link) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// One call. Whoever calls keeps to its time. Dropping the future cancels it.
     pub(super) async fn call<R: Message + Default>(&self, request: Request<R>) -> Result<R, Failure> {
-        let (exchange, answer) = Exchange::new(request.head, request.body);
-        if let Err(TrySendError::Full(exchange)) = self.queue.try_send(exchange) {
-            // Apart, since it is large and rare.
-            drop(Box::pin(self.queue.send(exchange)).await);
-        }
-        // One that was not taken has said so when it was dropped.
-        let cut = || Failure::broken(tonic::Status::unavailable("the connection was cut off"));
-        unary::decode(answer.await.unwrap_or_else(|_gone| Err(cut()))?)
+        exchange(&self.0.queue, request).await
     }
+
+    /// The same for a question about the instance's health: as many calls as may run and wait, it goes at once.
+    pub(super) async fn probe<R: Message + Default>(&self, request: Request<R>) -> Result<R, Failure> {
+        exchange(&self.0.probes, request).await
+    }
+}
+
+async fn exchange<R: Message + Default>(
+    queue: &mpsc::Sender<Exchange>,
+    request: Request<R>,
+) -> Result<R, Failure> {
+    let (exchange, answer) = Exchange::new(request.head, request.body);
+    if let Err(TrySendError::Full(exchange)) = queue.try_send(exchange) {
+        // Apart, since it is large and rare.
+        drop(Box::pin(queue.send(exchange)).await);
+    }
+    // One that was not taken has said so when it was dropped.
+    let cut = || Failure::broken(tonic::Status::unavailable("the connection was cut off"));
+    unary::decode(answer.await.unwrap_or_else(|_gone| Err(cut()))?)
 }

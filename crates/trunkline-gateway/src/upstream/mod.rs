@@ -10,11 +10,13 @@ mod dispatch;
 mod hooks;
 mod pick;
 
+mod channels;
 mod driver;
 mod events;
 mod health;
 mod keeper;
 mod link;
+mod load;
 mod pace;
 mod peer;
 mod signal;

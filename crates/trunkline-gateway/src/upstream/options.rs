@@ -30,7 +30,8 @@ pub struct UpstreamOptions {
     pub max_in_flight: u32,
     /// Calls in flight at all instances together; `None` for no limit.
     pub max_in_flight_total: Option<u32>,
-    /// HTTP/2 connections to each instance; at least one is made.
+    /// HTTP/2 connections to each instance at most. One is made; another when calls find that the instance takes no more
+    /// of them on those that are there.
     pub channels: usize,
     /// The largest answer that is read, in bytes.
     pub max_response: usize,

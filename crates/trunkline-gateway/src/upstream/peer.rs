@@ -5,14 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::channels::Channels;
 use super::events::EventQueue;
 use super::health::{Health, Outcome, Phase, Slowness};
 use super::link::Link;
@@ -23,6 +23,8 @@ use super::signal::Changes;
 /// See the module.
 pub(super) struct Peer {
     pub(super) address: Address,
+    /// Its connections.
+    pub(super) channels: Arc<Channels>,
     /// Events for it that were not taken yet.
     pub(super) events: EventQueue,
     /// Ends the keeper and the event pump.
@@ -33,8 +35,6 @@ pub(super) struct Peer {
     limit: AtomicU32,
     calls: AtomicU64,
     failures: AtomicU64,
-    links: ArcSwap<Vec<Link>>,
-    next_link: AtomicUsize,
     judge: Mutex<Judge>,
     changes: Changes,
 }
@@ -82,6 +82,7 @@ pub(super) struct PeerFigures {
     pub(super) phase: Phase,
     pub(super) why: String,
     pub(super) since: Instant,
+    pub(super) connections: usize,
     pub(super) in_flight: u32,
     pub(super) limit: u32,
     pub(super) calls: u64,
@@ -92,6 +93,7 @@ pub(super) struct PeerFigures {
 impl Peer {
     pub(super) fn new(
         address: Address,
+        channels: Arc<Channels>,
         options: HealthOptions,
         changes: Changes,
         cancel: CancellationToken,
@@ -99,6 +101,7 @@ impl Peer {
         let now = Instant::now();
         Peer {
             address,
+            channels,
             events: EventQueue::default(),
             cancel,
             phase: AtomicU8::new(Phase::Unprobed.to_u8()),
@@ -106,8 +109,6 @@ impl Peer {
             limit: AtomicU32::new(u32::MAX),
             calls: AtomicU64::new(0),
             failures: AtomicU64::new(0),
-            links: ArcSwap::from_pointee(Vec::new()),
-            next_link: AtomicUsize::new(0),
             judge: Mutex::new(Judge {
                 health: Health::new(options, now),
                 running: BTreeMap::new(),
@@ -137,11 +138,7 @@ impl Peer {
             (Admit::Serving, _) => false,
             (Admit::Connected, phase) => phase != Phase::Unprobed,
         };
-        phase && self.is_connected()
-    }
-
-    pub(super) fn is_connected(&self) -> bool {
-        self.links.load().iter().any(|link| !link.is_closed())
+        phase && self.channels.is_open()
     }
 
     /// Since when it has been in its phase.
@@ -149,23 +146,9 @@ impl Peer {
         self.judge.lock().health.since()
     }
 
-    /// An open connection, in turn where there are several.
-    pub(super) fn link(&self) -> Option<Link> {
-        let links = self.links.load();
-        let first = self.next_link.fetch_add(1, Ordering::Relaxed);
-        (0..links.len())
-            .map(|at| &links[first.wrapping_add(at) % links.len()])
-            .find(|link| !link.is_closed())
-            .cloned()
-    }
-
-    pub(super) fn set_links(&self, links: Vec<Link>) {
-        self.links.store(Arc::new(links));
-    }
-
     /// Lets a call in that is slow when it takes longer than `patience`.
     pub(super) fn admit(self: &Arc<Self>, admit: Admit, patience: Duration) -> Result<Permit, Denied> {
-        let link = self.link().ok_or(Denied::Gone)?;
+        let link = self.channels.pick().ok_or(Denied::Gone)?;
         let limit = self.limit.load(Ordering::Relaxed);
         let below = |running: u32| (running < limit).then(|| running + 1);
         self.in_flight.fetch_update(Ordering::AcqRel, Ordering::Relaxed, below).map_err(|_| Denied::Full)?;
@@ -227,6 +210,7 @@ impl Peer {
             phase: judge.health.phase(),
             why: judge.health.why().to_owned(),
             since: judge.health.since(),
+            connections: self.channels.count(),
             in_flight: self.in_flight(),
             limit: self.limit.load(Ordering::Relaxed),
             calls: self.calls.load(Ordering::Relaxed),

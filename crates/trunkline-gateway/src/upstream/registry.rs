@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::channels::Channels;
 use super::events;
 use super::keeper::Keeper;
 use super::link::Dial;
@@ -252,7 +253,8 @@ impl Registry {
     fn begin_peer(&self, registration: &Registration) -> Arc<Peer> {
         let address = registration.address.clone();
         let cancel = self.cancel.child_token();
-        let peer = Peer::new(address, self.options.health.clone(), self.changes.clone(), cancel);
+        let channels = Arc::new(Channels::new(self.options.channels));
+        let peer = Peer::new(address, channels, self.options.health.clone(), self.changes.clone(), cancel);
         let peer = Arc::new(peer);
         let keeper = Keeper {
             peer: peer.clone(),

@@ -54,6 +54,8 @@ pub struct InstanceSnapshot {
     pub state_seconds: u64,
     /// Its share.
     pub weight: u32,
+    /// HTTP/2 connections to it.
+    pub connections: usize,
     /// Calls that run.
     pub in_flight: u32,
     /// Calls that it takes at once.
@@ -85,6 +87,7 @@ impl InstanceSnapshot {
             why: figures.why,
             state_seconds: figures.since.elapsed().as_secs(),
             weight: registration.weight,
+            connections: figures.connections,
             in_flight: figures.in_flight,
             max_in_flight: figures.limit,
             calls: figures.calls,

@@ -81,6 +81,8 @@ pub(crate) struct Fake {
     pub(crate) authorize: Mutex<Result<wire::AuthorizeResponse, tonic::Status>>,
     /// How many of the next event batches are refused.
     pub(crate) refuse_events: Mutex<u32>,
+    /// Requests that a new connection lets run at once.
+    pub(crate) streams: Mutex<u32>,
     life: Mutex<JoinSet<()>>,
 }
 
@@ -109,6 +111,7 @@ impl Fake {
             auth: Mutex::new(Err(tonic::Status::unimplemented("no auth"))),
             authorize: Mutex::new(Err(tonic::Status::unimplemented("no authorize"))),
             refuse_events: Mutex::new(0),
+            streams: Mutex::new(200),
             life: Mutex::new(JoinSet::new()),
         })
     }
@@ -146,7 +149,7 @@ impl Fake {
     pub(crate) fn accept(self: &Arc<Self>, stream: impl Stream + 'static) {
         self.see(|seen| seen.connections += 1);
         let service = UpstreamServiceServer::new(Instance(self.clone()));
-        serve(&mut self.life.lock(), stream, service);
+        serve(&mut self.life.lock(), stream, service, *self.streams.lock());
     }
 
     /// Listens on TCP until killed; answers the address.
@@ -163,8 +166,8 @@ impl Fake {
     }
 }
 
-/// Serves a gRPC service on one connection, within `life`.
-pub(crate) fn serve<S>(life: &mut JoinSet<()>, stream: impl Stream + 'static, service: S)
+/// Serves a gRPC service on one connection with so many streams, within `life`.
+pub(crate) fn serve<S>(life: &mut JoinSet<()>, stream: impl Stream + 'static, service: S, streams: u32)
 where
     S: TowerService<http::Request<hyper::body::Incoming>, Response = http::Response<Body>> + Clone,
     S: Send + 'static,
@@ -172,6 +175,7 @@ where
     S::Future: Send + 'static,
 {
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .max_concurrent_streams(streams)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     life.spawn(async move {
         // A broken connection is what some tests want.

@@ -1,6 +1,5 @@
 //! Instances that fail, hang, die and return. All times are virtual.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -270,18 +269,6 @@ async fn one_that_never_listens_is_waited_for_until_the_calls_deadline() {
     let begun = Instant::now();
     assert_eq!(bench.call("put").await.unwrap_err().code, Code::Overloaded, "it did not run");
     assert_eq!(begun.elapsed(), Duration::from_secs(30));
-}
-
-#[tokio::test(start_paused = true)]
-async fn several_channels_are_used_in_turn() {
-    let bench = Bench::new(|options| options.channels = 3);
-    let fake = bench.fakes(1, "003").await.remove(0);
-    for _ in 0..12 {
-        bench.who("put").await;
-    }
-    assert_eq!(fake.seen.lock().connections, 3);
-    let fake = Arc::clone(&fake);
-    assert_eq!(fake.calls(), 12);
 }
 
 /// Whoever dies with its calls running is ejected for them first; it must be found dead all the same.

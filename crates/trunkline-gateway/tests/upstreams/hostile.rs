@@ -94,12 +94,12 @@ impl Connections {
         self.open.send_modify(|open| *open -= 1);
     }
 
-    /// Three rounds of so many have been made, and those before the last have ended.
-    async fn come_and_go(&self, channels: usize) {
+    /// Three have been made one after the other, and those before the last have ended.
+    async fn come_and_go(&self) {
         let mut seen = self.seen.subscribe();
-        within("three rounds", seen.wait_for(|seen| *seen >= 3 * channels)).await.unwrap();
+        within("three of them", seen.wait_for(|seen| *seen >= 3)).await.unwrap();
         let mut open = self.open.subscribe();
-        within("the former rounds' ends", open.wait_for(|open| *open <= channels)).await.unwrap();
+        within("the former ones' ends", open.wait_for(|open| *open <= 1)).await.unwrap();
     }
 }
 
@@ -120,9 +120,8 @@ async fn a_peer_that_takes_connections_and_says_nothing_keeps_none_of_them() {
     let statics = vec![fixed(&registration(&silent, "*"))];
     let mut options = UpstreamOptions { statics, ..UpstreamOptions::default() };
     options.connect_timeout = Duration::from_millis(50);
-    let channels = options.channels;
     let router = Upstreams::new(options, bench.broker.clone());
-    connections.come_and_go(channels).await;
+    connections.come_and_go().await;
     let status = within("the call", router.call(&caller(), call("get.x"))).await.unwrap_err();
     assert_eq!(status.code, Code::Overloaded, "nothing was sent: {status}");
 }
@@ -149,9 +148,8 @@ async fn a_peer_that_takes_no_call_keeps_no_connection() {
         connect_timeout: Duration::from_millis(200),
         ..UpstreamOptions::default()
     };
-    let channels = options.channels;
     let router = Upstreams::new(options, bench.broker.clone());
-    connections.come_and_go(channels).await;
+    connections.come_and_go().await;
     let status = within("the call", router.call(&caller(), call("get.x"))).await.unwrap_err();
     assert_eq!(status.code, Code::Overloaded, "nothing was sent: {status}");
 }

@@ -4,6 +4,7 @@
 mod fake;
 
 mod calls;
+mod channels;
 mod health;
 mod hooks;
 mod hostile;

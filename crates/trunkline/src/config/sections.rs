@@ -342,7 +342,8 @@ section! {
         in_flight: u32 = upstream::MAX_IN_FLIGHT,
         /// Calls under way at all upstreams together. Unless set, there is no such limit.
         in_flight_total: Option<u32> = None,
-        /// HTTP/2 connections to each upstream.
+        /// HTTP/2 connections to each upstream at most. One is made; another when calls find that the upstream takes no more of them on
+        /// those that are there, until it is idle.
         connections: usize = upstream::CHANNELS,
         /// How often an upstream is asked for its health.
         probe_interval: Duration = upstream::PROBE_INTERVAL,
