@@ -7,7 +7,9 @@
 mod flusher;
 mod further;
 mod handle;
+mod hold;
 mod pace;
+mod refusal;
 mod serving;
 mod write_state;
 
@@ -17,24 +19,24 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep};
 use trunkline_broker::Unpark;
-use trunkline_proto::codes::Advice;
-use trunkline_proto::{CloseCode, DecodeError, Dialect, DownBody, DownFrame, UpBody, UpFrame};
-use trunkline_session::Fence;
+use trunkline_proto::{CloseCode, DecodeError, Dialect, UpBody, UpFrame};
 use trunkline_transport::{
-    ByteWriter, Connection, ConnectionInfo, Frame, FrameKind, FrameReader, Framing, Incoming, ReadError,
+    ByteWriter, Connection, Frame, FrameKind, FrameReader, Framing, Incoming, ReadError,
 };
 
 pub(crate) use flusher::Flusher;
 pub(crate) use handle::{Ending, Handle};
 pub(crate) use pace::PauseReason;
+pub use refusal::Refusal;
+pub(crate) use refusal::refuse;
 
 use self::further::Further;
+use self::hold::{Hold, Stage, Started};
 use self::serving::{Boxed, Serving};
 use crate::encode::WireForm;
 use crate::gateway::{Moment, Node};
-use crate::session::Session;
 use crate::start;
 use write_state::{Gathering, Tracer};
 
@@ -55,142 +57,6 @@ pub(crate) fn serve(node: Arc<Node>, connection: Connection) -> Serving {
     let hold = Hold::new(&node, &info, &writer);
     let further = Further::new(streams);
     Serving::new(Actor { hold, reader, writer, stalled_since: None, armed: None, pause: None, further })
-}
-
-/// Why a connection is not served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// The node has as many connections as it may.
-    Full,
-    /// The node stops.
-    Stopping,
-    /// Its address opens connections too fast.
-    RateLimited,
-    /// All places of HTTP are taken by requests under way.
-    Requests,
-    /// It speaks plainly where TLS is required.
-    TlsRequired,
-}
-
-impl Refusal {
-    /// Every reason.
-    pub const ALL: [Refusal; 5] =
-        [Refusal::Full, Refusal::Stopping, Refusal::RateLimited, Refusal::Requests, Refusal::TlsRequired];
-
-    /// As metrics name it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Refusal::Full => "full",
-            Refusal::Stopping => "stopping",
-            Refusal::RateLimited => "rate",
-            Refusal::Requests => "requests",
-            Refusal::TlsRequired => "tls_required",
-        }
-    }
-
-    fn words(self) -> (CloseCode, &'static str) {
-        match self {
-            Refusal::Full => (CloseCode::Overloaded, "the node has as many connections as it may"),
-            Refusal::Stopping => (CloseCode::GoingAway, "the node stops"),
-            Refusal::RateLimited => (CloseCode::RateLimited, "this address opens connections too fast"),
-            Refusal::Requests => (CloseCode::Overloaded, "too many requests are under way"),
-            Refusal::TlsRequired => {
-                (CloseCode::TlsRequired, "connect with TLS: plain connections are not served here")
-            }
-        }
-    }
-}
-
-/// Tells a connection why it is not served, and when to come back if that helps, and closes it.
-pub(crate) async fn refuse(connection: Connection, why: Refusal) {
-    let Connection { reader, mut writer, .. } = connection;
-    let (code, reason) = why.words();
-    let framing = writer.framing();
-    let mut notice = code.notice(reason);
-    if code.advice() == Advice::Resume {
-        notice.reconnect_after_ms = rand::random_range(1_000..5_000);
-    }
-    let notice = Dialect::Protobuf.encode_down(&DownFrame::new(0, DownBody::Close(notice)));
-    let number = u16::try_from(code.number()).unwrap_or(1013);
-    let close = framing.close(number, reason).unwrap_or_default();
-    let told = async {
-        writer.send(FrameKind::Binary, &notice).await?;
-        writer.write_all(&close).await
-    };
-    // A peer that is not told closes all the same.
-    drop(timeout(CLOSE_DEADLINE, told).await);
-    trunkline_transport::close(reader, writer, code.number(), reason, CLOSE_DEADLINE).await;
-}
-
-/// What the node knows of a connection while its actor lives. Drop takes it back, also when the actor panics: the
-/// session goes on without the connection.
-struct Hold {
-    node: Arc<Node>,
-    handle: Arc<Handle>,
-    stage: Stage,
-}
-
-/// How far a connection has come.
-enum Stage {
-    /// Its first frame has to come by then.
-    Stranger { start_by: Moment },
-    /// Its first frame is being answered; nothing is read meanwhile, and START has deadlines of its own.
-    Starting(Boxed<Started>),
-    /// Its first frame was no START that the node accepts: it ends.
-    Refused,
-    /// It holds this session, under this fence.
-    Holder(Arc<Session>, Fence),
-}
-
-type Started = Result<(Arc<Session>, Fence), Ending>;
-
-impl Hold {
-    fn new(node: &Arc<Node>, info: &ConnectionInfo, writer: &ByteWriter) -> Self {
-        let start_by = Moment::not_before(node.uptime() + node.options().start_timeout);
-        let handle = Handle::new(node.next_connection(), info, writer, node);
-        node.stats.gauge(handle.protocol()).up();
-        node.connections.insert(&handle);
-        // A drain looks at all connections when it has begun: who comes in behind its look is told here.
-        if node.is_stopping() {
-            handle.end(Ending::new(CloseCode::GoingAway, "the node stops: reconnect"));
-        }
-        Hold { node: Arc::clone(node), handle, stage: Stage::Stranger { start_by } }
-    }
-
-    fn session(&self) -> Option<(&Arc<Session>, Fence)> {
-        match &self.stage {
-            Stage::Holder(session, fence) => Some((session, *fence)),
-            Stage::Stranger { .. } | Stage::Starting(_) | Stage::Refused => None,
-        }
-    }
-
-    /// A seed client's frames wait for numbers.
-    fn on_not_numbered(&self, pending: &write_state::Pending) {
-        match pending {
-            write_state::Pending::Unacked => {
-                let text = "1,000 frames or 1 MiB are not acked: reconnect and resume";
-                self.handle.end(Ending::new(CloseCode::Slow, text));
-            }
-            write_state::Pending::NotReserved
-            | write_state::Pending::Nothing
-            | write_state::Pending::Bytes => {}
-        }
-        if let Some((session, _)) = self.session() {
-            session.reserve_numbers(&self.node);
-        }
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        // The session first: what it sends until then is kept for its next connection.
-        if let Some((session, fence)) = self.session() {
-            session.disconnected(&self.node, fence);
-        }
-        self.handle.abandon();
-        self.node.connections.remove(self.handle.id);
-        self.node.stats.gauge(self.handle.protocol()).down();
-    }
 }
 
 struct Actor {
