@@ -9,6 +9,7 @@ mod bound_keys;
 mod calls;
 mod figures;
 mod gate;
+mod inner;
 mod jobs;
 mod membership;
 mod operations;
@@ -25,23 +26,22 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use trunkline_proto::wire::{ChannelPosition, CloseNotice, ErrorMessage};
-use trunkline_proto::{CloseCode, UpBody, UpFrame};
+use trunkline_proto::CloseCode;
+use trunkline_proto::wire::{CloseNotice, ErrorMessage};
 use trunkline_service::Caller;
 use trunkline_session::engine::{
-    Answer, BindAnswer, BoundPush, ChannelKind, GiveUp, Input, OperationId, Output, Pressure, SentPositions,
-    StartAccepted, StartFacts, TokenlessStart,
+    Answer, BindAnswer, BoundPush, ChannelKind, GiveUp, Input, OperationId, Output, Pressure, StartAccepted,
+    StartFacts, TokenlessStart,
 };
-use trunkline_session::protocol0::{Acked, LedgerError};
-use trunkline_session::{
-    ClientSeq, ConnectionId, Engine, Fence, Ledger, Now, Position, Protocol, Seq, SessionId,
-};
+use trunkline_session::protocol0::LedgerError;
+use trunkline_session::{ClientSeq, ConnectionId, Engine, Fence, Ledger, Position, Protocol, Seq, SessionId};
 
 pub(crate) use attached::Attached;
 use attached::AttachedSet;
 use bound_keys::BoundKeys;
 pub use figures::{QueueFigures, SessionFigures, SessionPage};
-use gate::{Gate, Together};
+use gate::Together;
+use inner::{Inner, Link};
 use jobs::Jobs;
 pub(crate) use membership::Arriving;
 use membership::UnderWay;
@@ -55,7 +55,6 @@ use waiters::AckWaiters;
 use crate::auth::{Identity, Rights};
 use crate::connection::{Decoded, Ending, Handle};
 use crate::gateway::Node;
-use crate::limits::UserShare;
 
 /// One session. Shared by the hub, its connection's actor and the tasks that work for it.
 pub(crate) struct Session {
@@ -81,29 +80,6 @@ pub(crate) struct Session {
     calling: AtomicU32,
     jobs: Jobs,
     inner: Mutex<Inner>,
-}
-
-struct Inner {
-    engine: Engine,
-    link: Option<Link>,
-    attached: AttachedSet,
-    /// What the session was attached to before the START that is under way.
-    former: Option<Box<AttachedSet>>,
-    /// Channels that it is being joined to: it is a member of them already, or will be in a moment.
-    joining: UnderWay,
-    owner: Owner,
-    /// The user's share of the node's calls, once the session has called.
-    share: OnceCell<Arc<UserShare>>,
-    ledger: Option<Arc<Mutex<Ledger>>>,
-    waiters: AckWaiters,
-    bound_keys: BoundKeys,
-}
-
-/// The connection that holds the session.
-#[derive(Clone)]
-struct Link {
-    handle: Arc<Handle>,
-    fence: Fence,
 }
 
 /// Where the client of a START stands in its channels.
@@ -501,89 +477,6 @@ impl Session {
         // The ack may have been faster than whoever published.
         inner.wake_acked();
         waiting
-    }
-}
-
-impl Inner {
-    /// Answers the channels that the ack tells of.
-    fn ack_numbers(&mut self, seq: Seq) -> Result<Vec<ChannelPosition>, LedgerError> {
-        let Some(ledger) = &self.ledger else { return Ok(Vec::new()) };
-        let Acked { positions, answers } = ledger.lock().ack(seq)?;
-        self.engine.answers_acked(&answers);
-        self.waiters.acked(&positions);
-        Ok(positions)
-    }
-
-    fn caller(&mut self, node: &Node, session: &Session) -> Arc<Caller> {
-        self.owner.caller(session, node, self.link.as_ref().map(|link| &*link.handle))
-    }
-
-    /// Tells who waits for what the client has acked already.
-    fn wake_acked(&mut self) {
-        if self.waiters.is_empty() {
-            return;
-        }
-        let acked = match &self.ledger {
-            Some(ledger) => ledger.lock().acked_positions(),
-            None => self.engine.acked_positions(),
-        };
-        self.waiters.acked(&acked);
-    }
-
-    /// One frame of the connection that holds the session.
-    fn frame(
-        &mut self,
-        node: &Node,
-        session: &Session,
-        now: Now,
-        link: &Link,
-        together: &Together,
-        frame: UpFrame,
-    ) {
-        if matches!(frame.body, UpBody::Heartbeat(_)) && !session.is_calling() {
-            self.owner.rest();
-        }
-        if node.trace.is_on() {
-            session.trace_read(node, &frame);
-            self.trace_replies_acked(node, session, &frame);
-        }
-        let sent = Sent { handle: &link.handle, ledger: self.ledger.as_deref() };
-        let gate = Gate { node, user: &session.user, share: &self.share, together };
-        let input = Input::Frame { fence: link.fence, frame, sent: &sent, gate: &gate };
-        self.engine.handle_input(now, input);
-    }
-
-    /// Protocol 0: the connection that holds the session now numbers nothing more, and where each channel stands then.
-    fn stop_at_sent(&self) -> Vec<ChannelPosition> {
-        if let Some(link) = &self.link {
-            link.handle.stop_numbering();
-        }
-        self.ledger.as_ref().map(|ledger| ledger.lock().sent_positions()).unwrap_or_default()
-    }
-
-    /// No connection holds the session any more. A seed client's queued frames wait for its next one.
-    fn unlink(&mut self, session: &Session) -> Option<Arc<Handle>> {
-        let Link { handle, .. } = self.link.take()?;
-        self.owner.left(Some(&handle));
-        handle.stop_numbering();
-        session.live.store(false, Relaxed);
-        Some(handle)
-    }
-}
-
-/// What the connection has sent, for the engine's judgement of acks.
-struct Sent<'a> {
-    handle: &'a Handle,
-    ledger: Option<&'a Mutex<Ledger>>,
-}
-
-impl SentPositions for Sent<'_> {
-    fn sent(&self, channel: &str) -> Option<Position> {
-        self.handle.sent(channel)
-    }
-
-    fn highest_seq(&self) -> Seq {
-        self.ledger.map_or(Seq(0), |ledger| ledger.lock().highest())
     }
 }
 
