@@ -164,6 +164,13 @@ pub const SLOW_PEER: Duration = Duration::from_secs(30);
 /// Interval of heartbeats: below the 30 s after which common proxies and NATs forget a silent connection.
 pub const HEARTBEAT: Duration = Duration::from_secs(25);
 
+/// The least interval of heartbeats: below it a loaded machine would find the living dead.
+pub const MIN_HEARTBEAT: Duration = Duration::from_millis(10);
+
+/// What any longer time is taken for: whoever asks for more than a year means never, and a sum with the clock of now has to be a
+/// time (tokio's timers reach two years).
+pub const LONGEST: Duration = Duration::from_secs(365 * 24 * 3_600);
+
 /// Heartbeats in a row without a word of the peer, half an interval after which it is gone: two lost answers, and that long
 /// for the third.
 pub const SILENT_HEARTBEATS: u8 = 2;

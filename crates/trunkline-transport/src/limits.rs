@@ -99,6 +99,16 @@ pub enum SlowConsumer {
     Disconnect,
 }
 
+impl SlowConsumer {
+    /// The same, with a time that the clock can tell.
+    pub(crate) fn within_reach(self) -> Self {
+        match self {
+            Self::Wait(limit) => Self::Wait(limit.min(defaults::LONGEST)),
+            other => other,
+        }
+    }
+}
+
 impl Default for SlowConsumer {
     fn default() -> Self {
         Self::Wait(defaults::SLOW_PEER)

@@ -10,7 +10,7 @@ use crate::{
     BuildError, Compression, Limits, MiddlewareStack, Overflow, SlowConsumer, Wire,
     budget::Budget,
     compress::{self, Dictionary},
-    defaults,
+    defaults::{self, LONGEST, MIN_HEARTBEAT},
     early::Early,
     protocols::{ClientProtocol, DialOptions},
     session::{core::Shared, events::Hub},
@@ -95,7 +95,7 @@ impl TransportClientBuilder {
     #[must_use]
     pub fn pool(self, min: usize, max: usize, idle_timeout: Duration) -> Self {
         let min = min.max(1);
-        Self { pool: Some((min, max.max(min), idle_timeout)), ..self }
+        Self { pool: Some((min, max.max(min), idle_timeout.min(LONGEST))), ..self }
     }
 
     /// The wire to speak where the handshake does not agree on one: over TCP, v2 unless told. A `msgtrans` server
@@ -108,20 +108,20 @@ impl TransportClientBuilder {
     /// How long each attempt to connect may take, name look-up included.
     #[must_use]
     pub fn connect_timeout(self, timeout: Duration) -> Self {
-        Self { connect_timeout: timeout, ..self }
+        Self { connect_timeout: timeout.min(LONGEST), ..self }
     }
 
     /// How long requests wait for their response unless told otherwise.
     #[must_use]
     pub fn request_timeout(self, timeout: Duration) -> Self {
-        Self { request_timeout: timeout, ..self }
+        Self { request_timeout: timeout.min(LONGEST), ..self }
     }
 
-    /// The interval of heartbeats. A v2 or WebSocket peer that is silent for two and a half is gone. On v2 a side that has
-    /// just answered the other's leaves its own out, but for every fourth, which measures the round-trip time.
+    /// The interval of heartbeats, from 10 ms to a year. A v2 or WebSocket peer that is silent for two and a half is gone. On v2 a
+    /// side that has just answered the other's leaves its own out, but for every fourth, which measures the round-trip time.
     #[must_use]
     pub fn heartbeat(self, interval: Duration) -> Self {
-        Self { heartbeat: interval.max(Duration::from_millis(10)), ..self }
+        Self { heartbeat: interval.clamp(MIN_HEARTBEAT, LONGEST), ..self }
     }
 
     /// What the client may hold.
@@ -133,7 +133,7 @@ impl TransportClientBuilder {
     /// What happens when the server does not take what is sent to it.
     #[must_use]
     pub fn slow_consumer(self, policy: SlowConsumer) -> Self {
-        Self { slow_consumer: policy, ..self }
+        Self { slow_consumer: policy.within_reach(), ..self }
     }
 
     /// What happens to received packets that nobody takes.

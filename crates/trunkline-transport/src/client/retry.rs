@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::defaults::RETRY_CAP;
+use crate::defaults::{LONGEST, RETRY_CAP};
 
 /// Attempts with growing pauses: before the n-th further one a random time of up to `initial × 2ⁿ⁻¹` and at most the cap
 /// ("full jitter", so that clients that lost the same server do not come back together). Only errors that may pass are
@@ -31,7 +31,7 @@ impl RetryConfig {
     /// The longest pause.
     #[must_use]
     pub fn max_delay(self, cap: Duration) -> Self {
-        Self { cap, ..self }
+        Self { cap: cap.min(LONGEST), ..self }
     }
 
     /// The pause before the further attempt number `n`, from 1; `None` if there is none. `random` is from 0 to 1.

@@ -25,7 +25,8 @@ use crate::{
     accept::sleep_until,
     defaults::{
         DATAGRAM_BUFFER, FIRST_STREAM_TIMEOUT, HANDSHAKE_TIMEOUT, IDLE_TIMEOUT, INCOMING_BUFFER,
-        INCOMING_BUFFERS, INCOMING_PER_HANDSHAKE, MAX_FRAME, MAX_HANDSHAKES, MAX_STREAMS, RESET_INTERVAL,
+        INCOMING_BUFFERS, INCOMING_PER_HANDSHAKE, LONGEST, MAX_FRAME, MAX_HANDSHAKES, MAX_STREAMS,
+        RESET_INTERVAL,
     },
     handshakes::Handshakes,
     tls::{EarlyData, quic_server_config},
@@ -286,7 +287,7 @@ async fn handshake(
     options: &QuicOptions,
     early: EarlyData,
 ) -> Result<Connection, HandshakeError> {
-    let deadline = Instant::now() + options.handshake_timeout;
+    let deadline = Instant::now() + options.handshake_timeout.min(LONGEST);
     let mut connecting = accepted?;
     let takes_early = early == EarlyData::Taken && {
         let said = timeout_at(deadline, connecting.handshake_data()).await??;

@@ -12,7 +12,7 @@ use crate::{
     SlowConsumer,
     budget::Budget,
     compress::{self, Dictionary},
-    defaults,
+    defaults::{self, LONGEST, MIN_HEARTBEAT},
     protocols::{ListenOptions, ServerProtocol},
     rate_limit::RateLimiter,
     session::{core::Shared, events::Hub},
@@ -94,7 +94,7 @@ impl TransportServerBuilder {
     /// What happens to a peer that does not take what is sent to it.
     #[must_use]
     pub fn slow_consumer(self, policy: SlowConsumer) -> Self {
-        Self { slow_consumer: policy, ..self }
+        Self { slow_consumer: policy.within_reach(), ..self }
     }
 
     /// What happens to received packets that nobody takes.
@@ -106,26 +106,26 @@ impl TransportServerBuilder {
     /// How long [`TransportServer::shutdown`] waits for requests in flight, and a closing connection for its rest.
     #[must_use]
     pub fn graceful_shutdown(self, within: Duration) -> Self {
-        Self { graceful_shutdown: within, ..self }
+        Self { graceful_shutdown: within.min(LONGEST), ..self }
     }
 
-    /// The interval of heartbeats. A v2 or WebSocket peer that is silent for two and a half is gone. On v2 a side that has
-    /// just answered the other's leaves its own out, but for every fourth, which measures the round-trip time.
+    /// The interval of heartbeats, from 10 ms to a year. A v2 or WebSocket peer that is silent for two and a half is gone. On v2 a
+    /// side that has just answered the other's leaves its own out, but for every fourth, which measures the round-trip time.
     #[must_use]
     pub fn heartbeat(self, interval: Duration) -> Self {
-        Self { heartbeat: interval.max(Duration::from_millis(10)), ..self }
+        Self { heartbeat: interval.clamp(MIN_HEARTBEAT, LONGEST), ..self }
     }
 
     /// How long our own requests wait for their response unless told otherwise.
     #[must_use]
     pub fn request_timeout(self, timeout: Duration) -> Self {
-        Self { request_timeout: timeout, ..self }
+        Self { request_timeout: timeout.min(LONGEST), ..self }
     }
 
     /// How long TLS, HTTP and QUIC handshakes may take, and how many may be under way on each listener.
     #[must_use]
     pub fn handshakes(self, timeout: Duration, at_once: usize) -> Self {
-        Self { handshake_timeout: timeout, max_handshakes: at_once, ..self }
+        Self { handshake_timeout: timeout.min(LONGEST), max_handshakes: at_once, ..self }
     }
 
     /// Connections that the kernel keeps on each TCP, TLS, WebSocket and Unix listener while nobody accepts them: 4,096 unless told
@@ -160,14 +160,14 @@ impl TransportServerBuilder {
     /// How long a connection may be unauthenticated, with [`TransportServerBuilder::require_auth`].
     #[must_use]
     pub fn auth_timeout(self, within: Duration) -> Self {
-        Self { auth_timeout: within, ..self }
+        Self { auth_timeout: within.min(LONGEST), ..self }
     }
 
     /// How long a peer may take for its first packet where nothing else tells what it speaks, or whether it is there: over TCP, Unix
     /// sockets and memory, and for the first stream of QUIC and WebTransport. 90 s; clients of v2 speak at once.
     #[must_use]
     pub fn first_packet_timeout(self, within: Duration) -> Self {
-        Self { first_packet: within, ..self }
+        Self { first_packet: within.min(LONGEST), ..self }
     }
 
     /// Adds a middleware behind those before it.
@@ -198,7 +198,8 @@ impl TransportServerBuilder {
         let middleware = MiddlewareStack::new(self.middleware);
         let is_full = is_full(Arc::clone(&registry), self.max_connections, middleware.clone());
         let own_auth = self.requires_auth.then_some(self.auth_timeout);
-        let auth_within = own_auth.into_iter().chain(middleware.authentication()).min();
+        let auth_within =
+            own_auth.into_iter().chain(middleware.authentication()).min().map(|within| within.min(LONGEST));
         let before_auth = self.limits.before_auth.min(self.limits.message);
         let options = ListenOptions {
             max_message: if auth_within.is_some() { before_auth } else { self.limits.message },

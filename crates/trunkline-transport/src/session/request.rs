@@ -17,7 +17,7 @@ use super::{
     send::{Sending, send_or_wait},
 };
 use crate::{
-    BoxFuture, Flags, Packet, PacketType, RequestError, SendError, TransportClient,
+    BoxFuture, Flags, Packet, PacketType, RequestError, SendError, TransportClient, defaults::LONGEST,
     packet::control::ControlPacket,
 };
 
@@ -56,7 +56,7 @@ impl Request {
 
     /// How long it may take, the wait for a place included; 10 s unless the builder was told otherwise.
     pub fn timeout(self, timeout: Duration) -> Self {
-        Self { timeout, ..self }
+        Self { timeout: timeout.min(LONGEST), ..self }
     }
 
     /// Handling it twice does no harm ([`Flags::IDEMPOTENT`]): if its connection is lost before the answer, a client that comes back by itself

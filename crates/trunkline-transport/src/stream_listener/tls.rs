@@ -12,7 +12,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{Accepted, StreamOptions};
-use crate::{ServerStream, ServerTls, tcp_io::Io};
+use crate::{ServerStream, ServerTls, defaults::LONGEST, tcp_io::Io};
 
 /// Whether a port speaks TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub(super) fn begin(
 ) -> Result<impl Future<Output = Option<Accepted>> + Send + use<>, TcpStream> {
     let policy = options.policy;
     let Some(tls) = options.tls.clone().filter(|_| policy != TlsPolicy::Off) else { return Err(stream) };
-    let deadline = Instant::now() + options.handshake_timeout;
+    let deadline = Instant::now() + options.handshake_timeout.min(LONGEST);
     Ok(async move {
         match timeout_at(deadline, handshake(stream, peer, tls, policy)).await {
             Ok(Ok(accepted)) => Some(accepted),

@@ -533,3 +533,42 @@ async fn groups_are_sent_to_and_left() {
     })
     .await;
 }
+
+/// Whoever says "never" by the longest time there is gets that, and no sum that the clock cannot tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_longest_times_are_never() {
+    let never = Duration::MAX;
+    for kind in Kind::ALL {
+        let server = TransportServerBuilder::new()
+            .heartbeat(never)
+            .request_timeout(never)
+            .handshakes(never, 8)
+            .auth_timeout(never)
+            .require_auth()
+            .first_packet_timeout(never)
+            .graceful_shutdown(never)
+            .slow_consumer(SlowConsumer::Wait(never));
+        let serving = Serving::with(kind, server, |mut session: Session| async move {
+            session.set_authenticated();
+            let asked = session.request("and you?").await?;
+            while let Some(packet) = session.recv().await? {
+                session.send(packet.reply(asked.payload.clone())).await?;
+            }
+            Ok(())
+        })
+        .await;
+        let client = TransportClientBuilder::new()
+            .heartbeat(never)
+            .request_timeout(never)
+            .connect_timeout(never)
+            .slow_consumer(SlowConsumer::Wait(never))
+            .pool(1, 1, never);
+        let client = serving.client_of(client).await;
+        let mut events = client.events().unwrap();
+        let asked = message(&mut events).await;
+        within(client.session().unwrap().send(asked.reply("well"))).await.unwrap();
+        let answer = within(async { client.request("how are you?").idempotent().timeout(never).await }).await;
+        assert_eq!(answer.unwrap().payload, "well", "{kind:?}");
+        within(serving.server.shutdown()).await;
+    }
+}
