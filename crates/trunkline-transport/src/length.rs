@@ -62,7 +62,7 @@ mod tests {
         for (header, limit) in [([0, 0, 0, 6], 5), ([0xFF; 4], 1 << 20), ([0, 0x10, 0, 1], 1 << 20)] {
             let error = decode(&mut BytesMut::from(&header[..]), limit).unwrap_err();
             assert!(
-                matches!(error, ReadError::TooLarge { length, .. } if length == u32::from_be_bytes(header).into())
+                matches!(error, ReadError::TooLarge { length, .. } if length == u64::from(u32::from_be_bytes(header)))
             );
         }
     }
