@@ -26,7 +26,7 @@ use std::{
 use futures_util::FutureExt;
 use tokio::time::{Instant, Sleep, timeout};
 
-use self::{datagrams::Datagrams, intake::Stage, lanes::Lanes};
+use self::{clock::Beating, datagrams::Datagrams, intake::Stage, lanes::Lanes};
 use super::{
     Session,
     core::Core,
@@ -75,6 +75,8 @@ pub(crate) struct Driver {
     /// The timer is set for everything that has a time, as far as nobody has said otherwise.
     is_timer_set: bool,
     next_beat: Instant,
+    /// It is one of those that beat together.
+    _beating: Beating,
     /// When the last heartbeat went out that the peer answers.
     pinged: Option<Instant>,
     /// The peer was heard since the last heartbeat, or the last that was left out. When exactly would cost a look at the clock for each packet.
@@ -164,6 +166,7 @@ impl Driver {
             timer_wakes: None,
             is_timer_set: false,
             next_beat: clock::together(now + first, heartbeat),
+            _beating: Beating::new(),
             pinged: None,
             was_heard: true,
             silent_beats: 0,

@@ -3,7 +3,10 @@
 use std::{
     future::Future,
     pin::pin,
-    sync::LazyLock,
+    sync::{
+        LazyLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     task::{Context, Waker},
     time::Duration,
 };
@@ -16,7 +19,7 @@ use tokio::{
 use super::{Driver, Phase};
 use crate::{
     CloseReason, Framing, SlowConsumer, Wire, codes,
-    defaults::{SILENT_HEARTBEATS, SPARED_HEARTBEATS, TOGETHER},
+    defaults::{MOMENTS, SILENT_HEARTBEATS, SPARED_HEARTBEATS, TOGETHER},
     packet::control::ControlPacket,
 };
 
@@ -190,7 +193,46 @@ impl Driver {
 /// caches that are warm, then serve for many.
 pub(super) fn together(at: Instant, interval: Duration) -> Instant {
     static FIRST: LazyLock<Instant> = LazyLock::new(Instant::now);
-    let step = (interval / TOGETHER).as_nanos().max(1);
+    let step = (interval / moments(BEATING.load(Relaxed))).as_nanos().max(1);
     let beyond = at.saturating_duration_since(*FIRST).as_nanos() % step;
     at - Duration::from_nanos(u64::try_from(beyond).unwrap_or(0))
+}
+
+/// Connections of this process.
+static BEATING: AtomicUsize = AtomicUsize::new(0);
+
+/// One of them, until it is dropped.
+pub(super) struct Beating(());
+
+impl Beating {
+    pub(super) fn new() -> Self {
+        BEATING.fetch_add(1, Relaxed);
+        Self(())
+    }
+}
+
+impl Drop for Beating {
+    fn drop(&mut self) {
+        BEATING.fetch_sub(1, Relaxed);
+    }
+}
+
+/// At how many moments in each interval the heartbeats of so many connections come.
+fn moments(connections: usize) -> u32 {
+    let [.., most] = MOMENTS;
+    let suffices = |moments: &u32| connections <= TOGETHER * *moments as usize;
+    MOMENTS.into_iter().find(suffices).unwrap_or(most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_connections_beat_at_more_moments_and_stay_together() {
+        assert_eq!([0, 5_000, 5_001, 20_000, 100_000].map(moments), [25, 25, 50, 100, 200]);
+        for pair in MOMENTS.windows(2) {
+            assert_eq!(pair[1], 2 * pair[0], "a moment of the one is one of the other");
+        }
+    }
 }
