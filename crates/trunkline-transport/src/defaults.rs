@@ -111,6 +111,14 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// changes networks during a day does not. RFC 8446 allows seven days.
 pub const TICKET_LIFETIME: u32 = 6 * 3_600;
 
+/// Tickets that a client asks for in a full handshake (RFC 9149), where the server knows of that: one for the next connection,
+/// and three for attempts that fail or connections at once, each of which takes one.
+pub const NEW_TICKETS: u8 = 4;
+
+/// The same in a handshake that resumes: in place of the ticket that it took. Each is some 2 % of such a
+/// handshake.
+pub const RESUMED_TICKETS: u8 = 1;
+
 /// Sessions that a listener which takes early data remembers, so that their clients may use it once: of some 300 bytes, so
 /// 1.2 MiB. Whoever is not among the last makes a full handshake.
 pub const EARLY_SESSIONS: usize = 4096;

@@ -17,7 +17,7 @@ pub use self::client::ClientTls;
 use self::tickets::Ticketer;
 #[cfg(feature = "quic")]
 use crate::defaults::EARLY_SESSIONS;
-use crate::{ReloadableCertificate, Secret, certificate};
+use crate::{ReloadableCertificate, Secret, certificate, defaults::NEW_TICKETS};
 
 /// Why a TLS value cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -252,7 +252,10 @@ fn server_config(
     let mut config = builder.with_cert_resolver(Arc::new(certificate.clone()));
     config.alpn_protocols = alpns.iter().map(|alpn| alpn.as_bytes().to_vec()).collect();
     match ticket_key {
-        Some(key) => config.ticketer = Arc::new(Ticketer::new(key)?),
+        Some(key) => {
+            config.ticketer = Arc::new(Ticketer::new(key)?);
+            config.max_tls13_tickets = NEW_TICKETS.into();
+        }
         None => {
             // Without a shared key resumption would only work by luck of the listener; a full handshake is
             // one more signature. It also keeps 256 sessions a listener out of memory.

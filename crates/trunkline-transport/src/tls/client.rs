@@ -6,13 +6,19 @@ use std::sync::Arc;
 
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    client::{
+        TicketRequest,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::{TlsError, authorities, provider};
-use crate::{ReloadableCertificate, certificate};
+use crate::{
+    ReloadableCertificate, certificate,
+    defaults::{NEW_TICKETS, RESUMED_TICKETS},
+};
 
 /// What a client trusts. Cheap to clone; one value serves all protocols.
 #[derive(Clone, Debug)]
@@ -88,7 +94,10 @@ impl ClientTls {
     ) -> Result<Self, TlsError> {
         let made = |versions: &[&'static rustls::SupportedProtocolVersion]| {
             let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions)?;
-            Ok::<_, TlsError>(Arc::new(finish(builder)))
+            let mut config = finish(builder);
+            config.send_ticket_request =
+                Some(TicketRequest { new_session_count: NEW_TICKETS, resumption_count: RESUMED_TICKETS });
+            Ok::<_, TlsError>(Arc::new(config))
         };
         Ok(Self {
             tcp: made(&[&rustls::version::TLS13, &rustls::version::TLS12])?,

@@ -1,7 +1,7 @@
 //! What workers share as values: sockets that are bound already, ticket keys, connection-id generators.
 
 use std::{
-    net::{Ipv4Addr, TcpListener, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -10,8 +10,9 @@ use std::{
 
 use quinn_proto::{ConnectionIdGenerator, RandomConnectionIdGenerator};
 use trunkline_transport::{
-    Accepted, ConnectOptions, Endpoint, FrameKind, Protocol, QuicClientSocket, QuicListener, QuicOptions,
-    Secret, ServerTls, Socket, StreamListener, StreamOptions, TlsPolicy, connect,
+    Accepted, ClientTls, ConnectOptions, Endpoint, FrameKind, Protocol, QuicClientSocket, QuicListener,
+    QuicOptions, ReloadableCertificate, Secret, ServerTls, Socket, StreamListener, StreamOptions, TlsPolicy,
+    connect, defaults::NEW_TICKETS,
 };
 
 use crate::harness::{DEADLINE, Server, frame, loopback, trusted, within};
@@ -42,44 +43,73 @@ async fn listeners_take_sockets_that_are_bound_already() {
     assert_eq!(frame(&mut server.unwrap()).await.bytes, "hello");
 }
 
+/// A listener for TLS with this ticket key.
+fn tls(certificate: &ReloadableCertificate, key: Option<&Secret>) -> StreamListener {
+    let tls = ServerTls::new(certificate, &[], key).unwrap();
+    let options = StreamOptions { policy: TlsPolicy::Required, tls: Some(tls), ..StreamOptions::default() };
+    StreamListener::bind(loopback(), options).unwrap()
+}
+
+/// The name is what a client keeps tickets under; the port does not matter.
+fn reach(address: SocketAddr, trust: &ClientTls) -> (Endpoint, ConnectOptions) {
+    let endpoint = Endpoint::from_url(&format!("tls://{address}")).unwrap();
+    let options = ConnectOptions { tls: Some(trust.clone()), timeout: DEADLINE, ..ConnectOptions::default() };
+    (endpoint, options)
+}
+
+/// One connection and a word each way: whether its handshake resumed.
+async fn resumes(listener: &mut StreamListener, trust: &ClientTls) -> bool {
+    let (endpoint, options) = reach(listener.local_addr().unwrap(), trust);
+    let serving = async {
+        let Some(Accepted::Stream(stream)) = listener.accept().await else { panic!("no TLS") };
+        let was_resumed = stream.is_resumed();
+        let mut server = stream.into_connection(1 << 20);
+        assert_eq!(frame(&mut server).await.bytes, "hello");
+        server.writer.send(FrameKind::Binary, b"welcome").await.unwrap();
+        was_resumed
+    };
+    let connecting = async {
+        let mut client = connect(&endpoint, &options).await.unwrap();
+        client.writer.send(FrameKind::Binary, b"hello").await.unwrap();
+        // The ticket comes before the first bytes of the server.
+        assert_eq!(frame(&mut client).await.bytes, "welcome");
+    };
+    let ((), was_resumed) = within(async { tokio::join!(connecting, serving) }).await;
+    was_resumed
+}
+
 /// A session that began on one listener resumes on another with the same ticket key, and on no other.
 #[tokio::test]
 async fn a_tls_session_resumes_where_the_ticket_key_is_the_same() {
     let (certificate, trust) = trusted();
-    let key = Secret::random();
-    let bind = |key: Option<&Secret>| {
-        let tls = ServerTls::new(&certificate, &[], key).unwrap();
-        let options =
-            StreamOptions { policy: TlsPolicy::Required, tls: Some(tls), ..StreamOptions::default() };
-        StreamListener::bind(loopback(), options).unwrap()
-    };
-    let other = Secret::random();
-    let listeners = [bind(Some(&key)), bind(Some(&key)), bind(Some(&other)), bind(None)];
+    let (key, other) = (Secret::random(), Secret::random());
     let mut resumed = Vec::new();
-    for mut listener in listeners {
-        let address = listener.local_addr().unwrap();
-        // The name is what the client keeps tickets under; the port does not matter.
-        let endpoint = Endpoint::from_url(&format!("tls://{address}")).unwrap();
-        let options =
-            ConnectOptions { tls: Some(trust.clone()), timeout: DEADLINE, ..ConnectOptions::default() };
-        let serving = async {
-            let Some(Accepted::Stream(stream)) = listener.accept().await else { panic!("no TLS") };
-            let was_resumed = stream.is_resumed();
-            let mut server = stream.into_connection(1 << 20);
-            assert_eq!(frame(&mut server).await.bytes, "hello");
-            server.writer.send(FrameKind::Binary, b"welcome").await.unwrap();
-            was_resumed
-        };
-        let connecting = async {
-            let mut client = connect(&endpoint, &options).await.unwrap();
-            client.writer.send(FrameKind::Binary, b"hello").await.unwrap();
-            // The ticket comes before the first bytes of the server.
-            assert_eq!(frame(&mut client).await.bytes, "welcome");
-        };
-        let ((), was_resumed) = within(async { tokio::join!(connecting, serving) }).await;
-        resumed.push(was_resumed);
+    for key in [Some(&key), Some(&key), Some(&other), None] {
+        resumed.push(resumes(&mut tls(&certificate, key), &trust).await);
     }
     assert_eq!(resumed, [false, true, false, false]);
+}
+
+/// Each attempt takes a ticket, and only a handshake that is complete brings new ones.
+#[tokio::test]
+async fn a_tls_session_resumes_after_attempts_that_failed() {
+    let (certificate, trust) = trusted();
+    let mut listener = tls(&certificate, Some(&Secret::random()));
+    assert!(!resumes(&mut listener, &trust).await);
+    let broken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    broken.set_nonblocking(true).unwrap();
+    let broken = tokio::net::TcpListener::from_std(broken).unwrap();
+    let (endpoint, options) = reach(broken.local_addr().unwrap(), &trust);
+    for _ in 1..NEW_TICKETS {
+        let hanging_up = async { broken.accept().await.map(drop) };
+        let (failed, hung_up) =
+            within(async { tokio::join!(connect(&endpoint, &options), hanging_up) }).await;
+        assert!(failed.is_err());
+        hung_up.unwrap();
+    }
+    for _ in 0..4 {
+        assert!(resumes(&mut listener, &trust).await, "the last ticket, and what each brings");
+    }
 }
 
 /// Puts a worker's number into the first byte, as steering by connection id needs.
