@@ -38,7 +38,7 @@ impl Channels {
 
     /// Calls wait, and no connection has room for them.
     pub(super) fn want(&self) {
-        if self.links.load().len() < self.most {
+        if self.count() < self.most {
             self.wanted.notify_one();
         }
     }
@@ -60,15 +60,15 @@ impl Channels {
     pub(super) async fn wanted(&self) {
         loop {
             self.wanted.notified().await;
-            // It may be long ago.
-            if self.with_room().is_none() {
+            // It may be long ago; and if there is none at all, another is not what is wanted.
+            if self.is_open() && self.with_room().is_none() {
                 return;
             }
         }
     }
 
     pub(super) fn is_open(&self) -> bool {
-        self.count() > 0
+        self.links.load().iter().any(|link| !link.is_closed())
     }
 
     /// How many are open.
@@ -84,22 +84,30 @@ impl Channels {
     /// Takes in another, unless there are enough.
     pub(super) fn add(&self, link: Link) {
         self.change(|links| {
+            links.retain(|link| !link.is_closed());
             links.push(link);
             links.truncate(self.most);
         });
         self.relieve();
     }
 
-    /// Keeps those for which this holds.
-    pub(super) fn retain(&self, keep: impl FnMut(&Link) -> bool) {
-        self.change(|links| links.retain(keep));
+    /// Forgets those that are closed.
+    pub(super) fn forget_closed(&self) {
+        self.change(|links| links.retain(|link| !link.is_closed()));
+    }
+
+    /// Gives up all of them: what runs there goes on, what waits is given back.
+    pub(super) fn give_up(&self) {
+        self.links.swap(Arc::default()).iter().for_each(Link::give_up);
     }
 
     /// Gives up the last one, if there are several and it has no calls.
     pub(super) fn shrink(&self) {
         self.change(|links| {
-            if links.len() > 1 && links.last().is_some_and(|link| link.calls() == 0) {
-                links.pop();
+            if links.len() > 1
+                && let Some(last) = links.pop_if(|link| link.calls() == 0)
+            {
+                last.give_up();
             }
         });
     }

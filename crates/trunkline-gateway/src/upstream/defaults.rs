@@ -15,8 +15,8 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Calls in flight at one instance. At 10 ms a call that is 100,000 calls a second, beyond what one HTTP/2
 /// connection carries: the limit is there for calls that hang.
 pub const MAX_IN_FLIGHT: u32 = 1_000;
-/// HTTP/2 connections to an instance at most: with the hundred calls that RFC 9113 asks of every peer on each, they
-/// carry [`MAX_IN_FLIGHT`].
+/// HTTP/2 connections to an instance at most: with the hundred streams that RFC 9113 asks of every peer on each, less
+/// one for probes, they carry all but [`MAX_IN_FLIGHT`].
 pub const CHANNELS: usize = 10;
 /// The largest answer that is read: a reply of 1 MiB with its pushes stays below a group frame's 2 MiB.
 pub const MAX_RESPONSE: usize = max_response(1024 * 1024, 2 * 1024 * 1024);

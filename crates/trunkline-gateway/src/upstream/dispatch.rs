@@ -60,7 +60,11 @@ impl fmt::Display for Whom<'_> {
 enum Attempt<R> {
     Answered(R),
     /// It did not run: a connection that was gone, or an instance that says so.
-    NotRun(Status),
+    NotRun {
+        status: Status,
+        /// With another connection the same instance may take it.
+        ended: bool,
+    },
     /// It may have run.
     Broken(Status),
     /// It ran, or its time is over: this is the answer.
@@ -147,19 +151,17 @@ impl Dispatch {
                 Err(status) => return Err(last.unwrap_or(status)),
             };
             let peer = permit.peer.clone();
-            let link = permit.link.clone();
             let remaining = plan.deadline.saturating_duration_since(Instant::now());
             let request = method.request(&message(remaining, broken > 0), remaining);
             match self.attempt(permit, plan, request, read).await {
                 Attempt::Answered(answer) => return Ok(answer),
                 Attempt::Final(status) => return Err(status),
-                Attempt::NotRun(status) => {
+                Attempt::NotRun { status, ended } => {
                     unsent += 1;
                     if unsent >= MAX_UNSENT {
                         return Err(status);
                     }
-                    // With a new connection the same instance may take it.
-                    if !link.is_closed() {
+                    if !ended {
                         tried.push(peer);
                     }
                     // A broken attempt tells more than one that did not happen.
@@ -241,9 +243,10 @@ impl Dispatch {
             return Attempt::Final(timed_out(begun.elapsed()));
         };
         let (outcome, attempt) = match result {
-            Err(Failure { status: grpc, unsent: true }) => {
+            Err(Failure { status: grpc, unsent: true, ended }) => {
                 tracing::debug!(address = %permit.peer.address, %grpc, "call not sent");
-                (Outcome::Neutral, Attempt::NotRun(overloaded("the upstream's connection was lost")))
+                let status = overloaded("the upstream's connection was lost");
+                (Outcome::Neutral, Attempt::NotRun { status, ended })
             }
             result => match read(result.map_err(|failure| failure.status)) {
                 Ok((answer, outcome)) => (outcome, Attempt::Answered(answer)),
@@ -267,7 +270,7 @@ impl Dispatch {
         if let Some(status) = convert::status_from_grpc(grpc) {
             return match status.code {
                 // A service refuses for load before it begins.
-                Code::Overloaded => (Outcome::Neutral, Attempt::NotRun(status)),
+                Code::Overloaded => (Outcome::Neutral, Attempt::NotRun { status, ended: false }),
                 Code::UpstreamTimeout => (late(begun, patience), Attempt::Final(status)),
                 Code::Internal | Code::UpstreamFailed => (Outcome::ServerError, Attempt::Final(status)),
                 _ => (Outcome::Good, Attempt::Final(status)),

@@ -69,7 +69,7 @@ pub(super) struct Inlets {
     pub(super) queue: mpsc::Receiver<Exchange>,
     /// Told what runs and what the peer takes.
     pub(super) load: Arc<Load>,
-    /// Connections to the same instance, itself among them.
+    /// Connections to the same instance.
     pub(super) siblings: Weak<Channels>,
     /// Fires when the peer has spoken.
     pub(super) spoken: CancellationToken,
@@ -86,8 +86,14 @@ pub(super) struct Driver {
     sender: Option<SendRequest<Bytes>>,
     inlets: Inlets,
     running: FuturesUnordered<Running>,
-    /// As many run as the peer takes, less the probe's stream.
+    /// How many of them are probes.
+    probing: usize,
+    /// Streams that the peer lets be open at once.
+    streams: usize,
+    /// No call may be sent now.
     full: bool,
+    /// Another call would be sent at once.
+    had_room: bool,
     /// The connection is over; it must not be polled again.
     ended: bool,
     authority: Authority,
@@ -108,12 +114,15 @@ impl Driver {
             Box::pin(async move { timeout(greet_within, pings.ping(Ping::opaque())).await.is_ok() })
         });
         Driver {
+            streams: sender.current_max_send_streams(),
             greeting,
             connection,
             sender: Some(sender),
             inlets,
             running: FuturesUnordered::new(),
+            probing: 0,
             full: false,
+            had_room: true,
             ended: false,
             authority,
             max_response,
@@ -137,46 +146,60 @@ impl Driver {
             }
         }
         self.full = false;
-        while let Some(sender) = &mut self.sender {
-            let streams = sender.current_max_send_streams();
+        let mut probes_wait = true;
+        while let Some(streams) = self.sender.as_ref().map(SendRequest::current_max_send_streams) {
+            self.streams = streams;
             // Who takes no call is of no use, and who waits for him would do so as long as the node.
-            if streams == 0 {
+            if self.streams == 0 {
                 return self.close();
             }
-            let room = calls_of(streams);
-            self.inlets.load.set(self.running.len(), room);
             // h2 takes more than the peer does, and what it holds back has no longer certainly not been sent.
-            self.full = self.running.len() >= room;
-            if self.running.len() >= streams {
+            self.full = self.is_full();
+            if self.running.len() >= self.streams {
                 return;
             }
+            let Some(sender) = &mut self.sender else { return };
             match sender.poll_ready(cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(_)) => return self.close(),
                 Poll::Pending => return,
             }
-            match self.poll_waiting(cx) {
-                Poll::Ready(Some(exchange)) => self.send(exchange),
+            if probes_wait {
+                match self.inlets.probes.poll_recv(cx) {
+                    Poll::Ready(Some(probe)) => self.send(probe, true),
+                    // Those who call have both ends: the other queue says the same.
+                    Poll::Ready(None) | Poll::Pending => probes_wait = false,
+                }
+                continue;
+            }
+            if self.full {
+                return;
+            }
+            match self.inlets.queue.poll_recv(cx) {
+                Poll::Ready(Some(exchange)) => self.send(exchange, false),
                 Poll::Ready(None) => self.close(),
                 Poll::Pending => return,
             }
         }
     }
 
-    /// What goes next: a probe, or a call where there is room for one. `None` when nobody can come any more.
-    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<Option<Exchange>> {
-        match self.inlets.probes.poll_recv(cx) {
-            Poll::Ready(Some(probe)) => Poll::Ready(Some(probe)),
-            _ if self.full => Poll::Pending,
-            // Those who call have both ends.
-            _ => self.inlets.queue.poll_recv(cx),
-        }
+    /// Calls that run, and those that may beside the stream that is a probe's: one at least.
+    fn calls(&self) -> (usize, usize) {
+        (self.running.len() - self.probing, self.streams.saturating_sub(1).max(1))
+    }
+
+    fn is_full(&self) -> bool {
+        let (calls, room) = self.calls();
+        calls >= room || self.running.len() >= self.streams
     }
 
     /// Hands calls that have no room here to connections that have.
     fn give_away(&mut self, cx: &mut Context<'_>) {
         // Before it looks at them.
         self.inlets.load.wait_for_others(cx.waker());
+        if self.inlets.load.is_given_up() {
+            return self.close();
+        }
         let Some(siblings) = self.inlets.siblings.upgrade() else { return };
         while !self.inlets.queue.is_empty() {
             let Some(link) = siblings.with_room() else { return siblings.want() };
@@ -185,17 +208,21 @@ impl Driver {
         }
     }
 
-    /// Calls have ended.
-    fn tell_room(&self, room: usize) {
-        self.inlets.load.set(self.running.len(), room);
-        if self.running.len() < room
+    /// Tells what runs, and those on which calls wait, when there is room again.
+    fn tell(&mut self) {
+        let (calls, room) = self.calls();
+        self.inlets.load.set(calls, room);
+        let has_room = calls + self.inlets.queue.len() < room;
+        if has_room
+            && !self.had_room
             && let Some(siblings) = self.inlets.siblings.upgrade()
         {
             siblings.relieve();
         }
+        self.had_room = has_room;
     }
 
-    fn send(&mut self, mut exchange: Exchange) {
+    fn send(&mut self, mut exchange: Exchange, is_probe: bool) {
         let Some(sender) = &mut self.sender else { return };
         let Some(reply) = exchange.reply.take().filter(|reply| !reply.is_closed()) else { return };
         let head = exchange.head.request(&self.authority);
@@ -206,7 +233,9 @@ impl Driver {
         match sent {
             Ok(answer) => {
                 let answering = Answering::Head(answer);
-                self.running.push(Running { answering, limit: self.max_response, reply: Some(reply) });
+                self.probing += usize::from(is_probe);
+                let limit = self.max_response;
+                self.running.push(Running { answering, limit, is_probe, reply: Some(reply) });
             }
             Err(error) => {
                 tracing::debug!(%error, "a call was not taken by its connection");
@@ -244,11 +273,6 @@ impl Driver {
     }
 }
 
-/// How many calls run beside the stream that is a probe's: one at least.
-fn calls_of(streams: usize) -> usize {
-    streams.saturating_sub(1).max(1)
-}
-
 impl Future for Driver {
     type Output = ();
 
@@ -268,16 +292,19 @@ impl Future for Driver {
             this.close();
         }
         // If it ended, they hear how.
-        let before = this.running.len();
-        while let Poll::Ready(Some(())) = this.running.poll_next_unpin(cx) {}
+        while let Poll::Ready(Some(was_probe)) = this.running.poll_next_unpin(cx) {
+            this.probing -= usize::from(was_probe);
+        }
         if let Some(sender) = &this.sender {
-            let room = calls_of(sender.current_max_send_streams());
-            if this.running.len() < before {
-                this.tell_room(room);
+            if this.full {
+                // The peer may just have raised it.
+                this.streams = sender.current_max_send_streams();
+                let probe_waits = this.running.len() < this.streams && !this.inlets.probes.is_empty();
+                if !this.is_full() || probe_waits {
+                    cx.waker().wake_by_ref();
+                }
             }
-            if this.full && this.running.len() < room {
-                cx.waker().wake_by_ref();
-            }
+            this.tell();
             return Poll::Pending;
         }
         let nobody_comes = this.give_back(cx);
@@ -289,23 +316,25 @@ impl Future for Driver {
 struct Running {
     answering: Answering,
     limit: usize,
+    is_probe: bool,
     reply: Option<oneshot::Sender<Answer>>,
 }
 
 impl Future for Running {
-    type Output = ();
+    /// Whether it was a probe.
+    type Output = bool;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
         let this = &mut *self;
         if let Poll::Ready(answer) = this.answering.poll(cx, this.limit) {
             if let Some(reply) = this.reply.take() {
                 drop(reply.send(answer));
             }
-            return Poll::Ready(());
+            return Poll::Ready(this.is_probe);
         }
         if let Some(reply) = &mut this.reply {
             ready!(reply.poll_closed(cx));
         }
-        Poll::Ready(())
+        Poll::Ready(this.is_probe)
     }
 }

@@ -65,7 +65,7 @@ impl Keeper {
             () = self.keep() => {}
             () = self.widen() => {}
         }
-        self.peer.channels.retain(|_| false);
+        self.peer.channels.give_up();
     }
 
     async fn keep(&self) {
@@ -91,13 +91,14 @@ impl Keeper {
     /// Opens a connection if there is none. The peer is unreachable if there still is none after it.
     async fn connect(&self) -> bool {
         let channels = &self.peer.channels;
-        channels.retain(|link| !link.is_closed());
+        channels.forget_closed();
         if channels.is_open() {
             return true;
         }
         match self.open().await {
             Ok(link) => channels.add(link),
-            Err(error) => self.peer.unreachable(&error.to_string()),
+            Err(error) if !channels.is_open() => self.peer.unreachable(&error.to_string()),
+            Err(_) => {}
         }
         channels.is_open()
     }
@@ -135,6 +136,7 @@ impl Keeper {
                 && serves
             {
                 channels.add(link.clone());
+                self.changes.tell();
                 tokio::time::sleep(jittered(BACK_OFF_MIN)).await;
                 if !link.is_closed() {
                     continue;
@@ -151,7 +153,7 @@ impl Keeper {
         let channels = &self.peer.channels;
         let (mut turn, mut late, mut passed) = (0, 0, false);
         loop {
-            channels.retain(|link| !link.is_closed());
+            channels.forget_closed();
             let links = channels.all().to_vec();
             let Some(link) = links.get(turn % links.len().max(1)) else { return passed };
             match self.probe(link).await {
@@ -174,9 +176,8 @@ impl Keeper {
                         self.options.health.probe_timeout
                     ));
                     if late >= LATE_PROBES {
-                        late = 0;
-                        // Calls that still run keep their connection open.
-                        channels.retain(|other| !other.is(link));
+                        // They lead to one host. Calls that still run keep their connection open.
+                        channels.give_up();
                     }
                 }
             }

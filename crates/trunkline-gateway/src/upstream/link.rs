@@ -148,7 +148,12 @@ impl Link {
 
     /// Its peer takes another call at once.
     pub(super) fn has_room(&self) -> bool {
-        self.calls() < self.0.load.room()
+        self.calls() < self.0.load.room() && self.0.queue.capacity() > 0
+    }
+
+    /// What runs goes on, and what waits is given back. For one that nobody chooses any more.
+    pub(super) fn give_up(&self) {
+        self.0.load.give_up();
     }
 
     /// Calls that wait on it may be given to another, which has room.
@@ -162,32 +167,38 @@ impl Link {
         drop(self.0.queue.try_send(exchange));
     }
 
-    /// Whether both are the same connection.
-    pub(super) fn is(&self, other: &Link) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-
     /// One call. Whoever calls keeps to its time. Dropping the future cancels it.
-    pub(super) async fn call<R: Message + Default>(&self, request: Request<R>) -> Result<R, Failure> {
-        exchange(&self.0.queue, request).await
+    pub(super) fn call<R: Message + Default>(
+        &self,
+        request: Request<R>,
+    ) -> impl Future<Output = Result<R, Failure>> {
+        self.exchange(&self.0.queue, request)
     }
 
     /// The same for a question about the instance's health: as many calls as may run and wait, it goes at once.
-    pub(super) async fn probe<R: Message + Default>(&self, request: Request<R>) -> Result<R, Failure> {
-        exchange(&self.0.probes, request).await
+    pub(super) fn probe<R: Message + Default>(
+        &self,
+        request: Request<R>,
+    ) -> impl Future<Output = Result<R, Failure>> {
+        self.exchange(&self.0.probes, request)
     }
-}
 
-async fn exchange<R: Message + Default>(
-    queue: &mpsc::Sender<Exchange>,
-    request: Request<R>,
-) -> Result<R, Failure> {
-    let (exchange, answer) = Exchange::new(request.head, request.body);
-    if let Err(TrySendError::Full(exchange)) = queue.try_send(exchange) {
-        // Apart, since it is large and rare.
-        drop(Box::pin(queue.send(exchange)).await);
+    async fn exchange<R: Message + Default>(
+        &self,
+        queue: &mpsc::Sender<Exchange>,
+        request: Request<R>,
+    ) -> Result<R, Failure> {
+        let (exchange, answer) = Exchange::new(request.head, request.body);
+        if let Err(TrySendError::Full(exchange)) = queue.try_send(exchange) {
+            // Apart, since it is large and rare.
+            drop(Box::pin(queue.send(exchange)).await);
+        }
+        // While it is full nothing tells the connection's task of what comes.
+        if !self.has_room() {
+            self.wake();
+        }
+        // One that was not taken has said so when it was dropped.
+        let cut = || Failure::broken(tonic::Status::unavailable("the connection was cut off"));
+        unary::decode(answer.await.unwrap_or_else(|_gone| Err(cut()))?)
     }
-    // One that was not taken has said so when it was dropped.
-    let cut = || Failure::broken(tonic::Status::unavailable("the connection was cut off"));
-    unary::decode(answer.await.unwrap_or_else(|_gone| Err(cut()))?)
 }

@@ -3,7 +3,7 @@
 //! The connection's task says so, and the others read it, when they choose a connection or have calls to give away. It
 //! decides nothing.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
@@ -12,6 +12,7 @@ use futures_util::task::AtomicWaker;
 pub(super) struct Load {
     running: AtomicUsize,
     room: AtomicUsize,
+    given_up: AtomicBool,
     /// Of the connection's task, while it has no room for what waits.
     full: AtomicWaker,
 }
@@ -19,7 +20,12 @@ pub(super) struct Load {
 impl Load {
     /// Of a connection whose peer takes so many calls until it says otherwise.
     pub(super) fn new(room: usize) -> Self {
-        Load { running: AtomicUsize::new(0), room: AtomicUsize::new(room), full: AtomicWaker::new() }
+        Load {
+            running: AtomicUsize::new(0),
+            room: AtomicUsize::new(room),
+            given_up: AtomicBool::new(false),
+            full: AtomicWaker::new(),
+        }
     }
 
     /// So many run, of so many that the peer takes.
@@ -41,8 +47,18 @@ impl Load {
         self.full.register(waker);
     }
 
-    /// Another connection has room.
+    /// What waits there may go to another connection, or has just come.
     pub(super) fn wake(&self) {
         self.full.wake();
+    }
+
+    /// Nobody chooses the connection any more: what waits there is not to wait for its calls.
+    pub(super) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Acquire)
     }
 }

@@ -148,10 +148,13 @@ impl Peer {
 
     /// Lets a call in that is slow when it takes longer than `patience`.
     pub(super) fn admit(self: &Arc<Self>, admit: Admit, patience: Duration) -> Result<Permit, Denied> {
-        let link = self.channels.pick().ok_or(Denied::Gone)?;
         let limit = self.limit.load(Ordering::Relaxed);
         let below = |running: u32| (running < limit).then(|| running + 1);
         self.in_flight.fetch_update(Ordering::AcqRel, Ordering::Relaxed, below).map_err(|_| Denied::Full)?;
+        let Some(link) = self.channels.pick() else {
+            self.in_flight.fetch_sub(1, Ordering::AcqRel);
+            return Err(Denied::Gone);
+        };
         let mut judge = self.judge.lock();
         let id = judge.next_call;
         let admission = match (judge.health.phase(), admit) {

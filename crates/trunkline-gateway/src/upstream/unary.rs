@@ -72,23 +72,25 @@ pub(super) struct Failure {
     pub(super) status: Status,
     /// It is known not to have reached the instance's code.
     pub(super) unsent: bool,
+    /// The connection that it was on has ended, so that another one to the same instance may take it.
+    pub(super) ended: bool,
 }
 
 impl Failure {
-    /// Nothing of it was sent.
+    /// Nothing of it was sent, since the connection has ended, or takes no more.
     pub(super) fn unsent(why: &str) -> Self {
-        Failure { status: Status::unavailable(why), unsent: true }
+        Failure { status: Status::unavailable(why), unsent: true, ended: true }
     }
 
     /// It may have run.
     pub(super) fn broken(status: Status) -> Self {
-        Failure { status, unsent: false }
+        Failure { status, unsent: false, ended: false }
     }
 
     /// The connection failed, or its peer ended the call.
     pub(super) fn lost(error: h2::Error) -> Self {
-        let unsent = is_refused(&error);
-        Failure { status: Status::from_error(Box::new(error)), unsent }
+        let (unsent, ended) = (is_refused(&error), error.is_go_away());
+        Failure { status: Status::from_error(Box::new(error)), unsent, ended }
     }
 }
 

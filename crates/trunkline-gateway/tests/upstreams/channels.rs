@@ -93,6 +93,49 @@ async fn calls_on_every_stream_keep_no_probe_away() {
     within("its being down", bench.router.until(|all| all[0].state == "down")).await;
 }
 
+/// One call and one probe: nobody needs more for calls that come one after the other.
+#[tokio::test(start_paused = true)]
+async fn calls_one_after_the_other_need_one_connection_however_few_streams_it_has() {
+    for streams in [1, 2] {
+        let bench = Bench::new(|options| options.health.probe_interval = Duration::from_millis(3));
+        let fake = Fake::new("u1:1");
+        *fake.streams.lock() = streams;
+        fake.set(Mode::Slow(Duration::from_millis(2)));
+        bench.net.listen(&fake);
+        bench.register(registration("u1:1", "003")).await;
+        bench.until_state("u1:1", "up").await;
+        for _ in 0..200 {
+            assert_eq!(bench.who("put").await, "u1:1");
+        }
+        assert_eq!(fake.seen.lock().connections, 1, "{streams} streams");
+    }
+}
+
+/// On several threads, with callers that go away: no call waits for a stream while there is one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn calls_that_come_and_go_on_few_streams_are_all_answered() {
+    let bench = Bench::new(|options| options.channels = 3);
+    let fake = Fake::new("u1:1");
+    *fake.streams.lock() = 3;
+    fake.set(Mode::Slow(Duration::from_millis(1)));
+    bench.net.listen(&fake);
+    bench.register(registration("u1:1", "003")).await;
+    bench.until_state("u1:1", "up").await;
+    for _ in 0..20 {
+        let mut going = calls(&bench.router, 40);
+        let mut staying = calls(&bench.router, 40);
+        // Some of them run, some wait.
+        assert_eq!(within("a call", staying.join_next()).await.unwrap().unwrap(), "200");
+        going.abort_all();
+        while let Some(ended) = within("the calls", staying.join_next()).await {
+            assert_eq!(ended.unwrap(), "200");
+        }
+        // Each round begins on connections that are at rest.
+        while within("those that go", going.join_next()).await.is_some() {}
+    }
+    assert!(connections(&bench) <= 3);
+}
+
 /// A network on which only the first connection is answered.
 struct OnlyOne {
     net: Net,
