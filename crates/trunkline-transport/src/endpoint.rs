@@ -1,6 +1,6 @@
 //! Where a client connects to, or a server listens, chosen at run time by a URL.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::Ipv6Addr, str::FromStr};
 
 use http::Uri;
 
@@ -34,9 +34,10 @@ impl Endpoint {
     /// (`ws` 80, `wss` and `wt` 443); `https` stands for `wt`. `unix:///path` is a Unix socket.
     ///
     /// # Errors
-    /// The scheme is unknown, or the host or a needed port is missing.
+    /// The scheme is unknown, the host or a needed port is missing, or a user stands before the host, of whom nobody would be
+    /// told.
     pub fn from_url(url: &str) -> Result<Self, EndpointError> {
-        let fail = |reason| EndpointError { url: url.to_owned(), reason };
+        let fail = |reason| EndpointError { url: without_user(url), reason };
         if let Some(path) = url.strip_prefix("unix://").filter(|path| path.starts_with('/')) {
             return Ok(Self::unix(path));
         }
@@ -51,10 +52,20 @@ impl Endpoint {
             "wt" | "https" => (Protocol::WebTransport, Some(443)),
             _ => return Err(fail("the scheme is unknown")),
         };
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        if authority.contains('@') {
+            return Err(fail("a user or password has no place in it"));
+        }
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| fail("the host is missing"))?;
-        // Around an IPv6 address and nowhere else: of `host[::1]:8` the URL's parser makes the host `host[:`.
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        if bare.is_empty() || bare.contains(['[', ']']) {
+        let bare = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(address) if is_ipv6(address) => address,
+            // Brackets are around an IPv6 address and nowhere else: of `host[::1]:8` the URL's parser makes the host `host[:`.
+            None if !host.contains(['[', ']']) => host,
+            Some(_) | None => return Err(fail("the host is malformed")),
+        };
+        // It takes `[::1]80` too, for the host without a port.
+        let behind = authority.strip_prefix(host);
+        if behind.is_none_or(|port| !port.is_empty() && !port.starts_with(':')) {
             return Err(fail("the host is malformed"));
         }
         let port = uri.port_u16().or(default_port).ok_or_else(|| fail("the port is missing"))?;
@@ -81,6 +92,22 @@ impl Endpoint {
             format!("{}:{}", self.host, self.port)
         }
     }
+}
+
+/// The URL as an error may show it: what stands before the host may be a password.
+fn without_user(url: &str) -> String {
+    let begin = url.find("://").map_or(0, |at| at + 3);
+    let end = url[begin..].find('/').map_or(url.len(), |at| begin + at);
+    match url[begin..end].rfind('@') {
+        Some(at) => format!("{}...{}", &url[..begin], &url[begin + at..]),
+        None => url.to_owned(),
+    }
+}
+
+/// An address, perhaps with the zone that it is of: `fe80::1%eth0`.
+fn is_ipv6(host: &str) -> bool {
+    let address = host.split_once('%').map_or(host, |(address, _zone)| address);
+    address.parse::<Ipv6Addr>().is_ok()
 }
 
 impl FromStr for Endpoint {
@@ -121,8 +148,10 @@ mod tests {
             ("unix:///run/chat.sock", Protocol::Unix, "", 0, "/run/chat.sock"),
             ("tls://example.org:1", Protocol::Tls, "example.org", 1, "/"),
             ("ws://example.org", Protocol::WebSocket, "example.org", 80, "/"),
+            ("wss://44:443", Protocol::WebSocketTls, "44", 443, "/"),
             ("wss://example.org/ws?x=1", Protocol::WebSocketTls, "example.org", 443, "/ws?x=1"),
             ("quic://[::1]:8453", Protocol::Quic, "::1", 8453, "/"),
+            ("tcp://[fe80::1%eth0]:1", Protocol::Tcp, "fe80::1%eth0", 1, "/"),
             ("wt://localhost:8453/a", Protocol::WebTransport, "localhost", 8453, "/a"),
             ("https://localhost:8453/a", Protocol::WebTransport, "localhost", 8453, "/a"),
         ];
@@ -147,9 +176,23 @@ mod tests {
             "tcp://h:99999",
             "/x",
             "quic://h[::1]:8",
+            "ws://[%001]80/path",
+            "ws://[::1]80",
+            "ws://[host]:80",
+            "ws://[@%00::1]:80",
+            "wss://alice:secret@host/ws",
+            "tcp://[]:80",
         ] {
             let error = Endpoint::from_url(url).unwrap_err().to_string();
             assert!(error.contains("tcp|tls|ws|wss|quic|wt://host:port"), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_error_shows_no_password() {
+        for url in ["wss://alice:secret@host/a@b", "alice:secret@host:1", "tcp://a:secret@b:secret@:1"] {
+            let error = Endpoint::from_url(url).unwrap_err().to_string();
+            assert!(!error.contains("secret") && error.contains("...@"), "{url}: {error}");
         }
     }
 }
