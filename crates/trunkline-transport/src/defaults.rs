@@ -187,11 +187,11 @@ pub const SILENT_HEARTBEATS: u8 = 2;
 /// next one goes out all the same: only who asks learns the round-trip time.
 pub const SPARED_HEARTBEATS: u32 = 3;
 
-/// Heartbeats of a process that come at one moment, at the most while it has few enough connections: four milliseconds of work.
+/// Heartbeats of a process that come at one moment, at the most while it has few enough connections: two milliseconds of work.
 /// Each moment wakes the processor, which finds its caches cold; a heartbeat among a hundred costs two thirds of one among twenty.
-pub const TOGETHER: usize = 200;
+pub const TOGETHER: usize = 100;
 
-/// How many such moments an interval has: the first of these that suffices, or the last. Each 1 s of 25 s for up to 5,000
+/// How many such moments an interval has: the first of these that suffices, or the last. Each 1 s of 25 s for up to 2,500
 /// connections, each 125 ms for 100,000, which then are 500 at a time. Each doubles the one before it: who keeps his pace stays
 /// together with the others when there are more of them.
 pub const MOMENTS: [u32; 4] = [25, 50, 100, 200];

@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn more_connections_beat_at_more_moments_and_stay_together() {
-        assert_eq!([0, 5_000, 5_001, 20_000, 100_000].map(moments), [25, 25, 50, 100, 200]);
+        assert_eq!([0, 2_500, 2_501, 10_000, 100_000].map(moments), [25, 25, 50, 100, 200]);
         for pair in MOMENTS.windows(2) {
             assert_eq!(pair[1], 2 * pair[0], "a moment of the one is one of the other");
         }
