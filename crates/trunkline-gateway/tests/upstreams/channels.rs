@@ -25,20 +25,26 @@ fn calls(router: &Arc<Upstreams>, count: usize) -> JoinSet<String> {
     calls
 }
 
-/// An instance that lets four requests run on each connection and answers none of its calls, and slowness ejects nobody.
-async fn hanging(channels: usize) -> (Bench, Arc<Fake>) {
-    let bench = Bench::new(|options| {
-        options.channels = channels;
-        options.health.slow_after = None;
-        options.call_timeout = Duration::from_secs(3_600);
-    });
+/// An instance in service that lets so many requests run on each connection, and does this with calls.
+async fn instance(streams: u32, mode: Mode, change: impl FnOnce(&mut UpstreamOptions)) -> (Bench, Arc<Fake>) {
+    let bench = Bench::new(change);
     let fake = Fake::new("u1:1");
-    *fake.streams.lock() = 4;
-    fake.set(Mode::Hang);
+    *fake.streams.lock() = streams;
+    fake.set(mode);
     bench.net.listen(&fake);
     bench.register(registration("u1:1", "003")).await;
     bench.until_state("u1:1", "up").await;
     (bench, fake)
+}
+
+/// One with four that answers none of its calls, and slowness ejects nobody.
+async fn hanging(channels: usize) -> (Bench, Arc<Fake>) {
+    let patient = |options: &mut UpstreamOptions| {
+        options.channels = channels;
+        options.health.slow_after = None;
+        options.call_timeout = Duration::from_secs(3_600);
+    };
+    instance(4, Mode::Hang, patient).await
 }
 
 fn connections(bench: &Bench) -> usize {
@@ -97,13 +103,8 @@ async fn calls_on_every_stream_keep_no_probe_away() {
 #[tokio::test(start_paused = true)]
 async fn calls_one_after_the_other_need_one_connection_however_few_streams_it_has() {
     for streams in [1, 2] {
-        let bench = Bench::new(|options| options.health.probe_interval = Duration::from_millis(3));
-        let fake = Fake::new("u1:1");
-        *fake.streams.lock() = streams;
-        fake.set(Mode::Slow(Duration::from_millis(2)));
-        bench.net.listen(&fake);
-        bench.register(registration("u1:1", "003")).await;
-        bench.until_state("u1:1", "up").await;
+        let often = |options: &mut UpstreamOptions| options.health.probe_interval = Duration::from_millis(3);
+        let (bench, fake) = instance(streams, Mode::Slow(Duration::from_millis(2)), often).await;
         for _ in 0..200 {
             assert_eq!(bench.who("put").await, "u1:1");
         }
@@ -114,13 +115,8 @@ async fn calls_one_after_the_other_need_one_connection_however_few_streams_it_ha
 /// On several threads, with callers that go away: no call waits for a stream while there is one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn calls_that_come_and_go_on_few_streams_are_all_answered() {
-    let bench = Bench::new(|options| options.channels = 3);
-    let fake = Fake::new("u1:1");
-    *fake.streams.lock() = 3;
-    fake.set(Mode::Slow(Duration::from_millis(1)));
-    bench.net.listen(&fake);
-    bench.register(registration("u1:1", "003")).await;
-    bench.until_state("u1:1", "up").await;
+    let (bench, _fake) =
+        instance(3, Mode::Slow(Duration::from_millis(1)), |options| options.channels = 3).await;
     for _ in 0..20 {
         let mut going = calls(&bench.router, 40);
         let mut staying = calls(&bench.router, 40);
