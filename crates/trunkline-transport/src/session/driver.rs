@@ -2,9 +2,10 @@
 //!
 //! Reading never waits for writing, nor writing for the handler: each turn does what each of them can do now. The
 //! driver decides nothing about packets but where they go; everything that is written was appended to the outbox by
-//! somebody else, or is a control packet. Its parts are `read`, `datagrams`, `lanes`, `intake`, `write`, `clock` and
-//! `signal`.
+//! somebody else, or is a control packet. Its parts are `read`, `datagrams`, `lanes`, `intake`, `write`, `clock`,
+//! `beat` and `signal`.
 
+mod beat;
 mod clock;
 mod datagrams;
 mod intake;
@@ -26,7 +27,7 @@ use std::{
 use futures_util::FutureExt;
 use tokio::time::{Instant, Sleep, timeout};
 
-use self::{clock::Beating, datagrams::Datagrams, intake::Stage, lanes::Lanes};
+use self::{beat::Beating, datagrams::Datagrams, intake::Stage, lanes::Lanes};
 use super::{
     Session,
     core::Core,
@@ -165,7 +166,7 @@ impl Driver {
             timer: None,
             timer_wakes: None,
             is_timer_set: false,
-            next_beat: clock::together(now + first, heartbeat),
+            next_beat: beat::together(now + first, heartbeat),
             _beating: Beating::new(),
             pinged: None,
             was_heard: true,
