@@ -93,7 +93,7 @@ pub(crate) struct Driver {
     phase: Phase,
     /// The peer has said that it goes away: its end will be no surprise.
     going_away: Option<String>,
-    /// Why somebody else could not write. A socket tells an error once: an end that is read after it is not the peer's.
+    /// Why nothing more can be written. A socket tells an error once: an end that is read after it is not the peer's.
     broken: Option<String>,
     /// Until when the peer's first packet must have come, where nothing else watches it.
     first_packet: Option<Instant>,
@@ -274,10 +274,13 @@ impl Driver {
 
     /// Writes what can be written now, and learns of the end: whether there is more to do, as [`Driver::write`] says.
     fn flush(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
-        let (is_all, mut lets_go_on) =
-            self.write_little(cx.waker()).map_err(|error| self.lost(error.to_string()))?;
-        if is_all {
-            return Ok(lets_go_on);
+        let mut lets_go_on = false;
+        if self.broken.is_none() {
+            match self.write_little(cx.waker()) {
+                Ok((true, lets_go_on)) => return Ok(lets_go_on),
+                Ok((false, more)) => lets_go_on = more,
+                Err(error) => return Ok(self.broke(&error)),
+            }
         }
         if let Some(reason) = self.observe_close() {
             return Err(reason);
@@ -285,8 +288,19 @@ impl Driver {
         if let Some(error) = self.broken.take() {
             return Err(self.lost(error));
         }
-        lets_go_on |= self.write(cx).map_err(|error| self.lost(error.to_string()))?;
+        match self.write(cx) {
+            Ok(more) => lets_go_on |= more,
+            Err(error) => return Ok(self.broke(&error)),
+        }
         self.finished().map_or(Ok(lets_go_on), Err)
+    }
+
+    /// The link takes nothing more. What it has brought is read once more before that counts, since the peer may have said
+    /// why; that is to be done at once.
+    #[cold]
+    fn broke(&mut self, error: &std::io::Error) -> bool {
+        self.broken = Some(error.to_string());
+        true
     }
 
     /// The link has failed. What the peer said before that is the better reason.
