@@ -118,7 +118,8 @@ impl TransportClientBuilder {
     }
 
     /// The interval of heartbeats, from 10 ms to a year. A v2 or WebSocket peer that is silent for two and a half is gone. On v2 a
-    /// side that has just answered the other's leaves its own out, but for every fourth, which measures the round-trip time.
+    /// side leaves its own out while packets come and go anyway, and when it has just answered the other's, but for every
+    /// fourth, which measures the round-trip time.
     #[must_use]
     pub fn heartbeat(self, interval: Duration) -> Self {
         Self { heartbeat: interval.clamp(MIN_HEARTBEAT, LONGEST), ..self }

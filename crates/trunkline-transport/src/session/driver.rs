@@ -27,7 +27,7 @@ use std::{
 use futures_util::FutureExt;
 use tokio::time::{Instant, Sleep, timeout};
 
-use self::{beat::Beating, datagrams::Datagrams, intake::Stage, lanes::Lanes};
+use self::{beat::Heart, datagrams::Datagrams, intake::Stage, lanes::Lanes};
 use super::{
     Session,
     core::Core,
@@ -37,7 +37,6 @@ use crate::{
     ByteWriter, CloseReason, Connection, FrameReader, Framing, Streams, TransportError, Wire, close, codes,
     connection::Unproven,
     defaults::{CLOSE_TIMEOUT, KEEPALIVE},
-    packet::control::{ControlPacket, Features},
     rate_limit::ConnectionLimiter,
 };
 
@@ -75,17 +74,7 @@ pub(crate) struct Driver {
     timer_wakes: Option<Waker>,
     /// The timer is set for everything that has a time, as far as nobody has said otherwise.
     is_timer_set: bool,
-    next_beat: Instant,
-    /// It is one of those that beat together.
-    _beating: Beating,
-    /// When the last heartbeat went out that the peer answers.
-    pinged: Option<Instant>,
-    /// The peer was heard since the last heartbeat, or the last that was left out. When exactly would cost a look at the clock for each packet.
-    was_heard: bool,
-    /// For how many heartbeats it was not.
-    silent_beats: u8,
-    /// When it is gone if it is not heard until then.
-    gone_at: Option<Instant>,
+    heart: Heart,
     /// The limit that the reader knows.
     limit: usize,
     /// Since when the link has taken nothing although there is something.
@@ -124,9 +113,7 @@ enum Phase {
 impl Driver {
     pub(crate) fn new(core: Arc<Core>, connection: Connection, handler: Option<Handler>) -> Box<Self> {
         let now = Instant::now();
-        let heartbeat = core.shared.heartbeat;
-        // The first beat comes at a random moment, so that connections of one moment do not beat together.
-        let first = heartbeat.mul_f64(0.5 + rand::random::<f64>() / 2.0);
+        let heart = Heart::new(now, core.shared.heartbeat);
         let limit = core.message_limit();
         // On TCP nothing else watches a v1 peer. Without it the connection works all the same.
         if let Err(error) = connection.writer.set_keepalive(KEEPALIVE) {
@@ -166,12 +153,7 @@ impl Driver {
             timer: None,
             timer_wakes: None,
             is_timer_set: false,
-            next_beat: beat::together(now + first, heartbeat),
-            _beating: Beating::new(),
-            pinged: None,
-            was_heard: true,
-            silent_beats: 0,
-            gone_at: None,
+            heart,
             limit,
             stalled: None,
             phase: Phase::Open,
@@ -380,16 +362,8 @@ impl Driver {
     /// A client of v2 speaks first, so that the server knows the wire and what it inflates.
     fn hello(&mut self) {
         if self.core.wire() == Wire::V2 {
-            self.ping();
+            self.ping(Instant::now());
         }
-    }
-
-    fn ping(&self) {
-        let token = u64::try_from(self.core.born.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.core.control(&ControlPacket::Ping {
-            token,
-            features: Features::ours(self.core.shared.dictionary.as_ref()),
-        });
     }
 
     /// Everything is done: whether to wait for a waker. Otherwise something has come meanwhile.

@@ -147,23 +147,38 @@ async fn a_message_that_is_no_packet_ends_its_connection_and_no_other() {
 const PING: u8 = 16;
 const PONG: u8 = 17;
 
-fn control(kind: u8) -> Bytes {
-    let header = [2, 0, kind, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0];
-    [&header[..], &[0; 9]].concat().into()
+fn packet(kind: u8) -> Bytes {
+    let length = if kind == ONE_WAY { 0 } else { 9 };
+    let header = [2, 0, kind, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, length, 0, 0];
+    [&header[..], &[0; 9][..length.into()]].concat().into()
 }
 
-/// How many pings of the server come in an hour to a peer that answers them, and pings by itself or not; and for how long
-/// nothing came at the most.
-async fn an_hour(asks_every: Option<Duration>) -> (u32, Duration) {
+/// A one-way packet of version 2 without a payload.
+const ONE_WAY: u8 = 0;
+
+/// What a peer does that answers pings.
+#[derive(Clone, Copy, Debug, Default)]
+struct Peer {
+    /// It pings by itself.
+    asks_every: Option<u64>,
+    /// It sends a packet, which the server sends back.
+    speaks_every: Option<u64>,
+    /// After so many packets it pauses for as long.
+    bursts_of: u64,
+}
+
+/// How many pings of the server come in an hour; and for how long nothing came at the most.
+async fn an_hour(peer: Peer) -> (u32, Duration) {
     let pipes = Pipes::new();
     let server = TransportServerBuilder::new().with_protocol(pipes.clone()).build().await.unwrap();
     let serving = Serving::of(Kind::Custom, server, echo);
     let (mut ours, theirs) = pipe();
     pipes.server.send(Link::messages(theirs)).await.unwrap();
-    ours.out.send(control(PING)).await.unwrap();
+    ours.out.send(packet(PING)).await.unwrap();
     let hour = sleep(Duration::from_secs(3600));
     tokio::pin!(hour);
-    let mut beat = interval(asks_every.unwrap_or(Duration::from_secs(1)));
+    let every = |seconds: Option<u64>| interval(Duration::from_secs(seconds.unwrap_or(1)));
+    let (mut beat, mut word, mut words) = (every(peer.asks_every), every(peer.speaks_every), 0);
     let (mut pings, mut longest, mut heard) = (0, Duration::ZERO, Instant::now());
     loop {
         let answer = tokio::select! {
@@ -177,22 +192,73 @@ async fn an_hour(asks_every: Option<Duration>) -> (u32, Duration) {
                 pings += 1;
                 PONG
             }
-            _ = beat.tick(), if asks_every.is_some() => PING,
+            _ = beat.tick(), if peer.asks_every.is_some() => PING,
+            _ = word.tick(), if peer.speaks_every.is_some() => {
+                words += 1;
+                if peer.bursts_of > 0 && words / peer.bursts_of % 2 == 1 {
+                    continue;
+                }
+                ONE_WAY
+            }
         };
-        ours.out.send(control(answer)).await.unwrap();
+        ours.out.send(packet(answer)).await.unwrap();
     }
     assert_eq!(serving.server.session_count(), 1);
     (pings, longest)
 }
+
+/// Proxies and NATs forget what is silent for 30 s.
+const FORGOTTEN: Duration = Duration::from_secs(28);
 
 #[tokio::test(start_paused = true)]
 async fn two_sides_do_not_ask_each_other_the_same() {
     for (asks_every, expected) in
         [(None, 143..=145), (Some(25), 35..=37), (Some(10), 33..=45), (Some(60), 100..=144)]
     {
-        let (pings, longest) = an_hour(asks_every.map(Duration::from_secs)).await;
+        let (pings, longest) = an_hour(Peer { asks_every, ..Peer::default() }).await;
         assert!(expected.contains(&pings), "{asks_every:?}: {pings} of 144");
-        // Proxies and NATs forget what is silent for 30 s.
-        assert!(longest < Duration::from_secs(28), "{asks_every:?}: nothing for {longest:?}");
+        assert!(longest < FORGOTTEN, "{asks_every:?}: nothing for {longest:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn packets_both_ways_do_for_heartbeats() {
+    for (speaks_every, bursts_of, expected) in [
+        // As many as measure the round-trip time.
+        (1, 0, 33..=37),
+        (2, 0, 33..=37),
+        // Nothing for a minute, then something for a minute.
+        (1, 60, 50..=110),
+        // Too seldom for what forgets the silent.
+        (24, 0, 100..=145),
+        (31, 0, 100..=145),
+    ] {
+        let peer = Peer { speaks_every: Some(speaks_every), bursts_of, ..Peer::default() };
+        let (pings, longest) = an_hour(peer).await;
+        assert!(expected.contains(&pings), "{peer:?}: {pings} of 144");
+        assert!(longest < FORGOTTEN, "{peer:?}: nothing for {longest:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_speaks_in_the_last_moment_is_not_gone() {
+    let pipes = Pipes::new();
+    let server = TransportServerBuilder::new().with_protocol(pipes.clone()).build().await.unwrap();
+    let serving = Serving::of(Kind::Custom, server, echo);
+    let (mut ours, theirs) = pipe();
+    pipes.server.send(Link::messages(theirs)).await.unwrap();
+    ours.out.send(packet(PING)).await.unwrap();
+    // Its answer, and three pings, of which the last two follow intervals of silence: half an interval is left.
+    for expected in [PONG, PING, PING, PING] {
+        assert_eq!(ours.into.recv().await.unwrap()[2], expected);
+    }
+    ours.out.send(packet(PING)).await.unwrap();
+    assert_eq!(ours.into.recv().await.unwrap()[2], PONG);
+    sleep(Duration::from_secs(24)).await;
+    assert_eq!(serving.server.session_count(), 1);
+    // Then it says nothing more.
+    let begin = Instant::now();
+    while ours.into.recv().await.is_some() {}
+    assert!(begin.elapsed() > Duration::from_secs(36), "it was silent for {:?} more", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(75), "it was silent for {:?} more", begin.elapsed());
 }

@@ -4,6 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     net::Ipv4Addr,
+    num::NonZeroU32,
     sync::Arc,
     time::Duration,
 };
@@ -20,7 +21,7 @@ use trunkline_transport::{
     RateLimiterConfig, RequestError, RetryConfig, SendError, Session, SessionId, SlowConsumer,
     TcpClientConfig, TcpServerConfig, Tls, TransportClient, TransportClientBuilder, TransportEvent,
     TransportServer, TransportServerBuilder, WebSocketClientConfig, WebSocketServerConfig,
-    WebTransportClientConfig, WebTransportServerConfig,
+    WebTransportClientConfig, WebTransportServerConfig, chaos::StreamFaults,
 };
 
 use crate::harness::{Between, DEADLINE, Kind, Serving, echo, pattern, within};
@@ -522,4 +523,28 @@ async fn a18_idle_connections_stay_up_and_dead_ones_do_not() {
             }
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_packet_that_is_minutes_on_its_way_is_no_silence() {
+    const LARGE: usize = 1 << 20;
+    let answer = pattern(LARGE);
+    let builder = TransportServerBuilder::new();
+    let serving = Serving::with(Kind::Memory, builder, move |mut session: Session| {
+        let answer = answer.clone();
+        async move {
+            while let Some(packet) = session.recv().await? {
+                session.send(packet.reply(answer.clone())).await?;
+            }
+            Ok(())
+        }
+    })
+    .await;
+    // Two minutes for one packet, in which nothing else can come by the same stream.
+    let slowly = StreamFaults { down_bytes_per_second: NonZeroU32::new(8 << 10), ..StreamFaults::default() };
+    let client = serving.between_with(slowly).await.client_of(TransportClientBuilder::new()).await;
+    let begin = Instant::now();
+    let response = client.request("all of it").timeout(HOUR).await.unwrap();
+    assert!(begin.elapsed() > Duration::from_secs(120), "it took {:?}", begin.elapsed());
+    assert_eq!(response.payload, pattern(LARGE));
 }

@@ -173,8 +173,13 @@ impl Serving {
 
     /// A network between the server and those who connect by [`Between::protocol`].
     pub(crate) async fn between(&self) -> Between {
+        self.between_with(StreamFaults::default()).await
+    }
+
+    /// Such a network, with these faults where it carries streams.
+    pub(crate) async fn between_with(&self, faults: StreamFaults) -> Between {
         const SEED: u64 = 7;
-        let (faults, chaos) = (StreamFaults::default(), || StreamChaos::new(SEED, StreamFaults::default()));
+        let chaos = || StreamChaos::new(SEED, faults.clone());
         match &self.reach {
             Reach::Network(Kind::Quic | Kind::WebTransport, _) => {
                 let proxy = UdpProxy::start(self.address(), SEED, UdpFaults::default()).await.unwrap();

@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Driver, Phase, beat::together};
+use super::{Driver, Phase};
 use crate::{CloseReason, SlowConsumer, codes, packet::control::ControlPacket};
 
 impl Driver {
@@ -55,13 +55,13 @@ impl Driver {
     }
 
     fn next_deadline(&self) -> Instant {
-        let mut next = self.next_beat;
+        let mut next = self.heart.next;
         if let Some(armed) = self.core.pending.lock().armed {
             next = next.min(armed);
         }
         next = self.slow_at().map_or(next, |slow| next.min(slow));
         let unproven = self.unproven.as_ref().map(|unproven| unproven.until);
-        let others = [self.turn_at(), self.first_packet, self.proof, unproven, self.gone_at];
+        let others = [self.turn_at(), self.first_packet, self.proof, unproven, self.heart.gone_at];
         for until in others.into_iter().flatten() {
             next = next.min(until);
         }
@@ -91,12 +91,10 @@ impl Driver {
             wake.into_iter().for_each(Waker::wake);
         }
         self.judge_newcomer(now)?;
-        if self.gone_at.take_if(|at| *at <= now).is_some() && !self.was_heard && self.hears() {
+        if self.heart.gone_at.take_if(|at| *at <= now).is_some() && !self.heart.was_heard && self.hears() {
             return Err(CloseReason::Silent);
         }
-        if self.next_beat <= now {
-            let interval = self.core.shared.heartbeat;
-            self.next_beat = together(now + interval, interval);
+        if self.heart.next <= now {
             self.beat(now);
         }
         Ok(())

@@ -34,7 +34,7 @@ impl Driver {
             return Ok(again);
         }
         self.learn_limit();
-        self.was_heard |= again;
+        self.heart.was_heard |= again;
         self.read_frames(cx, &mut again)?;
         if matches!(self.phase, Phase::Open) && !self.is_paused {
             again |= self.read_datagrams(cx)?;
@@ -53,6 +53,8 @@ impl Driver {
         let of_lanes = self.lanes.as_ref().map_or(0, |lanes| lanes.held());
         let held = self.reader.held() + of_lanes + self.stage.as_ref().map_or(0, Stage::size);
         if held != self.held {
+            // A large packet takes a slow peer longer than silence may last, and nothing passes it.
+            self.heart.was_heard |= held > self.held;
             self.core.shared.budget.take(held);
             self.core.shared.budget.give(std::mem::replace(&mut self.held, held));
         }
@@ -90,7 +92,7 @@ impl Driver {
             match self.reader.poll_next(cx) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(Some(incoming))) => {
-                    self.was_heard = true;
+                    self.heart.was_heard = true;
                     self.incoming(incoming, cx)?;
                     if self.stage.is_some() {
                         *again = true;

@@ -154,7 +154,7 @@ impl Driver {
             match lane.reader.poll_next(&mut Context::from_waker(&waker)) {
                 Poll::Pending => return Ok(Turn::Waits),
                 Poll::Ready(Ok(Some(Incoming::Frame(frame)))) => {
-                    self.was_heard = true;
+                    self.heart.was_heard = true;
                     self.lane_frame(frame.bytes, lane, cx)?;
                 }
                 Poll::Ready(Err(error @ (ReadError::TooLarge { .. } | ReadError::Protocol { .. }))) => {
