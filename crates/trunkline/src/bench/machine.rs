@@ -5,6 +5,9 @@
 //! A thread does the same small work every millisecond, within the core's own cache, and takes the processor time that
 //! it needs: neither a wait for a core nor what others keep in the caches further out is in that. Where much of it
 //! takes twice as long as usual, the machine was slow. It costs about a hundredth of a core.
+//!
+//! Each core has such a thread, and where it is allowed to be, it is the first to get its core: then it waits for nobody of
+//! ours, and if it does not get its core in time, something above all of us has it, such as a monitor of the machine.
 
 use std::hint::black_box;
 use std::ops::Range;
@@ -12,6 +15,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::process::setpriority_process;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
 /// How often it is looked.
@@ -32,6 +37,16 @@ const SLOW: u32 = 2;
 /// A window is slow where one in so many looks found slow work.
 const OF: usize = 5;
 
+/// Whoever is the first to get his core and gets it this late was kept from it: the kernel takes a core from others within a
+/// tick, which is 4 ms or less.
+const KEPT: Duration = Duration::from_millis(6);
+
+/// A thread on each of so many cores at the most.
+const MOST_CORES: usize = 8;
+
+/// Before all others (setpriority(2)).
+const FIRST: i32 = -20;
+
 /// For so long after an episode, what piled up in it is worked off.
 const AFTER: Duration = Duration::from_millis(100);
 
@@ -40,8 +55,7 @@ const MOST_LOOKS: usize = 4_000_000;
 
 /// Looks at the machine until it ends. Dropping it ends it too.
 pub(crate) struct Gauge {
-    over: Sender<()>,
-    looks: Option<JoinHandle<Vec<Look>>>,
+    threads: Vec<(Sender<()>, JoinHandle<Vec<Look>>)>,
 }
 
 /// When the machine was slow.
@@ -56,33 +70,50 @@ pub(crate) struct Machine {
 struct Look {
     at: Instant,
     nanos: u32,
+    /// The core was not to be had, and nobody of ours had it.
+    was_kept: bool,
 }
 
 impl Gauge {
     pub(crate) fn start() -> Self {
-        let (over, end) = channel();
-        let looks = thread::Builder::new().name("gauge".to_owned()).spawn(move || look_until(&end));
-        // Without a thread nothing is known, and nothing is said to be slow.
-        Gauge { over, looks: looks.ok() }
+        let allowed = sched_getaffinity(None).unwrap_or_default();
+        let cores = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).take(MOST_CORES);
+        let thread = |core| {
+            let (over, end) = channel();
+            let look = move || look_until(&end, is_first_on(core));
+            // Without a thread nothing is known, and nothing is said to be slow.
+            Some((over, thread::Builder::new().name("gauge".to_owned()).spawn(look).ok()?))
+        };
+        Gauge { threads: cores.filter_map(thread).collect() }
     }
 
     pub(crate) fn end(self) -> Machine {
-        drop(self.over);
-        Machine::judge(&self.looks.and_then(|thread| thread.join().ok()).unwrap_or_default())
+        let threads: Vec<_> = self.threads.into_iter().map(|(over, thread)| (drop(over), thread).1).collect();
+        let looks: Vec<_> = threads.into_iter().filter_map(|thread| thread.join().ok()).collect();
+        Machine::judge(&looks)
     }
 }
 
+/// Keeps this thread on that core: whether it is the first there.
+fn is_first_on(core: usize) -> bool {
+    let mut only = CpuSet::new();
+    only.set(core);
+    sched_setaffinity(None, &only).is_ok() && setpriority_process(None, FIRST).is_ok()
+}
+
 /// Looks until the other end is dropped.
-fn look_until(end: &Receiver<()>) -> Vec<Look> {
+fn look_until(end: &Receiver<()>, is_first: bool) -> Vec<Look> {
     // Each line names the next one; 97 has no divisor in common with their number, so all of them come in turn.
     let lines: Vec<[u32; 16]> = (0..LINES).map(|at| [((at + 97) % LINES) as u32; 16]).collect();
-    let (mut looks, mut at) = (Vec::new(), 0);
+    let (mut looks, mut at, mut waits) = (Vec::new(), 0, Instant::now());
     while end.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) && looks.len() < MOST_LOOKS {
         at = walk(&lines, at, LINES);
         let (now, before) = (Instant::now(), processor_time());
         at = walk(&lines, at, STEPS);
         let took = processor_time().saturating_sub(before);
-        looks.push(Look { at: now, nanos: u32::try_from(took.as_nanos()).unwrap_or(u32::MAX) });
+        let nanos = u32::try_from(took.as_nanos()).unwrap_or(u32::MAX);
+        looks.push(Look { at: now, nanos, was_kept: is_first && now - waits > EVERY + KEPT });
+        waits = Instant::now();
     }
     looks
 }
@@ -101,31 +132,23 @@ fn processor_time() -> Duration {
 }
 
 impl Machine {
-    fn judge(looks: &[Look]) -> Self {
-        let mut times: Vec<u32> = looks.iter().map(|look| look.nanos).collect();
-        times.sort_unstable();
-        let (Some(usual), Some(first), Some(last)) =
-            (times.get(times.len() / 4), looks.first(), looks.last())
-        else {
-            return Machine::default();
-        };
+    /// As the threads have found it, each on its core: slow where one of them was.
+    fn judge(threads: &[Vec<Look>]) -> Self {
+        let mut spans: Vec<Range<Instant>> = threads.iter().flat_map(|looks| slow_spans(looks)).collect();
+        spans.sort_unstable_by_key(|span| span.start);
         let mut slow: Vec<Range<Instant>> = Vec::new();
-        let window_of = |look: &Look| (look.at - first.at).as_nanos() / WINDOW.as_nanos();
-        for window in looks.chunk_by(|one, next| window_of(one) == window_of(next)) {
-            let many = window.iter().filter(|look| look.nanos > SLOW.saturating_mul(*usual)).count();
-            if many * OF < window.len() {
-                continue;
-            }
-            let [begin, .., end] = window else { continue };
-            let span = begin.at..end.at + AFTER;
+        for span in spans {
             match slow.last_mut() {
-                Some(before) if before.end >= span.start => before.end = span.end,
+                Some(before) if before.end >= span.start => before.end = before.end.max(span.end),
                 _ => slow.push(span),
             }
         }
-        let all = (last.at - first.at).as_secs_f64().max(0.001);
-        let long: f64 = slow.iter().map(|span| (span.end.min(last.at) - span.start).as_secs_f64()).sum();
-        Machine { slow, share: long / all }
+        let all = threads.iter().filter_map(|looks| Some((looks.first()?.at, looks.last()?.at)));
+        let Some((first, last)) = all.reduce(|one, other| (one.0.min(other.0), one.1.max(other.1))) else {
+            return Machine::default();
+        };
+        let long: f64 = slow.iter().map(|span| (span.end.min(last) - span.start).as_secs_f64()).sum();
+        Machine { share: long / (last - first).as_secs_f64().max(0.001), slow }
     }
 
     /// Whether something that was under way from then to then was held up by the machine.
@@ -155,6 +178,27 @@ impl Machine {
     }
 }
 
+/// When a core was slow, each time with what came after it.
+fn slow_spans(looks: &[Look]) -> Vec<Range<Instant>> {
+    let mut times: Vec<u32> = looks.iter().map(|look| look.nanos).collect();
+    times.sort_unstable();
+    let (Some(usual), Some(first)) = (times.get(times.len() / 4), looks.first()) else { return Vec::new() };
+    let is_slow = |look: &&Look| look.nanos > SLOW.saturating_mul(*usual);
+    let window_of = |look: &Look| (look.at - first.at).as_nanos() / WINDOW.as_nanos();
+    let windows = looks.chunk_by(|one, next| window_of(one) == window_of(next));
+    let slow = windows.filter_map(|window| match window {
+        [begin, .., end] if window.iter().filter(is_slow).count() * OF >= window.len() => {
+            Some(begin.at..end.at + AFTER)
+        }
+        _ => None,
+    });
+    let kept = looks.windows(2).filter_map(|pair| match pair {
+        [before, look] if look.was_kept => Some(before.at..look.at + AFTER),
+        _ => None,
+    });
+    slow.chain(kept).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,7 +208,7 @@ mod tests {
         let start = Instant::now();
         let look = |at: u64| {
             let nanos = slow.iter().find(|(span, _)| span.contains(&at)).map_or(5_000, |(_, nanos)| *nanos);
-            Look { at: start + Duration::from_millis(at), nanos }
+            Look { at: start + Duration::from_millis(at), nanos, was_kept: false }
         };
         (start, (0..of).map(look).collect())
     }
@@ -172,7 +216,7 @@ mod tests {
     #[test]
     fn an_episode_is_slow_until_its_backlog_is_gone_and_one_interrupt_is_none() {
         let (start, looks) = looks(1_000, &[(100..101, 90_000), (300..380, 40_000), (700..1_000, 9_000)]);
-        let machine = Machine::judge(&looks);
+        let machine = Machine::judge(&[looks]);
         assert_eq!(machine.episodes(), 1, "{machine:?}");
         assert_eq!(Machine::slow_in(machine.slow().to_vec(), machine.slow_share()), machine);
         assert!((0.16..0.20).contains(&machine.slow_share()), "{}", machine.slow_share());
@@ -191,6 +235,16 @@ mod tests {
     }
 
     #[test]
+    fn a_core_that_somebody_above_us_had_is_slow_and_one_is_enough() {
+        let [mut one, two] = [looks(1_000, &[]).1, looks(1_000, &[]).1];
+        let kept = 500;
+        one[kept].was_kept = true;
+        let machine = Machine::judge(&[one.clone(), two]);
+        assert_eq!(machine.slow(), [one[kept - 1].at..one[kept].at + AFTER]);
+        assert!((0.09..0.12).contains(&machine.slow_share()), "{}", machine.slow_share());
+    }
+
+    #[test]
     fn a_machine_that_was_not_looked_at_is_not_called_slow() {
         assert_eq!(Machine::judge(&[]), Machine::default());
         let now = Instant::now();
@@ -202,13 +256,13 @@ mod tests {
     fn a_gauge_looks_until_its_end() {
         let (over, end) = channel();
         let begun = Instant::now();
-        let looking = thread::spawn(move || look_until(&end));
+        let looking = thread::spawn(move || look_until(&end, false));
         while processor_time() < Duration::from_millis(20) {
             black_box(walk(&[[0; 16]], 0, 1_000));
         }
         drop(over);
         let looks = looking.join().unwrap();
-        assert!(looks.iter().all(|look| look.at >= begun && look.nanos > 0), "{looks:?}");
+        assert!(looks.iter().all(|look| look.at >= begun && look.nanos > 0 && !look.was_kept), "{looks:?}");
         assert!((0.0..=1.0).contains(&Gauge::start().end().slow_share()));
     }
 }
