@@ -109,13 +109,18 @@ async fn broadcasts_reach_all_and_handshakes_come_to_an_end() -> Result<()> {
 
 #[tokio::test]
 async fn a_stage_sends_what_it_says_and_tells_what_came_back() -> Result<()> {
-    let ran = compared(&["--stage", "1", "--seconds", "1", "--json"]).await?;
-    let report: Value = serde_json::from_str(&ran.printed).context("one JSON object")?;
-    let count = |name: &str| report["counts"][name].as_u64().unwrap_or_else(|| panic!("no {name}: {report}"));
-    assert_eq!(count("echoed") + count("lost") + count("unsent"), 5_000, "{report}");
-    assert_eq!(report["latency_us"]["count"], count("echoed"));
-    // Whether it is quick enough is for ./prove to say.
-    assert_eq!(ran.status, Some(i32::from(!report["failure"].is_null())), "{report}");
+    for (server, more) in [("ours", &[][..]), ("bare", &["--bare-server"])] {
+        let ran = compared(&[&["--stage", "1", "--seconds", "1", "--json"], more].concat()).await?;
+        let report: Value = serde_json::from_str(&ran.printed).context("one JSON object")?;
+        let count =
+            |name: &str| report["counts"][name].as_u64().unwrap_or_else(|| panic!("no {name}: {report}"));
+        assert_eq!(report["asked"]["server"], server);
+        assert_eq!(count("echoed") + count("lost") + count("unsent"), 5_000, "{report}");
+        assert!(count("echoed") > 0, "{report}");
+        assert_eq!(report["latency_us"]["count"], count("echoed"));
+        // Whether it is quick enough is for ./prove to say.
+        assert_eq!(ran.status, Some(i32::from(!report["failure"].is_null())), "{report}");
+    }
     Ok(())
 }
 
@@ -129,6 +134,7 @@ async fn a_person_reads_ratios_and_useless_comparisons_are_refused() -> Result<(
     for (arguments, status, word) in [
         (&["--stage", "4"][..], 2, "4"),
         (&["--stage", "1", "--rounds", "2"], 2, "--rounds"),
+        (&["--bare-server"], 2, "--stage"),
         (&["--size", "0"], 2, "0"),
         (&["--stacks", "ours,other"], 2, "other"),
         (&["--stacks", "ours,msgtrans"], 1, "--msgtrans"),

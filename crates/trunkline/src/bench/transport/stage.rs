@@ -11,6 +11,7 @@ use anyhow::{Context, ensure};
 use serde_json::json;
 
 use super::load::Told;
+use super::stack::{Stack, word};
 use super::times::percentiles;
 use crate::bench::child::{Child, GO, READY};
 use crate::bench::figures::counts;
@@ -32,6 +33,8 @@ pub(crate) struct Stage {
     within: Duration,
     /// Servers, and as many clients.
     pairs: u32,
+    /// What serves: ours, or a bare one to see what the machine and the clients take by themselves.
+    server: Stack,
     /// Bytes of each payload.
     pub(crate) size: u32,
     pub(crate) lasting: Duration,
@@ -44,7 +47,7 @@ const MOST_PAIRS: u32 = 64;
 const CONNECTIONS_EACH: u32 = 12_500;
 
 impl Stage {
-    pub(crate) fn new(number: u8, size: u32, lasting: Duration) -> Self {
+    pub(crate) fn new(number: u8, server: Stack, size: u32, lasting: Duration) -> Self {
         let (connections, rate, within): (u32, _, _) = match number {
             1 => (1_000, 10_000, 10),
             2 => (10_000, 100_000, 5),
@@ -53,7 +56,7 @@ impl Stage {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let pairs = u32::try_from(cores / 2).unwrap_or(1).clamp(1, MOST_PAIRS);
         let pairs = pairs.max(connections.div_ceil(CONNECTIONS_EACH));
-        Stage { connections, rate, within: Duration::from_millis(within), pairs, size, lasting }
+        Stage { connections, rate, within: Duration::from_millis(within), pairs, server, size, lasting }
     }
 
     pub(crate) async fn run(self) -> anyhow::Result<Report> {
@@ -61,7 +64,8 @@ impl Stage {
         let (mut servers, mut clients) = (Vec::new(), Vec::new());
         for at in 1..=self.pairs {
             let serve = format!(
-                "bench transport-peer serve --one-thread --stack ours --protocol tcp --pattern request --at 127.0.0.{at}:0"
+                "bench transport-peer serve --one-thread --stack {} --protocol tcp --pattern request --at 127.0.0.{at}:0",
+                word(self.server)
             );
             let mut server = Child::start(&own, words(&serve))?;
             let address = server.line(PATIENCE).await?;
@@ -71,7 +75,8 @@ impl Stage {
             let load = format!(
                 "bench transport-peer pace --server {address} --connections {connections} --rate {rate} --size {size} --seconds {seconds}"
             );
-            clients.push(Child::start(&own, words(&load))?);
+            let bare = (self.server == Stack::Bare).then(|| "--bare-server".into());
+            clients.push(Child::start(&own, words(&load).chain(bare))?);
             servers.push(server);
         }
         for client in &mut clients {
@@ -107,6 +112,7 @@ impl Stage {
     fn report(self, told: &[Told], mut report: Report) -> Report {
         let sum = |part: fn(&Told) -> u64| told.iter().map(part).sum::<u64>();
         for (name, value) in [
+            ("server", json!(self.server)),
             ("connections", json!(self.connections)),
             ("rate", json!(self.rate)),
             ("size", json!(self.size)),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, value_parser};
+use trunkline_transport::Wire;
 
 use super::super::output;
 use super::super::reach::{block_on, block_on_one_thread};
@@ -47,6 +48,9 @@ pub(super) struct Transport {
     /// of them echoes, there and back within 10 ms; 10,000 and 100,000 within 5 ms; 100,000 and a million within 1 ms
     #[arg(long, value_parser = value_parser!(u8).range(1..=3), conflicts_with_all = STAGED)]
     stage: Option<u8>,
+    /// The stage's server is tokio's TCP as it is: what the machine and the clients have in the times is in those too
+    #[arg(long, requires = "stage")]
+    bare_server: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -80,6 +84,9 @@ pub(super) enum Peer {
         size: u32,
         #[arg(long)]
         seconds: u32,
+        /// The server is a bare one, which knows version 1 of the wire alone
+        #[arg(long)]
+        bare_server: bool,
     },
     /// Connects, waits for the word, and does its part.
     Load {
@@ -117,7 +124,9 @@ impl Transport {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let lasting = Duration::from_secs(self.seconds.into());
         if let Some(number) = self.stage {
-            return print(Some(block_on(Stage::new(number, self.size, lasting).run())?), self.json);
+            let server = if self.bare_server { Stack::Bare } else { Stack::Ours };
+            let stage = Stage::new(number, server, self.size, lasting);
+            return print(Some(block_on(stage.run())?), self.json);
         }
         let mut stacks = self.stacks;
         if self.msgtrans.is_some() && !stacks.contains(&Stack::Msgtrans) {
@@ -147,9 +156,10 @@ impl Peer {
                 let serve = serve_transport(how.stack, how.protocol, how.pattern, at, how.tls.as_deref());
                 if one_thread { block_on_one_thread(serve) } else { block_on(serve) }
             }
-            Peer::Pace { server, connections, rate, size, seconds } => {
+            Peer::Pace { server, connections, rate, size, seconds, bare_server } => {
                 let lasting = Duration::from_secs(seconds.into());
-                let pace = Pace { server, connections, rate, size: size as usize, lasting };
+                let wire = if bare_server { Wire::V1 } else { Wire::V2 };
+                let pace = Pace { server, wire, connections, rate, size: size as usize, lasting };
                 block_on_one_thread(pace_transport(pace))
             }
             Peer::Load { how, server, connections, size, seconds, count } => block_on(load_transport(Plan {

@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use anyhow::bail;
 
+use crate::bench::transport::ours::ECHOED;
+
 pub(super) const HEADER: usize = 16;
 
 pub(super) const ONE_WAY: u8 = 0;
@@ -22,6 +24,7 @@ const LARGE: usize = 64 << 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) kind: u8,
+    pub(super) biz_type: u8,
     pub(super) id: u32,
     pub(super) length: usize,
 }
@@ -30,7 +33,7 @@ impl Header {
     pub(super) fn bytes(self) -> [u8; HEADER] {
         let mut bytes = [0; HEADER];
         bytes[0] = 1;
-        bytes[2] = self.kind;
+        (bytes[2], bytes[3]) = (self.kind, self.biz_type);
         bytes[4..8].copy_from_slice(&self.id.to_be_bytes());
         bytes[10..14].copy_from_slice(&u32::try_from(self.length).unwrap_or(u32::MAX).to_be_bytes());
         bytes
@@ -40,7 +43,8 @@ impl Header {
     pub(super) fn parse(bytes: &[u8]) -> anyhow::Result<Self> {
         let number =
             |at: usize| bytes[at..at + 4].iter().fold(0_u32, |all, byte| all << 8 | u32::from(*byte));
-        let header = Header { kind: bytes[2], id: number(4), length: number(10) as usize };
+        let (kind, biz_type) = (bytes[2], bytes[3]);
+        let header = Header { kind, biz_type, id: number(4), length: number(10) as usize };
         if bytes[0] != 1 || bytes[1] != 0 || bytes[8..10] != [0, 0] || header.length > LARGEST {
             bail!("this is no plain frame: {:02x?}", &bytes[..HEADER]);
         }
@@ -50,7 +54,7 @@ impl Header {
 
 /// Appends a frame, behind its length where the protocol wants that.
 pub(super) fn write(out: &mut Vec<u8>, prefix: Prefix, kind: u8, id: u32, payload: &[u8]) {
-    let header = Header { kind, id, length: payload.len() };
+    let header = Header { kind, biz_type: 0, id, length: payload.len() };
     if prefix == Prefix::Length {
         let length = u32::try_from(HEADER + payload.len()).unwrap_or(u32::MAX);
         out.extend_from_slice(&length.to_be_bytes());
@@ -73,7 +77,7 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    /// The payload that answers a frame: a request's own, or the number of one-way messages where it has none.
+    /// The payload that answers a frame: its own, or the number of one-way messages for a request that has none.
     pub(super) fn to<'a>(
         &mut self,
         header: Header,
@@ -81,7 +85,7 @@ impl Answers {
         count: &'a mut [u8; 8],
     ) -> Option<&'a [u8]> {
         match header.kind {
-            ONE_WAY => {
+            ONE_WAY if header.biz_type != ECHOED => {
                 self.received += 1;
                 None
             }

@@ -22,7 +22,8 @@ pub(in crate::bench::transport) async fn serve(
         buffer.add(count);
         while let Some((header, payload)) = buffer.next()? {
             if let Some(answer) = answers.to(header, payload, &mut [0; 8]) {
-                write(&mut bytes, prefix, RESPONSE, header.id, answer);
+                let kind = if header.kind == ONE_WAY { ONE_WAY } else { RESPONSE };
+                write(&mut bytes, prefix, kind, header.id, answer);
             }
         }
         if !bytes.is_empty() {
