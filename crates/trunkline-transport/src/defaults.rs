@@ -179,12 +179,15 @@ pub const MIN_HEARTBEAT: Duration = Duration::from_millis(10);
 /// time (tokio's timers reach two years).
 pub const LONGEST: Duration = Duration::from_secs(365 * 24 * 3_600);
 
-/// Heartbeats in a row without a word of the peer, half an interval after which it is gone: two lost answers, and that long
+/// A peer is gone that was not heard for so many halves of the interval of heartbeats: two lost answers, and half an interval
 /// for the third.
-pub const SILENT_HEARTBEATS: u8 = 2;
+pub const SILENT_HALF_INTERVALS: u32 = 5;
 
-/// Heartbeats in a row that are left out while the peer's own come, so that two sides do not ask each other the same. The
-/// next one goes out all the same: only who asks learns the round-trip time.
+/// Who sends or takes so much of a packet is heard, although nothing else comes from it meanwhile.
+pub const LEAST_PROGRESS: usize = 4 << 10;
+
+/// Heartbeats in a row that are left out while the peer's own come, so that two sides do not ask each other the same, or while
+/// packets come and go. The next one goes out all the same: only who asks learns the round-trip time.
 pub const SPARED_HEARTBEATS: u32 = 3;
 
 /// Heartbeats of a process that come at one moment, at the most while it has few enough connections: two milliseconds of work.

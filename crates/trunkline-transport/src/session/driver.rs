@@ -18,14 +18,17 @@ use std::{
     collections::VecDeque,
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use futures_util::FutureExt;
-use tokio::time::{Instant, Sleep, timeout};
+use tokio::{
+    task::unconstrained,
+    time::{Instant, Sleep, timeout},
+};
 
 use self::{beat::Heart, datagrams::Datagrams, intake::Stage, lanes::Lanes};
 use super::{
@@ -45,6 +48,9 @@ pub(crate) type Handler = Pin<Box<dyn Future<Output = Result<(), TransportError>
 
 /// Frames that are read in one turn before the handler and the writer have theirs.
 const READS: usize = 64;
+
+/// Turns in which a link is read that takes nothing more: a peer that could still send must come to an end.
+const LAST_TURNS: u32 = 64;
 
 /// Turns in a row before other tasks of the thread have theirs.
 const TURNS: usize = 16;
@@ -82,8 +88,7 @@ pub(crate) struct Driver {
     phase: Phase,
     /// The peer has said that it goes away: its end will be no surprise.
     going_away: Option<String>,
-    /// Why nothing more can be written. A socket tells an error once: an end that is read after it is not the peer's.
-    broken: Option<String>,
+    broken: Option<Broken>,
     /// Until when the peer's first packet must have come, where nothing else watches it.
     first_packet: Option<Instant>,
     /// Its handshake is not complete.
@@ -94,6 +99,13 @@ pub(crate) struct Driver {
     is_paused: bool,
     /// The inbox had no room when the driver last put something in. Others only take out of it.
     is_inbox_full: bool,
+}
+
+/// Why nothing more can be written. A socket tells an error once: an end that is read after it is not the peer's.
+struct Broken {
+    error: String,
+    /// For so many turns what the link has brought is still read.
+    turns: u32,
 }
 
 /// What the connection is doing.
@@ -229,11 +241,12 @@ impl Driver {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         for _ in 0..TURNS {
             self.look();
-            let mut again = match self.turn(cx) {
+            let turned = if self.broken.is_some() { self.last_turn(cx) } else { self.turn(cx) };
+            let mut again = match turned {
                 Ok(again) => again,
                 Err(reason) => return Poll::Ready(reason),
             };
-            match self.flush(cx) {
+            match self.flush(cx, again) {
                 Ok(lets_go_on) => again |= lets_go_on,
                 Err(reason) => return Poll::Ready(reason),
             }
@@ -254,12 +267,13 @@ impl Driver {
         Poll::Pending
     }
 
-    /// Writes what can be written now, and learns of the end: whether there is more to do, as [`Driver::write`] says.
-    fn flush(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+    /// Writes what can be written now, and learns of the end: whether there is more to do, be it that the handler can go on, as
+    /// [`Driver::write`] says, or that the link has failed. `has_more` is there to be read.
+    fn flush(&mut self, cx: &mut Context<'_>, has_more: bool) -> Result<bool, CloseReason> {
         let mut lets_go_on = false;
         if self.broken.is_none() {
             match self.write_little(cx.waker()) {
-                Ok((true, lets_go_on)) => return Ok(lets_go_on),
+                Ok((true, more)) => return Ok(more),
                 Ok((false, more)) => lets_go_on = more,
                 Err(error) => return Ok(self.broke(&error)),
             }
@@ -267,7 +281,12 @@ impl Driver {
         if let Some(reason) = self.observe_close() {
             return Err(reason);
         }
-        if let Some(error) = self.broken.take() {
+        if let Some(broken) = &mut self.broken {
+            broken.turns -= 1;
+            if has_more && broken.turns > 0 && matches!(self.phase, Phase::Open) {
+                return Ok(true);
+            }
+            let error = broken.error.clone();
             return Err(self.lost(error));
         }
         match self.write(cx) {
@@ -277,18 +296,19 @@ impl Driver {
         self.finished().map_or(Ok(lets_go_on), Err)
     }
 
-    /// The link takes nothing more. What it has brought is read once more before that counts, since the peer may have said
-    /// why; that is to be done at once.
+    /// The link takes nothing more, and is read once more at least before that counts, since the peer may have said why.
     #[cold]
     fn broke(&mut self, error: &std::io::Error) -> bool {
-        self.broken = Some(error.to_string());
+        self.broken = Some(Broken { error: error.to_string(), turns: LAST_TURNS });
         true
     }
 
     /// The link has failed. What the peer said before that is the better reason.
     #[cold]
-    fn lost(&self, error: String) -> CloseReason {
-        self.peer_reason().unwrap_or(CloseReason::Lost(error))
+    pub(super) fn lost(&mut self, error: String) -> CloseReason {
+        let goes_away = |reason| CloseReason::Peer { code: codes::GOING_AWAY, reason };
+        let said = self.peer_reason().or_else(|| self.going_away.take().map(goes_away));
+        said.unwrap_or(CloseReason::Lost(error))
     }
 
     /// What others have appended, or could not write, is known from here on.
@@ -299,8 +319,10 @@ impl Driver {
         if let Some(lanes) = &mut self.lanes {
             lanes.note_news(lanes_have_news);
         }
-        if let Some(error) = out.take_broken() {
-            self.broken = Some(error.to_string());
+        let broken = out.take_broken();
+        drop(out);
+        if let Some(error) = broken {
+            self.broke(&error);
         }
     }
 
@@ -312,8 +334,10 @@ impl Driver {
             self.hello();
         }
         let mut again = self.read(cx)?;
-        // Before the peer has proved itself to a middleware, the handler does not know of it.
-        if let Some(handler) = self.handler.as_mut().filter(|_| self.core.is_admitted()) {
+        // Before the peer has proved itself to a middleware, the handler does not know of it; and if it ended now, what it has
+        // sent would seem to have left.
+        let may_run = self.core.is_admitted() && self.broken.is_none();
+        if let Some(handler) = self.handler.as_mut().filter(|_| may_run) {
             // A panic must cost this connection and nothing else, and the peer is still told.
             match catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx))) {
                 Ok(Poll::Pending) => {}
@@ -363,6 +387,15 @@ impl Driver {
     fn hello(&mut self) {
         if self.core.wire() == Wire::V2 {
             self.ping(Instant::now());
+        }
+    }
+
+    /// The same without the task's budget, whose end would look as if the link had brought nothing more.
+    #[cold]
+    fn last_turn(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+        match pin!(unconstrained(poll_fn(|cx| Poll::Ready(self.turn(cx))))).poll(cx) {
+            Poll::Ready(turned) => turned,
+            Poll::Pending => Ok(false),
         }
     }
 

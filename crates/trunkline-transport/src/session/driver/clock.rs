@@ -55,13 +55,13 @@ impl Driver {
     }
 
     fn next_deadline(&self) -> Instant {
-        let mut next = self.heart.next;
+        let mut next = self.looks_at();
         if let Some(armed) = self.core.pending.lock().armed {
             next = next.min(armed);
         }
         next = self.slow_at().map_or(next, |slow| next.min(slow));
         let unproven = self.unproven.as_ref().map(|unproven| unproven.until);
-        let others = [self.turn_at(), self.first_packet, self.proof, unproven, self.heart.gone_at];
+        let others = [self.turn_at(), self.first_packet, self.proof, unproven];
         for until in others.into_iter().flatten() {
             next = next.min(until);
         }
@@ -91,18 +91,10 @@ impl Driver {
             wake.into_iter().for_each(Waker::wake);
         }
         self.judge_newcomer(now)?;
-        if self.heart.gone_at.take_if(|at| *at <= now).is_some() && !self.heart.was_heard && self.hears() {
-            return Err(CloseReason::Silent);
-        }
-        if self.heart.next <= now {
-            self.beat(now);
+        if self.looks_at() <= now {
+            self.beat(now)?;
         }
         Ok(())
-    }
-
-    /// While we do not read, the silence is ours.
-    pub(super) fn hears(&self) -> bool {
-        !self.is_paused && self.stage.is_none()
     }
 
     /// When the peer is slow, unless it takes something before: of the frames or of a lane, where somebody waits for room.

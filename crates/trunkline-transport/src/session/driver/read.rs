@@ -53,8 +53,6 @@ impl Driver {
         let of_lanes = self.lanes.as_ref().map_or(0, |lanes| lanes.held());
         let held = self.reader.held() + of_lanes + self.stage.as_ref().map_or(0, Stage::size);
         if held != self.held {
-            // A large packet takes a slow peer longer than silence may last, and nothing passes it.
-            self.heart.was_heard |= held > self.held;
             self.core.shared.budget.take(held);
             self.core.shared.budget.give(std::mem::replace(&mut self.held, held));
         }
@@ -103,14 +101,14 @@ impl Driver {
                     *again = true;
                     let reason = match (self.going_away.take(), &self.broken) {
                         (Some(reason), _) => CloseReason::Peer { code: codes::GOING_AWAY, reason },
-                        (None, Some(error)) => CloseReason::Lost(error.clone()),
+                        (None, Some(broken)) => CloseReason::Lost(broken.error.clone()),
                         (None, None) => CloseReason::Ended,
                     };
                     self.peer_ends(reason);
                     break;
                 }
                 Poll::Ready(Err(ReadError::Io(error))) => {
-                    return Err(self.peer_reason().unwrap_or_else(|| CloseReason::Lost(error.to_string())));
+                    return Err(self.lost(error.to_string()));
                 }
                 Poll::Ready(Err(error)) => {
                     *again = true;
@@ -124,7 +122,7 @@ impl Driver {
 
     /// Whether anything is still read. While the rest is sent, responses and credit for it may still arrive, and a peer that
     /// ends must be noticed.
-    fn listens(&self) -> bool {
+    pub(super) fn listens(&self) -> bool {
         match self.phase {
             Phase::Open => true,
             Phase::Closing { .. } => !self.core.has_ended(),
@@ -282,10 +280,10 @@ impl Driver {
     fn control(&mut self, packet: ControlPacket) {
         match packet {
             ControlPacket::Ping { token, features } => {
-                self.put_off_beat();
                 self.learn_features(features);
                 let features = Features::ours(self.core.shared.dictionary.as_ref());
                 self.core.control(&ControlPacket::Pong { token, features });
+                self.was_asked();
             }
             ControlPacket::Pong { token, features } => {
                 self.learn_features(features);

@@ -68,6 +68,7 @@ impl Driver {
                 Poll::Ready(Ok(n)) => {
                     self.stalled = None;
                     self.unaccounted += n;
+                    self.heart.written += n as u64;
                     self.offset = advance(&mut self.batch, self.offset, n);
                 }
                 Poll::Ready(Err(error)) => return Err(error),
