@@ -6,8 +6,9 @@
 //! it needs: neither a wait for a core nor what others keep in the caches further out is in that. Where much of it
 //! takes twice as long as usual, the machine was slow. It costs about a hundredth of a core.
 //!
-//! Each core has such a thread, and where it is allowed to be, it is the first to get its core: then it waits for nobody of
-//! ours, and if it does not get its core in time, something above all of us has it, such as a monitor of the machine.
+//! Where it is allowed to, another thread on each core sleeps for two milliseconds at a time and is the first to get its core
+//! then: it waits for nobody of ours, and if it does not get its core in time, something above all of us has it, such as a
+//! monitor of the machine.
 
 use std::hint::black_box;
 use std::ops::Range;
@@ -28,6 +29,9 @@ const LINES: usize = 256;
 /// Reads that each wait for the one before: some microseconds.
 const STEPS: usize = 2_000;
 
+/// How long who is the first to get his core sleeps.
+const ASLEEP: Duration = Duration::from_millis(2);
+
 /// What is judged together: so short that an episode is seen, so long that one interrupt is none.
 const WINDOW: Duration = Duration::from_millis(20);
 
@@ -41,7 +45,7 @@ const OF: usize = 5;
 /// tick, which is 4 ms or less.
 const KEPT: Duration = Duration::from_millis(6);
 
-/// A thread on each of so many cores at the most.
+/// So many cores are watched at the most.
 const MOST_CORES: usize = 8;
 
 /// Before all others (setpriority(2)).
@@ -55,7 +59,9 @@ const MOST_LOOKS: usize = 4_000_000;
 
 /// Looks at the machine until it ends. Dropping it ends it too.
 pub(crate) struct Gauge {
-    threads: Vec<(Sender<()>, JoinHandle<Vec<Look>>)>,
+    over: Vec<Sender<()>>,
+    looks: Option<JoinHandle<Vec<Look>>>,
+    kept: Vec<JoinHandle<Vec<Range<Instant>>>>,
 }
 
 /// When the machine was slow.
@@ -70,28 +76,53 @@ pub(crate) struct Machine {
 struct Look {
     at: Instant,
     nanos: u32,
-    /// The core was not to be had, and nobody of ours had it.
-    was_kept: bool,
 }
 
 impl Gauge {
     pub(crate) fn start() -> Self {
         let allowed = sched_getaffinity(None).unwrap_or_default();
         let cores = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).take(MOST_CORES);
-        let thread = |core| {
-            let (over, end) = channel();
-            let look = move || look_until(&end, is_first_on(core));
-            // Without a thread nothing is known, and nothing is said to be slow.
-            Some((over, thread::Builder::new().name("gauge".to_owned()).spawn(look).ok()?))
+        let mut over = Vec::new();
+        let mut end = || {
+            let (sender, end) = channel();
+            over.push(sender);
+            end
         };
-        Gauge { threads: cores.filter_map(thread).collect() }
+        let gauge = || thread::Builder::new().name("gauge".to_owned());
+        // Without a thread nothing is known, and nothing is said to be slow.
+        let looking = end();
+        let looks = gauge().spawn(move || look_until(&looking)).ok();
+        let watch = |core| {
+            let watching = end();
+            gauge().spawn(move || watch_until(&watching, core)).ok()
+        };
+        let kept = cores.filter_map(watch).collect();
+        Gauge { over, looks, kept }
     }
 
     pub(crate) fn end(self) -> Machine {
-        let threads: Vec<_> = self.threads.into_iter().map(|(over, thread)| (drop(over), thread).1).collect();
-        let looks: Vec<_> = threads.into_iter().filter_map(|thread| thread.join().ok()).collect();
-        Machine::judge(&looks)
+        drop(self.over);
+        let looks = self.looks.and_then(|thread| thread.join().ok()).unwrap_or_default();
+        let kept = self.kept.into_iter().filter_map(|thread| thread.join().ok()).flatten();
+        Machine::judge(&looks, kept.collect())
     }
+}
+
+/// When this core was kept from its first in line, until the other end is dropped. Nothing where this thread may not be that.
+fn watch_until(end: &Receiver<()>, core: usize) -> Vec<Range<Instant>> {
+    let mut kept = Vec::new();
+    if !is_first_on(core) {
+        return kept;
+    }
+    let mut since = Instant::now();
+    while end.recv_timeout(ASLEEP) == Err(RecvTimeoutError::Timeout) && kept.len() < MOST_LOOKS {
+        let now = Instant::now();
+        if now - since > ASLEEP + KEPT {
+            kept.push(since..now);
+        }
+        since = now;
+    }
+    kept
 }
 
 /// Keeps this thread on that core: whether it is the first there.
@@ -102,18 +133,16 @@ fn is_first_on(core: usize) -> bool {
 }
 
 /// Looks until the other end is dropped.
-fn look_until(end: &Receiver<()>, is_first: bool) -> Vec<Look> {
+fn look_until(end: &Receiver<()>) -> Vec<Look> {
     // Each line names the next one; 97 has no divisor in common with their number, so all of them come in turn.
     let lines: Vec<[u32; 16]> = (0..LINES).map(|at| [((at + 97) % LINES) as u32; 16]).collect();
-    let (mut looks, mut at, mut waits) = (Vec::new(), 0, Instant::now());
+    let (mut looks, mut at) = (Vec::new(), 0);
     while end.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) && looks.len() < MOST_LOOKS {
         at = walk(&lines, at, LINES);
         let (now, before) = (Instant::now(), processor_time());
         at = walk(&lines, at, STEPS);
         let took = processor_time().saturating_sub(before);
-        let nanos = u32::try_from(took.as_nanos()).unwrap_or(u32::MAX);
-        looks.push(Look { at: now, nanos, was_kept: is_first && now - waits > EVERY + KEPT });
-        waits = Instant::now();
+        looks.push(Look { at: now, nanos: u32::try_from(took.as_nanos()).unwrap_or(u32::MAX) });
     }
     looks
 }
@@ -132,23 +161,22 @@ fn processor_time() -> Duration {
 }
 
 impl Machine {
-    /// As the threads have found it, each on its core: slow where one of them was.
-    fn judge(threads: &[Vec<Look>]) -> Self {
-        let mut spans: Vec<Range<Instant>> = threads.iter().flat_map(|looks| slow_spans(looks)).collect();
+    /// By looks at how fast it was, and the times in which a core was kept from everybody.
+    fn judge(looks: &[Look], kept: Vec<Range<Instant>>) -> Self {
+        let (Some(first), Some(last)) = (looks.first(), looks.last()) else { return Machine::default() };
+        let mut spans = slow_spans(looks);
+        spans.extend(kept);
         spans.sort_unstable_by_key(|span| span.start);
         let mut slow: Vec<Range<Instant>> = Vec::new();
         for span in spans {
+            let end = span.end + AFTER;
             match slow.last_mut() {
-                Some(before) if before.end >= span.start => before.end = before.end.max(span.end),
-                _ => slow.push(span),
+                Some(before) if before.end >= span.start => before.end = before.end.max(end),
+                _ => slow.push(span.start..end),
             }
         }
-        let all = threads.iter().filter_map(|looks| Some((looks.first()?.at, looks.last()?.at)));
-        let Some((first, last)) = all.reduce(|one, other| (one.0.min(other.0), one.1.max(other.1))) else {
-            return Machine::default();
-        };
-        let long: f64 = slow.iter().map(|span| (span.end.min(last) - span.start).as_secs_f64()).sum();
-        Machine { share: long / (last - first).as_secs_f64().max(0.001), slow }
+        let long: f64 = slow.iter().map(|span| (span.end.min(last.at) - span.start).as_secs_f64()).sum();
+        Machine { share: long / (last.at - first.at).as_secs_f64().max(0.001), slow }
     }
 
     /// Whether something that was under way from then to then was held up by the machine.
@@ -178,7 +206,7 @@ impl Machine {
     }
 }
 
-/// When a core was slow, each time with what came after it.
+/// When the work took long.
 fn slow_spans(looks: &[Look]) -> Vec<Range<Instant>> {
     let mut times: Vec<u32> = looks.iter().map(|look| look.nanos).collect();
     times.sort_unstable();
@@ -188,15 +216,11 @@ fn slow_spans(looks: &[Look]) -> Vec<Range<Instant>> {
     let windows = looks.chunk_by(|one, next| window_of(one) == window_of(next));
     let slow = windows.filter_map(|window| match window {
         [begin, .., end] if window.iter().filter(is_slow).count() * OF >= window.len() => {
-            Some(begin.at..end.at + AFTER)
+            Some(begin.at..end.at)
         }
         _ => None,
     });
-    let kept = looks.windows(2).filter_map(|pair| match pair {
-        [before, look] if look.was_kept => Some(before.at..look.at + AFTER),
-        _ => None,
-    });
-    slow.chain(kept).collect()
+    slow.collect()
 }
 
 #[cfg(test)]
@@ -208,7 +232,7 @@ mod tests {
         let start = Instant::now();
         let look = |at: u64| {
             let nanos = slow.iter().find(|(span, _)| span.contains(&at)).map_or(5_000, |(_, nanos)| *nanos);
-            Look { at: start + Duration::from_millis(at), nanos, was_kept: false }
+            Look { at: start + Duration::from_millis(at), nanos }
         };
         (start, (0..of).map(look).collect())
     }
@@ -216,7 +240,7 @@ mod tests {
     #[test]
     fn an_episode_is_slow_until_its_backlog_is_gone_and_one_interrupt_is_none() {
         let (start, looks) = looks(1_000, &[(100..101, 90_000), (300..380, 40_000), (700..1_000, 9_000)]);
-        let machine = Machine::judge(&[looks]);
+        let machine = Machine::judge(&looks, Vec::new());
         assert_eq!(machine.episodes(), 1, "{machine:?}");
         assert_eq!(Machine::slow_in(machine.slow().to_vec(), machine.slow_share()), machine);
         assert!((0.16..0.20).contains(&machine.slow_share()), "{}", machine.slow_share());
@@ -235,18 +259,17 @@ mod tests {
     }
 
     #[test]
-    fn a_core_that_somebody_above_us_had_is_slow_and_one_is_enough() {
-        let [mut one, two] = [looks(1_000, &[]).1, looks(1_000, &[]).1];
-        let kept = 500;
-        one[kept].was_kept = true;
-        let machine = Machine::judge(&[one.clone(), two]);
-        assert_eq!(machine.slow(), [one[kept - 1].at..one[kept].at + AFTER]);
-        assert!((0.09..0.12).contains(&machine.slow_share()), "{}", machine.slow_share());
+    fn a_core_that_was_kept_from_everybody_is_slow_too() {
+        let (start, looks) = looks(1_000, &[(300..380, 40_000)]);
+        let at = |millis| start + Duration::from_millis(millis);
+        let machine = Machine::judge(&looks, vec![at(700)..at(720), at(290)..at(310)]);
+        assert_eq!(machine.slow(), [at(290)..at(379) + AFTER, at(700)..at(820)]);
+        assert!((0.30..0.32).contains(&machine.slow_share()), "{}", machine.slow_share());
     }
 
     #[test]
     fn a_machine_that_was_not_looked_at_is_not_called_slow() {
-        assert_eq!(Machine::judge(&[]), Machine::default());
+        assert_eq!(Machine::judge(&[], Vec::new()), Machine::default());
         let now = Instant::now();
         assert!(!Machine::default().slowed(now, now));
         assert!(Machine::slow_in(vec![now..now + AFTER], 1.0).slowed(now, now));
@@ -256,13 +279,13 @@ mod tests {
     fn a_gauge_looks_until_its_end() {
         let (over, end) = channel();
         let begun = Instant::now();
-        let looking = thread::spawn(move || look_until(&end, false));
+        let looking = thread::spawn(move || look_until(&end));
         while processor_time() < Duration::from_millis(20) {
             black_box(walk(&[[0; 16]], 0, 1_000));
         }
         drop(over);
         let looks = looking.join().unwrap();
-        assert!(looks.iter().all(|look| look.at >= begun && look.nanos > 0 && !look.was_kept), "{looks:?}");
+        assert!(looks.iter().all(|look| look.at >= begun && look.nanos > 0), "{looks:?}");
         assert!((0.0..=1.0).contains(&Gauge::start().end().slow_share()));
     }
 }
