@@ -299,7 +299,7 @@ impl Driver {
     /// The link takes nothing more, and is read once more at least before that counts, since the peer may have said why.
     #[cold]
     fn broke(&mut self, error: &std::io::Error) -> bool {
-        self.broken = Some(Broken { error: error.to_string(), turns: LAST_TURNS });
+        self.broken.get_or_insert_with(|| Broken { error: error.to_string(), turns: LAST_TURNS });
         true
     }
 

@@ -1,6 +1,9 @@
 //! Lanes: numbers arrive, the newest survives, the unreliable never waits; on every protocol.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::{Semaphore, mpsc};
 use trunkline_transport::{
@@ -171,4 +174,33 @@ async fn a_peer_may_open_no_stream_both_ways_that_nobody_would_read() {
     let polled =
         std::future::poll_fn(|cx| std::task::Poll::Ready(opened.as_mut().poll(cx).is_pending())).await;
     assert!(polled, "there is room for a second stream");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_speaks_by_datagrams_alone_is_heard() {
+    let beat = Duration::from_millis(200);
+    for kind in [Kind::Quic, Kind::WebTransport] {
+        let builder = TransportServerBuilder::new().heartbeat(beat);
+        let serving = Serving::with(kind, builder, |mut session: Session| async move {
+            let lane = session.lane(2, Delivery::Unreliable);
+            while let Some(packet) = session.recv().await? {
+                lane.send(packet.payload).await?;
+            }
+            Ok(())
+        })
+        .await;
+        let client = serving.client_of(TransportClientBuilder::new().heartbeat(beat)).await;
+        let session = client.session().unwrap();
+        let lane = session.lane(2, Delivery::Unreliable);
+        let begin = Instant::now();
+        // Twice as long as heartbeats are left out meanwhile, and longer than silence may last.
+        while begin.elapsed() < beat * 10 {
+            within(lane.send("small")).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(client.is_connected(), "{kind:?}");
+        assert_eq!(client.session().map(|now| now.id()), Some(session.id()), "{kind:?}: it came back");
+        assert_eq!(serving.server.session_count(), 1, "{kind:?}");
+        assert!(client.stats().sent_datagrams > 20 && client.stats().received_packets > 20, "{kind:?}");
+    }
 }

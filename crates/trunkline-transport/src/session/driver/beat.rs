@@ -91,8 +91,13 @@ impl Driver {
         let has_moved_on = self.has_moved_on();
         if std::mem::take(&mut self.heart.was_heard) || has_moved_on || !self.hears() {
             self.heart.heard = now;
-        } else if self.gone_at().is_some_and(|gone| gone <= now) {
-            return Err(CloseReason::Silent);
+        } else if let Some(gone) = self.gone_at().filter(|gone| *gone <= now) {
+            let interval = self.core.shared.heartbeat;
+            if now - gone < interval / 2 {
+                return Err(CloseReason::Silent);
+            }
+            // We were held up ourselves, and what has come meanwhile may not have been read: once more half an interval.
+            self.heart.heard = now - interval * (SILENT_HALF_INTERVALS - 1) / 2;
         }
         if now < self.heart.next {
             return Ok(());

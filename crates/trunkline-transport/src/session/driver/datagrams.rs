@@ -78,6 +78,7 @@ impl Driver {
                 Poll::Pending => break,
                 Poll::Ready(Ok(bytes)) => {
                     moved = true;
+                    self.heart.was_heard = true;
                     self.datagram(bytes, cx)?;
                 }
                 // The connection is gone: its stream says why.
