@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_util::{sync::PollSender, task::TaskTracker};
 use trunkline_transport::{
-    CloseReason, CustomProtocol, Link, Session, TransportClientBuilder, TransportEvent,
+    CloseReason, CustomProtocol, Link, Session, TransportClientBuilder, TransportError, TransportEvent,
     TransportServerBuilder,
 };
 
@@ -157,6 +157,20 @@ fn packet(kind: u8) -> Bytes {
     [&header[..], &[0; 9][..length.into()]].concat().into()
 }
 
+/// A server that serves each connection by `handler`, and the bare end of a connection to it.
+async fn met<F, Fut>(builder: TransportServerBuilder, handler: F) -> (Serving, End)
+where
+    F: Fn(Session) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<(), TransportError>> + Send + 'static,
+{
+    let pipes = Pipes::new();
+    let server = builder.with_protocol(pipes.clone()).build().await.unwrap();
+    let serving = Serving::of(Kind::Custom, server, handler);
+    let (ours, theirs) = pipe();
+    pipes.server.send(Link::messages(theirs)).await.unwrap();
+    (serving, ours)
+}
+
 /// A one-way packet of version 2 without a payload.
 const ONE_WAY: u8 = 0;
 
@@ -173,11 +187,7 @@ struct Peer {
 
 /// How many pings of the server come in an hour; and for how long nothing came at the most.
 async fn an_hour(peer: Peer) -> (u32, Duration) {
-    let pipes = Pipes::new();
-    let server = TransportServerBuilder::new().with_protocol(pipes.clone()).build().await.unwrap();
-    let serving = Serving::of(Kind::Custom, server, echo);
-    let (mut ours, theirs) = pipe();
-    pipes.server.send(Link::messages(theirs)).await.unwrap();
+    let (serving, mut ours) = met(TransportServerBuilder::new(), echo).await;
     ours.out.send(packet(PING)).await.unwrap();
     let hour = sleep(Duration::from_secs(3600));
     tokio::pin!(hour);
@@ -246,11 +256,7 @@ async fn packets_both_ways_do_for_heartbeats() {
 
 #[tokio::test(start_paused = true)]
 async fn who_speaks_before_it_is_too_late_is_not_gone() {
-    let pipes = Pipes::new();
-    let server = TransportServerBuilder::new().with_protocol(pipes.clone()).build().await.unwrap();
-    let serving = Serving::of(Kind::Custom, server, echo);
-    let (mut ours, theirs) = pipe();
-    pipes.server.send(Link::messages(theirs)).await.unwrap();
+    let (serving, mut ours) = met(TransportServerBuilder::new(), echo).await;
     ours.out.send(packet(PING)).await.unwrap();
     // Its answer, a question in turn, and two heartbeats that nobody answers.
     for expected in [PONG, PING, PING, PING] {
@@ -373,16 +379,13 @@ async fn what_a_peer_said_last_counts_although_it_takes_nothing_more() {
 
 #[tokio::test(start_paused = true)]
 async fn who_has_ended_his_side_is_not_silent() {
-    let pipes = Pipes::new();
     let builder = TransportServerBuilder::new().heartbeat(Duration::from_secs(1));
-    let server = builder.with_protocol(pipes.clone()).build().await.unwrap();
-    let serving = Serving::of(Kind::Custom, server, |mut session: Session| async move {
+    let (serving, End { mut out, mut into }) = met(builder, |mut session: Session| async move {
         let question = session.recv().await?.expect("a question");
         sleep(Duration::from_secs(8)).await;
         Ok(session.send(question.reply("at last")).await?)
-    });
-    let (End { mut out, mut into }, theirs) = pipe();
-    pipes.server.send(Link::messages(theirs)).await.unwrap();
+    })
+    .await;
     out.send(packet(PING)).await.unwrap();
     out.send(packet(ONE_WAY)).await.unwrap();
     drop(out);
@@ -397,18 +400,15 @@ async fn who_has_ended_his_side_is_not_silent() {
 #[tokio::test(start_paused = true)]
 async fn who_takes_what_is_sent_slowly_is_not_silent() {
     const MANY: usize = 30;
-    let pipes = Pipes::new();
-    let server = TransportServerBuilder::new().with_protocol(pipes.clone()).build().await.unwrap();
-    let serving = Serving::of(Kind::Custom, server, |mut session: Session| async move {
+    let (serving, mut ours) = met(TransportServerBuilder::new(), |mut session: Session| async move {
         while let Some(question) = session.recv().await? {
             for _ in 0..MANY {
                 session.send(question.reply(vec![7; 8 << 10])).await?;
             }
         }
         Ok(())
-    });
-    let (mut ours, theirs) = pipe();
-    pipes.server.send(Link::messages(theirs)).await.unwrap();
+    })
+    .await;
     for message in [PING, ONE_WAY] {
         ours.out.send(packet(message)).await.unwrap();
     }
